@@ -1,0 +1,1 @@
+"""What happens around training: EMA, checkpoints, pictures, monitors."""

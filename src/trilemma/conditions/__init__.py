@@ -1,0 +1,1 @@
+"""What steers the model: labels, text, and the null condition."""

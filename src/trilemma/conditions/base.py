@@ -1,0 +1,75 @@
+"""A condition: what steers a model, already embedded."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Embedded condition of a batch of B images.
+
+    Attributes:
+        num: Batch size B.
+        pooled: One vector an image, [B, d].
+        tokens: A sequence an image for cross-attention, [B, M, d].
+        mask: True where `tokens` is valid, [B, M].
+        null: The unconditional twin of the same batch, for classifier-free guidance; None where the model has none.
+    """
+
+    num: int
+    pooled: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    null: Condition | None = None
+
+    def __len__(self) -> int:
+        return self.num
+
+    @staticmethod
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        """Stack several conditions along the batch; their null twins are dropped."""
+
+        def stack(parts: list[Tensor | None]) -> Tensor | None:
+            present = [p for p in parts if p is not None]
+            if not present:
+                return None
+            if len(present) != len(parts):
+                raise ValueError("cannot stack conditions that carry different fields")
+            return torch.cat(present)
+
+        return Condition(
+            sum(len(c) for c in conditions),
+            stack([c.pooled for c in conditions]),
+            stack([c.tokens for c in conditions]),
+            stack([c.mask for c in conditions]),
+        )
+
+
+class ConditionEncoder(nn.Module, ABC):
+    """Turns raw labels or strings into a `Condition`."""
+
+    has_null: bool = False
+
+    @abstractmethod
+    def forward(self, raw: Any, *, num: int, drop: Tensor | None = None) -> Condition:
+        """Embed a batch.
+
+        Args:
+            raw: Labels int64 [B], a list of B strings, or None for the null condition.
+            num: Batch size B.
+            drop: True where the condition is replaced by the null one (training), [B].
+
+        Returns:
+            The condition, with its `null` twin where the encoder has one.
+        """
+
+    @abstractmethod
+    def check(self, raw: Any) -> None:
+        """Raise `UserError` where `raw` is not something this encoder knows (label out of range, no such caption)."""

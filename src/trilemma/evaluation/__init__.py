@@ -1,0 +1,1 @@
+"""Feature extractors, metrics and the trilemma report."""

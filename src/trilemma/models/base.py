@@ -1,0 +1,138 @@
+"""What a family is: all that the entry points, callbacks and evaluation know of a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import lightning as L
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from trilemma.data.batch import Batch
+from trilemma.samplers.base import OnStep, Sampler
+from trilemma.samplers.guidance import Guidance
+
+OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+@dataclass
+class Loss:
+    """A training loss.
+
+    Attributes:
+        total: Scalar that is minimised.
+        terms: Named parts, each a scalar, logged as `train/<name>`.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Family(L.LightningModule, ABC):
+    """One kind of generative model: joins a codec, a process, a network, samplers and a condition.
+
+    Args:
+        optimizer: Builds the optimiser from the trainable parameters.
+        scheduler: Builds a learning-rate schedule that is stepped once a batch; None keeps the rate constant.
+
+    Attributes:
+        config: Plain containers that rebuild this model (`runs/` writes it into every checkpoint); empty where built by hand.
+        step_seed: Seed of everything random in validation, so that it never disturbs training's generators.
+    """
+
+    def __init__(self, *, optimizer: OptimizerFactory | None = None, scheduler: SchedulerFactory | None = None) -> None:
+        super().__init__()
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self.config: dict[str, Any] = {}
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Loss:
+        """Training loss of a batch."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log the named terms and return the total."""
+        loss = self.loss(batch)
+        self.log("train/loss", loss.total.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}": term.detach() for name, term in loss.terms.items()})
+        return loss.total
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimise what is trainable; step the schedule once a batch."""
+        if self._optimizer is None:
+            raise ValueError(f"{type(self).__name__} was built without an optimiser: it can sample, not train")
+        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        if self._scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """A family that draws images."""
+
+    def sample(
+        self,
+        num_images: int,
+        *,
+        condition: Any = None,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        seed: int = 0,
+        first_index: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw images float [num_images, C, H, W] in [-1, 1].
+
+        Args:
+            num_images: How many.
+            condition: One label or string for all, a sequence of `num_images`, or None for unconditional samples.
+            sampler: How to walk; the family's own where None.
+            guidance: How the condition is strengthened; the family's own where None.
+            seed: Of the counter-based noise.
+            first_index: Index of the first image: image i of a seed is the same picture in whatever batch it is drawn.
+            on_step: See `Sampler`.
+
+        Raises:
+            UserError: If the condition is not one this model knows.
+        """
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """A family that gives an image back."""
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [-1, 1] through the model and back."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A log-likelihood with what it is.
+
+    Attributes:
+        nats: Negative log-likelihood per image, [B].
+        kind: "exact", "bound" (an upper bound of the true value) or "estimate".
+        num_dims: Dimensions that bits/dim divide by.
+        unit: What one dimension is ("token", "subpixel").
+    """
+
+    nats: Tensor
+    kind: Literal["exact", "bound", "estimate"]
+    num_dims: int
+    unit: str
+
+
+@runtime_checkable
+class ScoresLikelihood(Protocol):
+    """A family that scores data."""
+
+    def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
+        """Score a batch."""

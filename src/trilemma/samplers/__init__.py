@@ -1,0 +1,1 @@
+"""How we walk back from noise to data."""
