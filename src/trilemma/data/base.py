@@ -1,0 +1,212 @@
+"""What a data set is: all that entry points, families and callbacks know of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from trilemma.data.loader import BatchStream, EvalLoader, check_batch_size
+from trilemma.data.split import MappedImages, Split
+from trilemma.errors import UserError
+
+__all__ = ["ImageData", "Split", "SplitName"]
+
+SplitName = Literal["train", "val", "test"]
+
+# Below this the training images live beside the network, and a batch needs no copy from the host.
+_MAX_BYTES_ON_DEVICE = 2 * 1024**3
+
+
+class ImageData(L.LightningDataModule, ABC):
+    """A data set of images with its three splits.
+
+    Nothing is read before it is asked for, and then once. A reader gives `read()`; the rest is common.
+
+    Args:
+        batch_size: Images in a training batch over all devices, and in a validation or test batch.
+        seed: Of the order of the training batches and of mirroring.
+        split_seed: Of the choice of the splits, apart from `seed` so that runs with several seeds share their splits.
+        flip: Mirror training images left to right with probability 1/2.
+        max_val_images: Validate on the first so many images of "val"; None takes all.
+
+    Attributes:
+        name: Name of the data set.
+        num_train_batches: Length of a run in batches; where None it follows from the trainer's `max_steps` and
+            `accumulate_grad_batches`. A family that counts its steps in another way sets it.
+
+    Raises:
+        UserError: If an argument is out of range, or the data set cannot be read.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        seed: int = 0,
+        split_seed: int = 0,
+        flip: bool = False,
+        max_val_images: int | None = None,
+    ) -> None:
+        super().__init__()
+        if seed < 0 or split_seed < 0:
+            raise UserError(f"data.seed={seed}, data.split_seed={split_seed}: a seed must be at least 0")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size} must be at least 1")
+        if max_val_images is not None and max_val_images < 1:
+            raise UserError(f"data.max_val_images={max_val_images} must be at least 1, or null for all")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.split_seed = split_seed
+        self.flip = flip
+        self.max_val_images = max_val_images
+        self.num_train_batches: int | None = None
+        self._splits: dict[SplitName, Split] | None = None
+        self._label_names: list[str] | None = None
+        self._fingerprint: str | None = None
+        self._codes: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
+        """Read the splits "train", "val" and "test", and the names of the labels (None without labels)."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data set, unless that was done; every process may call it at once."""
+        if self._splits is None:
+            splits, self._label_names = self.read()
+            check_batch_size(self.batch_size, len(splits["train"]), 1)
+            self._splits = splits
+
+    def split(self, name: SplitName) -> Split:
+        """One of the splits."""
+        return self._read()[name]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.split("train").images.shape
+        return channels, height, width
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """Names of labels 0, 1, ...; None without labels."""
+        self.setup()
+        return self._label_names
+
+    @property
+    def num_labels(self) -> int | None:
+        """Number of labels; None without labels."""
+        return None if self.label_names is None else len(self.label_names)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the content of all splits."""
+        if self._fingerprint is None:
+            digests = (f"{name} {split.digest()}" for name, split in sorted(self._read().items()))
+            self._fingerprint = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return self._fingerprint
+
+    def split_record(self) -> dict[str, Any]:
+        """How the splits were made, in plain containers, for the run directory."""
+        return {
+            "name": self.name,
+            "split_seed": self.split_seed,
+            "fingerprint": self.fingerprint,
+            "splits": {
+                name: {"size": len(split), "sha256": split.digest(), "index_sha256": _index_digest(split.index)}
+                for name, split in self._read().items()
+            },
+        }
+
+    def use_codes(self, codes: Mapping[str, Tensor]) -> None:
+        """Serve cached codes: "train" batches carry "code" in place of "image", "val" batches both.
+
+        Args:
+            codes: Non-negative integers by split, "train" and "val": [N, L] in the order of the split. With `flip`,
+                "train" is [2, N, L]: the codes of the images, then those of their mirror images.
+
+        Raises:
+            ValueError: If a split is missing or a shape does not match it.
+        """
+        for name in ("train", "val"):
+            expected = (2,) * (self.flip and name == "train") + (len(self.split(name)),)
+            if name not in codes or codes[name].shape[:-1] != expected:
+                found = tuple(codes[name].shape) if name in codes else None
+                raise ValueError(f"codes of {name!r} must be shaped {(*expected, 'L')}, got {found}")
+        self._codes = {name: _compact(codes[name]) for name in ("train", "val")}
+
+    def train_dataloader(self) -> BatchStream:
+        """Training batches of the whole run."""
+        split = self.split("train")
+        rank, world_size = self._rank()
+        return BatchStream(
+            split,
+            batch_size=self.batch_size,
+            num_batches=self._num_batches(),
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            flip=self.flip,
+            codes=self._codes.get("train"),
+            device=self._device(split),
+        )
+
+    def val_dataloader(self) -> EvalLoader:
+        """Validation images in their order."""
+        return self._eval_loader("val", self.max_val_images)
+
+    def test_dataloader(self) -> EvalLoader:
+        """Test images in their order."""
+        return self._eval_loader("test", None)
+
+    def _eval_loader(self, name: SplitName, max_images: int | None) -> EvalLoader:
+        rank, world_size = self._rank()
+        return EvalLoader(
+            self.split(name),
+            batch_size=self.batch_size,
+            max_images=max_images,
+            rank=rank,
+            world_size=world_size,
+            codes=self._codes.get(name),
+        )
+
+    def _read(self) -> dict[SplitName, Split]:
+        self.setup()
+        assert self._splits is not None
+        return self._splits
+
+    def _num_batches(self) -> int | None:
+        if self.num_train_batches is not None or self.trainer is None:
+            return self.num_train_batches
+        if self.trainer.max_steps < 1:  # the run's length is given in epochs, or in time
+            return None
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def _rank(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _device(self, split: Split) -> torch.device | None:
+        if self.trainer is None or isinstance(split.images, MappedImages):
+            return None
+        fits = math.prod(split.images.shape) <= _MAX_BYTES_ON_DEVICE
+        return self.trainer.strategy.root_device if fits else None
+
+
+def _compact(codes: Tensor) -> Tensor:
+    """Codes in the smallest integer type that holds them."""
+    largest = int(codes.max())
+    if largest <= torch.iinfo(torch.uint8).max:
+        return codes.to(torch.uint8)
+    return codes.to(torch.int16 if largest <= torch.iinfo(torch.int16).max else torch.int32)
+
+
+def _index_digest(index: Tensor) -> str:
+    return hashlib.sha256(index.contiguous().numpy().data).hexdigest()

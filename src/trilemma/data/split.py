@@ -1,0 +1,123 @@
+"""A split of a data set: images where they lie, with what is known of each."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Index = slice | Tensor | npt.NDArray[np.int64]
+
+
+class MappedImages:
+    """Some rows of a uint8 file on disk, in a given order, indexed like the tensor they stand for.
+
+    Args:
+        array: Memory-mapped uint8 [M, C, H, W].
+        rows: int64 [N], which rows of `array` and in what order.
+        digest: Content hash of the whole file.
+    """
+
+    def __init__(self, array: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], *, digest: str) -> None:
+        self._array = array
+        self._rows = rows
+        self._digest = digest
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, C, H, W)."""
+        return torch.Size((len(self._rows), *self._array.shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Always uint8."""
+        return torch.uint8
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Index) -> Tensor:
+        """Read images uint8 [n, C, H, W] by slice or by positions int64 [n]."""
+        rows = self._rows[index.numpy() if isinstance(index, Tensor) else index]
+        return torch.from_numpy(np.asarray(self._array[rows]))
+
+    def digest(self) -> str:
+        """Content hash that does not read the file again."""
+        return hashlib.sha256(self._digest.encode() + self._rows.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        images: uint8 [N, C, H, W], in memory or on disk; both are indexed alike and give tensors.
+        labels: int64 [N], or None where the data set has none.
+        captions: N strings, or None.
+        index: int64 [N], position of each image in its source (file, or list of files).
+    """
+
+    images: Tensor | MappedImages
+    labels: Tensor | None
+    captions: list[str] | None
+    index: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or len(self.images.shape) != 4:
+            raise ValueError(f"images must be uint8 [N, C, H, W], got {self.images.dtype} {tuple(self.images.shape)}")
+        for name, part in (("labels", self.labels), ("captions", self.captions), ("index", self.index)):
+            if part is not None and len(part) != len(self.images):
+                raise ValueError(f"{len(part)} {name} for {len(self.images)} images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, positions: npt.NDArray[np.int64]) -> Split:
+        """Images at `positions` [n] of a split in memory, in that order."""
+        chosen = torch.from_numpy(positions)
+        return Split(
+            images=self.images[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            captions=None if self.captions is None else [self.captions[i] for i in positions],
+            index=self.index[chosen],
+        )
+
+    def digest(self) -> str:
+        """sha256 of images, labels and captions in their order."""
+        content = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        if isinstance(self.images, MappedImages):
+            content.update(self.images.digest().encode())
+        else:
+            content.update(self.images.contiguous().numpy().data)
+        if self.labels is not None:
+            content.update(self.labels.contiguous().numpy().data)
+        if self.captions is not None:
+            content.update("\n".join(self.captions).encode())
+        return content.hexdigest()
+
+
+def balanced_order(num_images: int, *, seed: int, labels: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+    """Random order whose every prefix holds each class in proportion, so that cutting it makes stratified splits.
+
+    The j-th image drawn of a class of n has the sort key (j + u) / n with u uniform in [0, 1).
+
+    Args:
+        num_images: N.
+        seed: Of the order.
+        labels: int64 [N]; None treats all images as one class.
+
+    Returns:
+        A permutation of 0..N-1, int64 [N].
+    """
+    rng = np.random.default_rng([seed])
+    shuffled = rng.permutation(num_images)
+    key = np.empty(num_images)
+    classes = np.zeros(num_images, dtype=np.int64) if labels is None else labels[shuffled]
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        key[members] = (np.arange(len(members)) + rng.random(len(members))) / len(members)
+    return shuffled[np.argsort(key, kind="stable")]
