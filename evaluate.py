@@ -1,0 +1,18 @@
+"""Measure a checkpoint: `python evaluate.py ckpt=PATH num_images=2000`. `--help` lists what can be overridden."""
+
+import hydra
+from omegaconf import DictConfig
+
+from trilemma.runs import cli
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    """Load, draw, measure."""
+    from trilemma.runs.evaluate import evaluate
+
+    evaluate(cfg)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,18 @@
+"""Draw samples: `python sample.py ckpt=PATH num_images=1000 condition.label=7`. `--help` lists what can be overridden."""
+
+import hydra
+from omegaconf import DictConfig
+
+from trilemma.runs import cli
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="sample")
+def main(cfg: DictConfig) -> None:
+    """Load, draw, write."""
+    from trilemma.runs.sample import sample
+
+    sample(cfg)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,222 @@
+"""Discrete diffusion: any categorical process over any tokens (VQ-Diffusion, D3PM, multinomial diffusion, absorbing diffusion).
+
+Shapes: B images, L tokens, K classes, T timesteps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trilemma.codecs.base import Codec, flatten, unflatten
+from trilemma.conditions.base import Condition, ConditionEncoder
+from trilemma.data.batch import Batch
+from trilemma.errors import UserError
+from trilemma.models.base import Family, Likelihood, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.sampling import in_batches
+from trilemma.models.timesteps import ImportanceTimesteps
+from trilemma.processes.categorical import CategoricalProcess, Weighting
+from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
+from trilemma.samplers.base import OnStep, Prediction, Sampler
+from trilemma.samplers.guidance import Guidance
+
+
+class DiscreteDiffusion(Family):
+    """Learns p(x0 | xt) on the tokens of a frozen codec, on a chain of T steps.
+
+    The loss is the variational bound plus an auxiliary -log p(x0 | xt), both divided by the probability of the drawn timestep
+    (Gu et al. 2022, eq. 9 to 12; the hybrid loss of Austin et al. 2021, eq. 5).
+
+    Args:
+        codec: Image <-> tokens; frozen here, and part of the checkpoint.
+        process: The corruption.
+        network: (tokens [B, L], t [B], pooled, context, context_mask) -> logits [B, L, K].
+        condition: Embeds labels or text.
+        sampler: Default way to draw samples.
+        guidance: Default guidance.
+        num_timesteps: Length T of the chain that is trained.
+        weighting: How p(x0 | xt) becomes p(xs | xt): "posterior" (VQ-Diffusion) or "joint" (D3PM, multinomial).
+        auxiliary_weight: Weight of the auxiliary loss.
+        adaptive_auxiliary: Weigh the auxiliary loss by 1 + (1 - t), more at low noise.
+        importance_sampling: Draw timesteps by their loss instead of uniformly.
+        condition_dropout: Share of training examples whose condition is replaced by the learned null.
+        optimizer: See `Family`.
+        scheduler: See `Family`.
+
+    Raises:
+        UserError: If the codec gives no tokens, or other classes than the process.
+    """
+
+    def __init__(
+        self,
+        *,
+        codec: Codec,
+        process: CategoricalProcess,
+        network: nn.Module,
+        condition: ConditionEncoder,
+        sampler: Sampler,
+        guidance: Guidance,
+        num_timesteps: int = 100,
+        weighting: Weighting = "posterior",
+        auxiliary_weight: float = 1e-3,
+        adaptive_auxiliary: bool = True,
+        importance_sampling: bool = True,
+        condition_dropout: float = 0.1,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__(optimizer=optimizer, scheduler=scheduler)
+        if codec.num_classes is None:
+            raise UserError(f"a categorical process needs tokens, and codec {type(codec).__name__} is continuous")
+        if codec.num_classes != process.num_classes:
+            raise UserError(f"the codec has {codec.num_classes} classes and the process {process.num_classes}")
+        self.codec = codec.freeze()
+        self.process = process
+        self.network = network
+        self.condition = condition
+        self.sampler = sampler
+        self.guidance = guidance
+        self.weighting = weighting
+        self.auxiliary_weight = auxiliary_weight
+        self.adaptive_auxiliary = adaptive_auxiliary
+        self.condition_dropout = condition_dropout
+        self.timesteps = ImportanceTimesteps(num_timesteps, uniform=not importance_sampling)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Length T of the chain."""
+        return self.timesteps.num_timesteps
+
+    # --- training -------------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch) -> Loss:
+        """Variational bound + auxiliary loss, in nats per token."""
+        x0, noise = self.tokens(batch), TorchNoise(device=self.device)
+        i, weight = self.timesteps.sample(len(x0), noise)
+        drop = noise.uniform((len(x0),)) < self.condition_dropout
+        condition = self.condition(self._raw(batch), num=len(x0), drop=drop)
+        kl, cross_entropy = self._terms(x0, i, condition, noise)
+        self.timesteps.update(i, kl)
+        adaptive = 2 - i / self.num_timesteps if self.adaptive_auxiliary else 1
+        auxiliary = self.num_timesteps * self.auxiliary_weight * (weight * adaptive * cross_entropy).mean()
+        bound = self.num_timesteps * (weight * kl).mean()
+        return Loss(bound + auxiliary, {"bound": bound, "auxiliary": auxiliary, "cross_entropy": cross_entropy.mean()})
+
+    def _terms(self, x0: Tensor, i: Tensor, condition: Condition, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+        """KL of step i and -log p(x0 | xt), each the mean over tokens, [B]."""
+        t, s = i / self.num_timesteps, (i - 1) / self.num_timesteps
+        xt = self.process.sample(x0, t, noise)
+        logits = self._logits(xt, t, condition)
+        kl, cross_entropy = self.process.bound_terms(logits, x0, xt, s, t, self.weighting)
+        return kl.mean(1), cross_entropy.mean(1)
+
+    def _logits(self, xt: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        logits: Tensor = self.network(xt, t, condition.pooled, condition.tokens, condition.mask)
+        return logits
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """The batch's tokens, int64 [B, L]: the cached ones, else encoded now."""
+        if "code" in batch:
+            return batch["code"]
+        with torch.no_grad():
+            return flatten(self.codec.encode(batch["image"]))
+
+    def _raw(self, batch: Batch) -> Any:
+        return batch.get("caption", batch.get("label"))
+
+    # --- validation: the bound over all t -------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the bound in bits per token, each image at its own stratum of timesteps, so that the set covers all of 1..T."""
+        x0 = self.tokens(batch)
+        noise = Noise(0, batch["index"], self.device)
+        condition = self.condition(self._raw(batch), num=len(x0))
+        row = batch_idx * len(x0) + torch.arange(len(x0), device=self.device)
+        stride = _coprime_stride(self.num_timesteps)
+        kl, cross_entropy = self._terms(x0, (row * stride) % self.num_timesteps + 1, condition, noise)
+        bound = (self.num_timesteps * kl + self.process.prior_kl(x0).mean(1)) / math.log(2)
+        self.log("val/bits_per_token", bound.mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
+        self.log("val/cross_entropy", cross_entropy.mean(), batch_size=len(x0), sync_dist=True)
+
+    @torch.no_grad()
+    def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
+        """The bound, summed over every timestep with one draw of xt each, in nats per image of L tokens."""
+        x0 = self.tokens(batch)
+        noise = Noise(seed, batch["index"], self.device)
+        condition = self.condition(self._raw(batch), num=len(x0))
+        nats = self.process.prior_kl(x0).sum(1)
+        for i in range(1, self.num_timesteps + 1):
+            kl, _ = self._terms(x0, torch.full((len(x0),), i, device=self.device), condition, noise)
+            nats = nats + kl * x0.shape[1]
+        return Likelihood(nats, "bound", x0.shape[1], "token")
+
+    # --- sampling -------------------------------------------------------------------------------------------------------
+
+    def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
+        """The `Denoiser` that samplers see."""
+        log_x0 = self._logits(xt, t, condition).log_softmax(-1)
+        return Prediction(log_x0=log_x0, weighting=self.weighting)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_images: int,
+        *,
+        condition: Any = None,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        seed: int = 0,
+        first_index: int = 0,
+        batch_size: int = 256,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.base.Samples`."""
+
+        def draw(raw: Any, indices: Tensor) -> Tensor:
+            tokens = self.sample_tokens(
+                Noise(seed, indices, self.device), len(indices), raw, sampler=sampler, guidance=guidance, on_step=on_step
+            )
+            return self.codec.decode(unflatten(tokens, self.codec.code_shape))
+
+        return in_batches(self, draw, num_images, condition, first_index, batch_size)
+
+    def sample_tokens(
+        self,
+        noise: NoiseSource,
+        num: int,
+        raw: Any = None,
+        *,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        on_step: OnStep | None = None,
+        x_start: Tensor | None = None,
+        t_start: float = 1.0,
+    ) -> Tensor:
+        """Draw tokens int64 [num, L] given raw labels or strings; `x_start` at `t_start` denoises from there."""
+        return (sampler or self.sampler)(
+            self.denoise,
+            self.process,
+            (num, self.codec.length),
+            condition=self.condition(raw, num=num),
+            guidance=guidance or self.guidance,
+            noise=noise,
+            on_step=on_step,
+            x_start=x_start,
+            t_start=t_start,
+        )
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images through the codec and back: what this model's samples can look like at best."""
+        return self.codec.decode(self.codec.encode(images))
+
+
+def _coprime_stride(num_timesteps: int) -> int:
+    """A stride near the golden section of T and coprime to it: consecutive images land far apart, and T of them cover 1..T."""
+    stride = max(1, round(num_timesteps * 0.618))
+    while math.gcd(stride, num_timesteps) != 1:
+        stride += 1
+    return stride

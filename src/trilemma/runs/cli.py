@@ -1,0 +1,95 @@
+"""From the command line to a job: one line and exit status 2 for what is the user's to mend."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+CONF = Path(__file__).parents[3] / "conf"
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a Hydra entry point and turn errors of input into one line and exit status 2."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # with a busy neighbour OpenMP's default spin is 7 to 200 times slower
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of being printed by Hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from trilemma.errors import UserError
+
+    try:
+        main()
+    except UserError as error:
+        _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            _fail(str(cause))
+        _fail(explain(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command with the same run.id goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _fail(line: str) -> None:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def explain(error: BaseException) -> str:
+    """Say in one line what Hydra could not compose, with the nearest name that exists."""
+    text = str(error)
+    if match := re.search(r"In '.*?': Could not find '(?P<path>[^']+)'", text) or re.search(
+        r"Could not find '(?P<path>[^']+)'", text
+    ):
+        group, _, option = match["path"].rpartition("/")
+        return _unknown_option(match["path"]) or f"there is no {option} in group {group}"
+    if match := re.search(r"Could not override '(?P<key>[^']+)'", text):
+        if choice := re.search(r"No match in the defaults list", text):
+            return f"unknown override {match['key']}: {_near_key(match['key']) or choice[0]}"
+        return f"unknown override {match['key']}: {_near_key(match['key']) or 'no such key'}"
+    if match := re.search(r"Key '(?P<leaf>[^']+)' is not in struct\s+full_key: (?P<key>\S+)", text):
+        return f"unknown override {match['key']}: {_near_key(match['key']) or 'no such key'}"
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+
+
+def _unknown_option(path: str) -> str | None:
+    """`experiment/mnist/vqave` -> the nearest option of the longest group that exists."""
+    parts = path.split("/")
+    for cut in range(len(parts) - 1, 0, -1):
+        group = CONF.joinpath(*parts[:cut])
+        if not group.is_dir():
+            continue
+        # an experiment's name has a slash of its own: offer all options below its group
+        group = CONF / parts[0] if parts[0] == "experiment" else group
+        name = path[len(str(group.relative_to(CONF))) + 1 :]
+        options = sorted(str(p.relative_to(group).with_suffix("")) for p in group.rglob("*.yaml"))
+        near = get_close_matches(name, options, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"unknown {group.relative_to(CONF)}={name}: {hint}choose one of {', '.join(options)}"
+    return None
+
+
+def _near_key(key: str) -> str | None:
+    """The nearest config group or common key, as a question."""
+    groups = [str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()]
+    near = get_close_matches(key.split(".")[0].split("@")[0], groups, 1)
+    if not near:
+        return None
+    rest = key.split(".")[1:]
+    if near[0] == key.split(".")[0]:
+        keys = _keys_of(CONF / near[0])
+        leaf = get_close_matches(rest[-1], keys, 1) if rest else []
+        return f"did you mean {'.'.join([near[0], *rest[:-1], leaf[0]])}?" if leaf else f"{near[0]} has no such key"
+    return f"did you mean {'.'.join([near[0], *rest])}?"
+
+
+def _keys_of(folder: Path) -> list[str]:
+    keys: set[str] = set()
+    for path in folder.rglob("*.yaml"):
+        keys.update(re.findall(r"^\s*(\w+):", path.read_text(), re.MULTILINE))
+    return sorted(keys)

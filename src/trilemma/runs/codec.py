@@ -1,0 +1,115 @@
+"""The first stage of a two-stage model: find it, or train it first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from trilemma.codecs.base import Codec
+from trilemma.data.base import ImageData
+from trilemma.errors import UserError
+from trilemma.runs.build import build
+from trilemma.runs.facts import plain
+from trilemma.runs.load import load_with_config
+from trilemma.runs.record import finished_runs
+
+# What a recipe is: the nodes that decide which weights come out. Paths, loggers and callbacks do not.
+_RECIPE_KEYS = ("model", "optimizer", "scheduler", "seed", "deterministic")
+_RECIPE_TRAINER_KEYS = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
+_WHERE_DATA_LIES = ("root", "cache_dir", "download")
+
+
+def recipe_hash(cfg: DictConfig) -> str:
+    """Content hash of all that decides a run's weights, except the data's content.
+
+    Args:
+        cfg: A training configuration, before facts are known.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    raw = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("paths", "run", "logger", "callbacks", "experiment_name")])
+    node: Any = OmegaConf.to_container(raw, resolve=False)
+    parts = {key: node.get(key) for key in (*_RECIPE_KEYS, "codec", "process", "network", "condition")}
+    parts["trainer"] = {key: (node.get("trainer") or {}).get(key) for key in _RECIPE_TRAINER_KEYS}
+    parts["data"] = {k: v for k, v in (node.get("data") or {}).items() if k not in _WHERE_DATA_LIES}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def resolve_codec(cfg: DictConfig, data: ImageData) -> Codec:
+    """Build the codec that `cfg.codec` asks for and put its own configuration in the node's place.
+
+    Args:
+        cfg: The prior's configuration; `cfg.codec` is either an object's node, or {checkpoint, experiment, overrides}.
+        data: The prior's data: a codec belongs to it if it was trained on the same content.
+
+    Raises:
+        UserError: If the checkpoint is missing, wrong, or holds no codec.
+    """
+    node = cfg.codec
+    if "_target_" in node:
+        codec = build(plain(cfg, "codec"), where="codec")
+        assert isinstance(codec, Codec)
+        return codec
+    path = _auto(cfg, data) if node.checkpoint == "auto" else Path(node.checkpoint)
+    if not path.is_file():
+        raise UserError(f"codec.checkpoint={node.checkpoint}: there is no such file; give a checkpoint, or codec.checkpoint=auto")
+    model, config = load_with_config(path)
+    found = getattr(model, "codec", None)
+    if not isinstance(found, Codec):
+        raise UserError(f"codec.checkpoint={path}: a {type(model).__name__} has no codec; give a first stage such as mnist/vqvae")
+    if tuple(found.image_shape) != tuple(data.image_shape):
+        raise UserError(
+            f"codec.checkpoint={path} was trained on images of shape {tuple(found.image_shape)}, and data gives {tuple(data.image_shape)}"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    cfg.facts.codec = {"checkpoint": str(path), "sha256": digest, "experiment": config.get("experiment")}
+    OmegaConf.set_struct(cfg, False)
+    cfg.codec = config["model"]["codec"]
+    OmegaConf.set_struct(cfg, True)
+    return found
+
+
+def _auto(cfg: DictConfig, data: ImageData) -> Path:
+    """The newest finished run of the recipe on this data; trained now, in a child process, where there is none."""
+    overrides = [f"experiment={cfg.codec.experiment}", *[str(o) for o in cfg.codec.overrides]]
+    if not GlobalHydra.instance().is_initialized():
+        raise UserError("codec.checkpoint=auto works from train.py only: give a path")
+    recipe = compose("train", overrides=[*overrides, "run.id=auto"])
+    wanted = recipe_hash(recipe)
+    output_dir = Path(cfg.paths.output_dir)
+    if found := _find(output_dir, wanted, data.fingerprint):
+        return found
+    name = f"auto-{wanted[:8]}-{data.fingerprint[:8]}"
+    command = [*overrides, f"run.id={name}", f"paths.output_dir={output_dir}", f"paths.data_dir={cfg.paths.data_dir}"]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or cfg.trainer.get("devices", 1) not in (1, "auto", "1"):
+        raise UserError(f"no codec has been trained for this data yet: first run  python train.py {' '.join(command)}")
+    locks = output_dir / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{name}.lock"):
+        if found := _find(output_dir, wanted, data.fingerprint):
+            return found
+        print(f"First stage: no finished {cfg.codec.experiment} for this data yet; training it now.", flush=True)
+        entry = Path(sys.argv[0]).resolve()
+        status = subprocess.run([sys.executable, str(entry), *command], check=False).returncode
+        if status != 0:
+            raise UserError(f"training the first stage failed (status {status}); mend it with  python train.py {' '.join(command)}")
+    if found := _find(output_dir, wanted, data.fingerprint):
+        return found
+    raise UserError(f"the first stage finished but is not found under {output_dir}: it was trained on other data than this run's")
+
+
+def _find(output_dir: Path, recipe: str, fingerprint: str) -> Path | None:
+    runs = [r for r in finished_runs(output_dir) if r["recipe"] == recipe and r["data"] == fingerprint]
+    paths = [Path(r["checkpoint"]) for r in sorted(runs, key=lambda r: r["time"], reverse=True)]
+    return next((p for p in paths if p.is_file()), None)

@@ -1,0 +1,55 @@
+"""A data set's codes, computed once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from trilemma.atomic import atomic_write
+from trilemma.codecs.base import Codec, flatten
+from trilemma.data.base import ImageData
+from trilemma.data.images import to_float
+
+
+def codec_hash(codec: Codec) -> str:
+    """Content hash of a codec's weights and of nothing else, sixteen hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(codec.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def cached_codes(codec: Codec, data: ImageData, cache_dir: Path, *, batch_size: int = 256) -> dict[str, Tensor]:
+    """Codes of the training and validation splits, int64 [V, N, L]; V = 2 where the data mirrors images, else 1.
+
+    Kept under `cache_dir` by the hashes of codec and data; a file that cannot be read is made again.
+    """
+    path = cache_dir / "codes" / f"{data.fingerprint[:16]}-{codec_hash(codec)}{'-flip' if data.flip else ''}.pt"
+    if path.is_file():
+        try:
+            codes: dict[str, Tensor] = torch.load(path, weights_only=True)
+            return {name: value.long() for name, value in codes.items()}
+        except Exception:
+            print(f"warning: the code cache {path} is damaged; it is made again")
+    codes = {name: _encode(codec, data.split(name).images, data.flip and name == "train", batch_size, name) for name in ("train", "val")}
+    small = torch.uint8 if (codec.num_classes or 0) <= 256 else torch.int32
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        torch.save({name: value.to(small) for name, value in codes.items()}, temporary)
+    return codes
+
+
+@torch.no_grad()
+def _encode(codec: Codec, images: Tensor, flip: bool, batch_size: int, name: str) -> Tensor:
+    versions: list[list[Tensor]] = [[], []] if flip else [[]]
+    for start in track(range(0, len(images), batch_size), description=f"Encoding {name} images", transient=True):
+        batch = to_float(torch.as_tensor(images[start : start + batch_size]))
+        versions[0].append(flatten(codec.encode(batch)))
+        if flip:
+            versions[1].append(flatten(codec.encode(batch.flip(3))))
+    return torch.stack([torch.cat(v) for v in versions])

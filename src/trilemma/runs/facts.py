@@ -1,0 +1,52 @@
+"""Facts: quantities known only after the data and the codec exist, written into the configuration's `facts` node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trilemma.codecs.base import Codec
+from trilemma.data.base import ImageData
+from trilemma.errors import UserError
+from trilemma.processes.categorical import CategoricalProcess
+from trilemma.runs.build import build
+
+
+def plain(cfg: DictConfig, key: str) -> Any:
+    """The resolved node `key` as plain containers."""
+    node = OmegaConf.select(cfg, key)
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def state_data(cfg: DictConfig, data: ImageData) -> None:
+    """Write what the data set says of itself."""
+    cfg.facts.image_shape = list(data.image_shape)
+    cfg.facts.num_labels = data.num_labels
+    condition = OmegaConf.select(cfg, "condition._target_") or ""
+    if condition.endswith("LabelCondition") and data.num_labels is None:
+        raise UserError("condition=label needs a data set with labels: put images into class sub-folders, or take condition=none")
+
+
+def state_codec(cfg: DictConfig, codec: Codec) -> None:
+    """Write what the codec says of itself."""
+    cfg.facts.code_shape = list(codec.code_shape)
+    cfg.facts.num_classes = codec.num_classes
+
+
+def state_process(cfg: DictConfig) -> None:
+    """Write the number of states of a categorical process.
+
+    Raises:
+        UserError: If the process is categorical and the codec continuous.
+    """
+    if OmegaConf.select(cfg, "process._target_") is None:
+        return
+    if cfg.facts.num_classes is None:
+        raise UserError(
+            f"process={cfg.process._target_.rsplit('.', 1)[1]} is categorical and needs tokens, but the codec gives continuous "
+            "values: take codec=pixels_256, codec=pixels_2 or codec=vq"
+        )
+    process = build(plain(cfg, "process"), where="process")
+    if isinstance(process, CategoricalProcess):
+        cfg.facts.num_states = process.num_states

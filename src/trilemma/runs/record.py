@@ -1,0 +1,61 @@
+"""`run.json`: what a run is and whether it is finished."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trilemma.atomic import atomic_write
+
+NAME = "run.json"
+
+
+def write_record(
+    run_dir: Path, *, experiment: str, recipe: str, data: str, status: str, checkpoint: Path | None, num_batches: int
+) -> None:
+    """Write the record atomically.
+
+    Args:
+        run_dir: The run's directory.
+        experiment: Name of the experiment.
+        recipe: Content hash of the recipe.
+        data: Fingerprint of the data.
+        status: "running" or "finished".
+        checkpoint: Newest checkpoint.
+        num_batches: Batches trained so far.
+    """
+    record = {
+        "experiment": experiment,
+        "recipe": recipe,
+        "data": data,
+        "status": status,
+        "checkpoint": None if checkpoint is None else str(checkpoint.resolve().relative_to(run_dir.resolve())),
+        "num_batches": num_batches,
+        "time": time.time(),
+    }
+    with atomic_write(run_dir / NAME) as path:
+        Path(path).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def read_record(run_dir: Path) -> dict[str, Any] | None:
+    """The record of a run, with its checkpoint as a full path; None where there is none or it is not readable."""
+    try:
+        record = json.loads((run_dir / NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or not {"recipe", "data", "status", "checkpoint", "num_batches", "time"} <= record.keys():
+        return None
+    if record["checkpoint"] is not None:
+        record["checkpoint"] = str(run_dir / record["checkpoint"])
+    return record
+
+
+def finished_runs(output_dir: Path) -> Iterator[dict[str, Any]]:
+    """Records of all finished runs below the output root."""
+    for path in sorted(output_dir.glob(f"**/{NAME}")):
+        record = read_record(path.parent)
+        if record is not None and record["status"] == "finished" and record["checkpoint"] is not None:
+            yield record

@@ -1,0 +1,103 @@
+"""What `sample.py` does: draw images from a checkpoint and write them in the field's formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.progress import Progress
+from torch import Tensor
+
+from trilemma.atomic import atomic_write
+from trilemma.data.images import to_uint8
+from trilemma.errors import UserError
+from trilemma.images import make_grid, save_png, save_samples_npz, to_pil
+from trilemma.models.base import Samples
+from trilemma.runs import schema
+from trilemma.runs.check import check_config
+from trilemma.runs.directory import prepare
+from trilemma.runs.load import load_with_config
+from trilemma.runs.quiet import quieten
+from trilemma.runs.settings import build_sampling, labels_for, require_samples, sampling_settings
+from trilemma.samplers.base import Sampler
+from trilemma.samplers.guidance import Guidance
+
+
+def sample(cfg: DictConfig) -> None:
+    """Draw `num_images` and write samples.npz, grid.png, single PNGs and settings.json.
+
+    Raises:
+        UserError: For anything that is the user's to mend, before drawing starts.
+    """
+    check_config(cfg, schema.SAMPLE)
+    quieten()
+    if cfg.num_threads:
+        torch.set_num_threads(cfg.num_threads)
+    if cfg.num_images < 1 or cfg.batch_size < 1:
+        raise UserError("num_images and batch_size must be at least 1")
+    loaded, config = load_with_config(cfg.ckpt, weights=cfg.weights, device=cfg.device)
+    model = require_samples(loaded, cfg.ckpt)
+    sampler_node, guidance_node = sampling_settings(cfg, config)
+    sampler, guidance = build_sampling(sampler_node, guidance_node)
+    condition: Any = cfg.condition.caption
+    if condition is None:
+        condition = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(config))
+    elif cfg.condition.label is not None:
+        raise UserError("give condition.label or condition.caption, not both")
+    folder = Path(cfg.output_dir) if cfg.output_dir else default_folder(Path(cfg.ckpt), sampler_node, guidance_node, cfg)
+    prepare(folder)
+    images = draw(model, cfg, condition, sampler, guidance)
+    labels = torch.tensor(condition) if isinstance(condition, list) else None
+    write(folder, images, labels, num_png=cfg.num_png)
+    settings = {"checkpoint": str(cfg.ckpt), "weights": cfg.weights, "sampler": sampler_node, "guidance": guidance_node, "seed": cfg.seed}
+    with atomic_write(folder / "settings.json") as path:
+        Path(path).write_text(json.dumps(settings, indent=2) + "\n")
+    print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
+
+
+def conditioned_on(config: dict[str, Any]) -> int | None:
+    """Number of labels the model was conditioned on; None for an unconditional model."""
+    condition = config["model"].get("condition") or {}
+    number: int | None = condition.get("num_labels")
+    return number
+
+
+def default_folder(ckpt: Path, sampler: dict[str, Any], guidance: dict[str, Any], cfg: DictConfig) -> Path:
+    """`<run directory>/samples/<settings>`, so that other settings never overwrite."""
+    run_dir = ckpt.resolve().parent.parent if ckpt.resolve().parent.name == "checkpoints" else ckpt.resolve().parent
+    label = cfg.condition.label if cfg.condition.caption is None else "caption"
+    parts = [f"n{cfg.num_images}", f"steps{sampler.get('num_steps')}", f"scale{guidance.get('scale', 1)}", f"seed{cfg.seed}"]
+    if label is not None:
+        parts.append(f"label{label}".replace(" ", ""))
+    return run_dir / "samples" / "-".join(parts)
+
+
+def draw(model: Samples, cfg: DictConfig, condition: Any, sampler: Sampler, guidance: Guidance) -> Tensor:
+    """Draw uint8 images [N, C, H, W] with a progress bar."""
+    parts: list[Tensor] = []
+    with Progress(transient=True) as progress:
+        task = progress.add_task("Sampling", total=cfg.num_images)
+        for start in range(0, cfg.num_images, cfg.batch_size):
+            num = min(cfg.batch_size, cfg.num_images - start)
+            raw = condition[start : start + num] if isinstance(condition, list) else condition
+            images = model.sample(num, condition=raw, sampler=sampler, guidance=guidance, seed=cfg.seed, first_index=start)
+            parts.append(to_uint8(images).cpu())
+            progress.advance(task, num)
+    return torch.cat(parts)
+
+
+def write(folder: Path, images: Tensor, labels: Tensor | None, *, num_png: int) -> None:
+    """Write the npz, the first single PNGs and a grid of up to ten rows."""
+    save_samples_npz(folder / "samples.npz", images, labels)
+    (folder / "png").mkdir(exist_ok=True)
+    for i, image in enumerate(to_pil(images[:num_png])):
+        save_png(image, folder / "png" / f"{i:06d}.png")
+    shown, names = images[:100], None
+    if labels is not None:
+        # A row a class where the labels allow it, so that a glance says which class fails.
+        order = torch.argsort(labels[:100], stable=True)
+        shown, names = shown[order], [str(x) for x in labels[:100][order].tolist()]
+    save_png(make_grid(shown, num_columns=10, labels=names), folder / "grid.png")

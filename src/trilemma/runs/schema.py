@@ -1,0 +1,70 @@
+"""Keys that exist in the configurations of the three entry points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_OPTIONAL_INT = int | None
+_OPTIONAL_STR = str | None
+_OPTIONAL_FLOAT = float | None
+
+FACTS: dict[str, Any] = {
+    "image_shape": None,
+    "num_labels": None,
+    "code_shape": None,
+    "num_classes": None,
+    "num_states": None,
+    "codec": None,
+}
+PATHS: dict[str, Any] = {"output_dir": str, "data_dir": str, "run_dir": str, "cache_dir": str}
+
+TRAIN: dict[str, Any] = {
+    "experiment_name": str,
+    "data": None,
+    "model": None,
+    "codec": {"checkpoint": str, "experiment": str, "overrides": list},
+    "process": None,
+    "network": None,
+    "sampler": None,
+    "guidance": None,
+    "condition": None,
+    "optimizer": None,
+    "scheduler": None,
+    "trainer": None,
+    "callbacks": "targets",
+    "logger": "targets",
+    "paths": PATHS,
+    "run": {"id": str, "resume": str, "budget": _OPTIONAL_STR},
+    "facts": FACTS,
+    "seed": int,
+    "num_threads": _OPTIONAL_INT,
+    "init_from": _OPTIONAL_STR,
+    "deterministic": bool,
+}
+
+_SAMPLING: dict[str, Any] = {
+    "ckpt": str,
+    "weights": str,
+    "num_images": int,
+    "sampler": {"num_steps": _OPTIONAL_INT, "temperature": _OPTIONAL_FLOAT, "truncation": _OPTIONAL_FLOAT},
+    "guidance": {"scale": _OPTIONAL_FLOAT, "start": _OPTIONAL_FLOAT, "stop": _OPTIONAL_FLOAT},
+    "seed": int,
+    "batch_size": int,
+    "num_threads": _OPTIONAL_INT,
+    "output_dir": _OPTIONAL_STR,
+}
+
+SAMPLE: dict[str, Any] = {
+    **_SAMPLING,
+    "condition": {"label": None, "caption": None},
+    "num_png": int,
+    "device": str,
+}
+
+EVALUATE: dict[str, Any] = {
+    **_SAMPLING,
+    "condition": {"label": None},
+    "data": {"root": _OPTIONAL_STR},
+    "extractor": _OPTIONAL_STR,
+    "device": str,
+}

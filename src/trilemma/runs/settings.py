@@ -1,0 +1,95 @@
+"""How a checkpoint is to be sampled: what it was trained with, changed where the command line says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trilemma.errors import UserError
+from trilemma.models.base import Family, Samples
+from trilemma.runs.build import build
+from trilemma.samplers.base import Sampler
+from trilemma.samplers.guidance import Guidance
+
+CLASSIFIER_FREE = "trilemma.samplers.guidance.ClassifierFree"
+
+
+def sampling_settings(cfg: DictConfig, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Merge the checkpoint's sampler and guidance with the command line's.
+
+    Args:
+        cfg: With nodes `sampler` and `guidance`: a whole object's node replaces the checkpoint's, single numbers replace its values.
+        config: The checkpoint's configuration.
+
+    Returns:
+        Plain nodes of sampler and guidance.
+    """
+    sampler = _merge(OmegaConf.to_container(cfg.sampler, resolve=True), config.get("sampler"), "sampler")
+    wanted = OmegaConf.to_container(cfg.guidance, resolve=True)
+    trained = config.get("guidance") or {}
+    if isinstance(wanted, dict) and wanted.get("scale") is not None and "scale" not in trained:
+        trained = {"_target_": CLASSIFIER_FREE, "scale": 1.0}
+    return sampler, _merge(wanted, trained, "guidance")
+
+
+def _merge(wanted: Any, trained: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    if "_target_" in wanted:
+        return dict(wanted)
+    if not trained:
+        raise UserError(f"the checkpoint names no {where}: choose one, for example {where}=ancestral")
+    changes = {k: v for k, v in wanted.items() if v is not None}
+    unknown = [k for k in changes if k not in trained and where == "sampler"]
+    if unknown:
+        raise UserError(f"{where}.{unknown[0]}: the checkpoint's {where} {trained['_target_'].rsplit('.', 1)[1]} has no such setting")
+    return {**trained, **changes}
+
+
+def build_sampling(sampler: dict[str, Any], guidance: dict[str, Any]) -> tuple[Sampler, Guidance]:
+    """Build both objects.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
+    built = build(sampler, where="sampler"), build(guidance, where="guidance")
+    if not isinstance(built[0], Sampler) or not isinstance(built[1], Guidance):
+        raise UserError("sampler and guidance must name a Sampler and a Guidance")
+    return built[0], built[1]
+
+
+def require_samples(model: Family, path: str) -> Samples:
+    """The model as one that samples.
+
+    Raises:
+        UserError: If its family draws no images.
+    """
+    if not isinstance(model, Samples):
+        raise UserError(f"{path} holds a {type(model).__name__}, which draws no images; sample from a generative model's checkpoint")
+    return model
+
+
+def labels_for(num_images: int, label: Any, num_labels: int | None) -> list[int] | None:
+    """Labels of `num_images` samples.
+
+    Args:
+        num_images: How many.
+        label: None = all classes in turn where there are any; "none" = unconditional; a label, or a list that is cycled through.
+        num_labels: Number of classes the model was conditioned on; None for an unconditional model.
+
+    Raises:
+        UserError: If the label is not a number or a list of numbers, or the model is unconditional.
+    """
+    if label == "none" or (label is None and num_labels is None):
+        return None
+    if label is None or label == "all":
+        if num_labels is None:
+            raise UserError("this model is unconditional: leave out condition.label")
+        return [i % num_labels for i in range(num_images)]
+    if OmegaConf.is_list(label) or isinstance(label, (list, tuple)):
+        choices = list(label)
+    else:
+        choices = [label]
+    if not choices or not all(isinstance(c, int) and not isinstance(c, bool) for c in choices):
+        raise UserError(f"condition.label={label}: give a class number, a list such as [0,7], all, or none")
+    return [choices[i % len(choices)] for i in range(num_images)]

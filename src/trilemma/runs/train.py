@@ -1,0 +1,192 @@
+"""What `train.py` does: check, build, fit, in one run directory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer, seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from trilemma.atomic import atomic_write
+from trilemma.data.base import ImageData
+from trilemma.errors import UserError
+from trilemma.models.base import Family
+from trilemma.runs import schema
+from trilemma.runs.build import build
+from trilemma.runs.check import check_config
+from trilemma.runs.checkpoint import newest_valid, read_checkpoint
+from trilemma.runs.codec import recipe_hash, resolve_codec
+from trilemma.runs.codes import cached_codes
+from trilemma.runs.directory import prepare, write_versions
+from trilemma.runs.facts import plain, state_codec, state_data, state_process
+from trilemma.runs.load import init_weights
+from trilemma.runs.lock import run_lock
+from trilemma.runs.quiet import quieten
+from trilemma.runs.record import read_record, write_record
+
+
+def train(cfg: DictConfig) -> None:
+    """Train the model that `cfg` describes, or go on where a run of this id stopped.
+
+    Raises:
+        UserError: For anything that is the user's to mend, before training starts.
+    """
+    check_config(cfg, schema.TRAIN)
+    if OmegaConf.select(cfg, "model._target_") is None or OmegaConf.select(cfg, "data._target_") is None:
+        raise UserError("nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)")
+    _refuse_in_process_sweep(cfg)
+    quieten()
+    run_dir = Path(cfg.paths.run_dir)
+    prepare(run_dir)
+    with run_lock(run_dir):
+        _train(cfg, run_dir)
+
+
+def _train(cfg: DictConfig, run_dir: Path) -> None:
+    recipe = recipe_hash(cfg)
+    data = _set_up(cfg)
+    resume = _checkpoint_to_resume(cfg, run_dir)
+    record = read_record(run_dir)
+    if resume and record and record["status"] == "finished" and record["num_batches"] >= _num_batches(cfg):
+        print(f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}")
+        return
+    if resume and record and record["data"] != data.fingerprint:
+        raise UserError(f"run.id={cfg.run.id} was trained on other data than this command names: take another run.id")
+
+    codec = None
+    if OmegaConf.select(cfg, "codec") is not None:
+        codec = resolve_codec(cfg, data)
+        state_codec(cfg, codec)
+    state_process(cfg)
+    model = build(plain(cfg, "model"), where="model")
+    if not isinstance(model, Family):
+        raise UserError(f"model._target_={cfg.model._target_} is not a family")
+    if codec is not None:
+        # The built model holds a fresh codec of the same shape: the trained weights go in here, and travel in the checkpoint.
+        getattr(model, "codec", codec).load_state_dict(codec.state_dict())
+        if codec.num_classes is not None and getattr(codec, "length", 0) and _caches_codes(cfg):
+            data.use_codes(cached_codes(codec, data, Path(cfg.paths.cache_dir)))
+    model.config = checkpoint_config(cfg)
+    if cfg.init_from and not resume:
+        for line in init_weights(model, cfg.init_from):
+            print(f"init_from: {line}")
+
+    _write_inputs(cfg, data, run_dir)
+    trainer = _trainer(cfg)
+    data.num_train_batches = _num_batches(cfg)
+    where = {"experiment": cfg.experiment_name, "recipe": recipe, "data": data.fingerprint}
+    write_record(run_dir, **where, status="running", checkpoint=None, num_batches=0)
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    print(f"{cfg.experiment_name} · {parameters / 1e6:.2f} M trainable parameters · {_num_batches(cfg)} batches · {run_dir}", flush=True)
+    if resume:
+        print(f"Resuming from {resume}", flush=True)
+    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    newest = newest_valid(run_dir / "checkpoints")
+    write_record(run_dir, **where, status="finished", checkpoint=newest, num_batches=_num_batches(cfg))
+    print(f"Finished: {newest}", flush=True)
+
+
+def _set_up(cfg: DictConfig) -> ImageData:
+    """Threads, seeds, data and the facts the data states."""
+    if cfg.num_threads:
+        torch.set_num_threads(cfg.num_threads)
+    if cfg.deterministic:
+        torch.use_deterministic_algorithms(True)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    data = build(plain(cfg, "data"), where="data")
+    if not isinstance(data, ImageData):
+        raise UserError(f"data._target_={cfg.data._target_} is not a data set")
+    data.setup("fit")
+    state_data(cfg, data)
+    return data
+
+
+def _caches_codes(cfg: DictConfig) -> bool:
+    """A learned codec's codes are worth keeping; pixel levels cost nothing to compute."""
+    return cfg.facts.codec is not None
+
+
+def _num_batches(cfg: DictConfig) -> int:
+    return int(cfg.trainer.max_steps) * int(cfg.trainer.get("accumulate_grad_batches", 1))
+
+
+def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
+    """`run.resume`: auto = the newest valid checkpoint of this run; never = a clean start; else a path."""
+    if cfg.run.resume == "never":
+        return None
+    if cfg.run.resume != "auto":
+        path = Path(cfg.run.resume)
+        read_checkpoint(path)
+        return str(path)
+    newest = newest_valid(run_dir / "checkpoints")
+    return None if newest is None else str(newest)
+
+
+def checkpoint_config(cfg: DictConfig) -> dict[str, Any]:
+    """What a checkpoint carries: enough to rebuild the model and its data, and to say where it came from.
+
+    The optimiser is left out of the model's node: it is not needed to sample, and a checkpoint may name none of its classes.
+    """
+    model = plain(cfg, "model")
+    model.pop("optimizer", None)
+    model.pop("scheduler", None)
+    return {
+        "model": model,
+        "data": plain(cfg, "data"),
+        "sampler": plain(cfg, "sampler"),
+        "guidance": plain(cfg, "guidance"),
+        "facts": plain(cfg, "facts"),
+        "experiment": cfg.experiment_name,
+        "run_id": cfg.run.id,
+        "seed": cfg.seed,
+        "max_steps": cfg.trainer.max_steps,
+        "budget": cfg.run.budget,
+    }
+
+
+def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
+    """The resolved configuration, the data's splits and the versions of everything, into the run directory."""
+    shown = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
+    with atomic_write(run_dir / "config.yaml") as path:
+        Path(path).write_text(OmegaConf.to_yaml(shown, resolve=True))
+    with atomic_write(run_dir / "splits.yaml") as path:
+        Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(data.split_record())))
+    write_versions(run_dir)
+
+
+def _trainer(cfg: DictConfig) -> Trainer:
+    callbacks = [c for c in build(plain(cfg, "callbacks") or {}, where="callbacks").values() if c is not None]
+    loggers = [x for x in build(plain(cfg, "logger") or {}, where="logger").values() if x is not None]
+    node = plain(cfg, "trainer")
+    node = {**build(node | {"_partial_": True}, where="trainer").keywords, "callbacks": callbacks, "logger": loggers or False}
+    return Trainer(**node)
+
+
+def _refuse_in_process_sweep(cfg: DictConfig) -> None:
+    """Several devices inside an in-process sweep: every rank would walk the whole sweep."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode is None or HydraConfig.get().mode.name != "MULTIRUN":
+        return
+    if str(cfg.trainer.get("devices", 1)) not in ("1", "auto") or cfg.trainer.get("num_nodes", 1) > 1:
+        raise UserError(
+            "a sweep (-m) of multi-process jobs needs one fresh process group a point: take hydra/launcher=submitit_slurm, "
+            "or trainer.devices=1 with hydra/launcher=joblib"
+        )
+
+
+@contextlib.contextmanager
+def threads(num: int | None) -> Iterator[None]:
+    """Limit torch to `num` threads inside the block; None leaves it alone."""
+    before = torch.get_num_threads()
+    if num:
+        torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
