@@ -48,7 +48,7 @@ class BatchStream:
         rank: Which part of each global batch to give.
         world_size: Number of parts.
         flip: Mirror each image left to right with probability 1/2.
-        codes: Integers [N, L] ([2, N, L] with `flip`: of the images and of their mirror images) given instead of images.
+        codes: Integers [N, L] given instead of images; with `flip` [2, N, L], of the images and of their mirrors.
         device: Where the images are kept and the batches appear. Images on disk are read through the CPU.
 
     Raises:

