@@ -61,7 +61,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `target`; when the block ends well, its files are flushed and it takes the name."""
+    """Give a temporary folder beside `target`; when the block ends well, it is flushed and takes the name."""
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial"))
     try:
         yield partial
@@ -123,7 +123,7 @@ def _fetch(url: str, target: Path) -> None:
     with (
         urlopen(request, timeout=_TIMEOUT_SECONDS) as response,
         target.open("wb") as file,
-        Progress(*columns) as progress,
+        Progress(*columns, transient=True) as progress,
     ):
         length = response.headers.get("Content-Length")
         task = progress.add_task(url.rsplit("/", 1)[-1], total=None if length is None else int(length))

@@ -23,18 +23,24 @@ def read_bytes(path: Path) -> bytes:
         UserError: If the file is missing, unreadable, truncated or no gzip file.
     """
     try:
-        if path.suffix != ".gz":
-            return path.read_bytes()
-        with gzip.open(path) as file:
-            return file.read()
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or set data.root=DIR") from None
+    return gunzip(content, path) if path.suffix == ".gz" else content
+
+
+def gunzip(content: bytes, path: Path) -> bytes:
+    """Decompress the content of the file `path`.
+
+    Raises:
+        UserError: If it is truncated or no gzip file.
+    """
+    try:
+        return gzip.decompress(content)
     except EOFError:
         raise UserError(f"{path}: the gzip file is truncated; delete it and fetch it again") from None
     except (gzip.BadGzipFile, zlib.error):
         raise UserError(f"{path}: not a valid gzip file; delete it and fetch it again") from None
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); mend its permissions or set data.root=DIR"
-        ) from None
 
 
 def parse_idx(content: bytes, path: Path, *, ndim: int) -> npt.NDArray[np.uint8]:

@@ -111,13 +111,13 @@ class BatchStream:
         flip = None if epoch.flip is None else epoch.flip[mine]
         batch = Batch(index=self._index[where])
         if self._codes is not None:
-            codes = self._codes[where] if flip is None else self._codes[flip.long(), where]
+            codes = self._codes.index_select(0, where) if flip is None else self._codes[flip.long(), where]
             batch["code"] = codes.long()
         else:
             if isinstance(self._images, MappedImages):
                 images = self._images[epoch.order[mine]].to(self._device)
             else:
-                images = self._images[where]
+                images = self._images.index_select(0, where)
             if flip is not None:
                 images = torch.where(flip[:, None, None, None], images.flip(-1), images)
             batch["image"] = to_float(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import torch
 
 from trilemma.data.base import ImageData, Split, SplitName
 from trilemma.data.files import download, locked, md5
-from trilemma.data.idx import parse_idx, read_bytes
+from trilemma.data.idx import gunzip, parse_idx, read_bytes
 from trilemma.data.split import balanced_order
 from trilemma.errors import UserError
 
@@ -113,7 +114,7 @@ class MNIST(ImageData):
                     download(
                         [mirror + file for mirror in self.mirrors],
                         target / file,
-                        verify=lambda path, name=name: self._verify(read_bytes(path), path, name),
+                        verify=partial(self._verify_download, name=name),
                     )
         return target
 
@@ -133,6 +134,10 @@ class MNIST(ImageData):
             captions=None,
             index=torch.arange(len(labels)),
         )
+
+    def _verify_download(self, path: Path, name: str) -> None:
+        # The path has a temporary name, so that its suffix does not say that it is compressed.
+        self._verify(gunzip(path.read_bytes(), path), path, name)
 
     def _verify(self, content: bytes, path: Path, name: str) -> None:
         found = md5(content)
