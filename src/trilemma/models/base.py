@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import lightning as L
@@ -17,6 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from trilemma.data.batch import Batch
 from trilemma.samplers.base import OnStep, Sampler
 from trilemma.samplers.guidance import Guidance
+
+CHECKPOINT_FORMAT = 1
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -72,6 +75,14 @@ class Family(L.LightningModule, ABC):
         if self._scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write down what rebuilds the model; a family that overrides this calls it too."""
+        checkpoint["trilemma"] = {
+            "format": CHECKPOINT_FORMAT,
+            "version": version("trilemma"),
+            "config": self.config,
+        }
 
 
 @runtime_checkable

@@ -1,0 +1,81 @@
+"""States of all random generators, so that a resumed run draws what the uninterrupted one would have drawn."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+class RandomState(L.Callback):
+    """Saves the torch, NumPy, Python and CUDA generators of every process and restores them on resume.
+
+    They are restored when training starts and before its first batch is fetched: what a loader draws for that batch
+    comes from the same states as in the uninterrupted run.
+    """
+
+    def __init__(self) -> None:
+        self._restored: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set this process's generators to what the checkpoint holds."""
+        states, self._restored = self._restored, []
+        if not states:
+            return
+        if len(states) != trainer.world_size:
+            if trainer.is_global_zero:
+                warnings.warn(
+                    f"the checkpoint was written by {len(states)} processes and is resumed by {trainer.world_size}:"
+                    " random numbers will differ from the uninterrupted run's",
+                    stacklevel=2,
+                )
+            return
+        restore(states[trainer.global_rank])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of every rank; called on all ranks at once."""
+        mine = capture()
+        if not (dist.is_available() and dist.is_initialized()):
+            return {"ranks": [mine]}
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, mine)
+        return {"ranks": ranks}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Hold the states until training starts."""
+        self._restored = state_dict["ranks"]
+
+
+def capture() -> dict[str, Any]:
+    """States of this process's generators as plain containers and tensors."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": {
+            "kind": str(kind),
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+        "python": {"version": version, "internal": list(internal), "gauss": gauss},
+    }
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Set this process's generators to what `capture` gave."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+    numpy = state["numpy"]
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state((numpy["kind"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))  # noqa: NPY002
+    python = state["python"]
+    random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))

@@ -1,0 +1,101 @@
+"""Reading checkpoints that may be missing, damaged, foreign or hostile."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trilemma.callbacks.checkpoint import step_checkpoints
+from trilemma.errors import UserError
+from trilemma.models.base import CHECKPOINT_FORMAT
+
+_ZIP_MAGIC = b"PK"
+
+
+def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint and make sure that it is whole and ours.
+
+    Every record's checksum is verified, and nothing in the file is executed: pickled objects other than tensors and
+    plain containers are refused.
+
+    Args:
+        path: The file.
+        map_location: Where tensors are put, as in `torch.load`.
+
+    Returns:
+        The checkpoint: `state_dict`, `trilemma` (format, version, config), and the state of training.
+
+    Raises:
+        UserError: If the file is missing, truncated, damaged, not a Trilemma checkpoint, or holds code.
+    """
+    file = Path(path)
+    _check_archive(file)
+    try:
+        checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        objects = ", ".join(_unsafe_objects(file)) or "unknown objects"
+        raise UserError(
+            f"{file} is refused: beside weights it holds pickled objects ({objects}), which may run code; use a"
+            " checkpoint that Trilemma wrote"
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for archives that are not its own
+        raise _not_ours(file) from error
+    mark = checkpoint.get("trilemma") if isinstance(checkpoint, dict) else None
+    if not isinstance(mark, dict) or "format" not in mark:
+        raise _not_ours(file)
+    if mark["format"] != CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{file} has checkpoint format {mark['format']}, this version reads {CHECKPOINT_FORMAT}: install trilemma"
+            f" {mark.get('version', 'of its time')}"
+        )
+    return dict(checkpoint)
+
+
+def newest_valid(folder: str | os.PathLike[str]) -> Path | None:
+    """The newest periodic checkpoint of `folder` that can be read; a damaged one is named on stderr and passed over."""
+    for path in step_checkpoints(Path(folder)):
+        try:
+            read_checkpoint(path)
+        except UserError as error:
+            print(f"WARNING: {error}; the checkpoint before it is used", file=sys.stderr)
+        else:
+            return path
+    return None
+
+
+def _check_archive(file: Path) -> None:
+    if not file.is_file():
+        raise UserError(f"there is no checkpoint {file}: check the path")
+    try:
+        with file.open("rb") as handle:
+            magic = handle.read(2)
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except PermissionError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; check its permissions") from error
+    except Exception as error:  # a damaged directory makes zipfile raise almost anything
+        # An empty file is what a crash on some file systems leaves.
+        raise (_damaged(file) if magic in (b"", _ZIP_MAGIC) else _not_ours(file)) from error
+    if broken is not None:
+        raise _damaged(file)
+
+
+def _unsafe_objects(file: Path) -> list[str]:
+    try:
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except Exception:  # only to name the culprit in a message; the file is refused either way
+        return []
+
+
+def _damaged(file: Path) -> UserError:
+    return UserError(f"{file} is truncated or damaged: use the checkpoint before it, or copy it anew")
+
+
+def _not_ours(file: Path) -> UserError:
+    return UserError(f"{file} is not a Trilemma checkpoint: name a .ckpt file that train.py wrote")
