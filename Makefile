@@ -1,0 +1,78 @@
+# `make` alone lists the targets. Needs Python >= 3.11 (with venv and pip) and make; all else is installed into .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= 2
+DEMO   := outputs/demo
+CKPT   := $(DEMO)/vq_diffusion/demo/checkpoints/best.ckpt
+comma  := ,
+
+# OpenMP's default busy wait makes everything several times slower when another program holds a core.
+GOMP_SPINCOUNT ?= 20000
+export GOMP_SPINCOUNT
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# Two stamps, because the demo needs none of the development tools. They lie in .venv, so deleting it deletes them.
+define install
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit( \
+	  "Trilemma needs Python 3.11 or newer and $(PYTHON) is %d.%d: name another, as in make demo PYTHON=python3.12" % v[:2])'
+	@$(PYTHON) -m venv $(VENV) || { echo "Python cannot make a virtual environment: install its venv module (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
+endef
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt
+	$(call install,demo)
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml constraints.txt
+	$(call install,demo$(comma)dev)
+	@touch $(VENV)/.demo-installed $@
+
+.PHONY: setup
+setup: $(VENV)/.dev-installed ## Create .venv and install everything, development tools included
+
+.PHONY: demo
+demo: $(VENV)/.demo-installed ## Train a VQ-VAE and VQ-Diffusion on 5,000 digits, sample, evaluate; interrupted, it goes on
+	@$(BIN)/python train.py experiment=demo/vqvae run.id=demo
+	@$(BIN)/python train.py experiment=demo/vq_diffusion run.id=demo
+	@$(BIN)/python sample.py ckpt=$(CKPT) num_images=100 guidance.scale=2 output_dir=$(DEMO)/samples
+	@$(BIN)/python evaluate.py ckpt=$(CKPT) num_images=1000 guidance.scale=2 output_dir=$(DEMO)/evaluation
+	@printf '\nPictures: $(DEMO)/samples/grid.png\nNumbers:  $(DEMO)/evaluation\n'
+
+.PHONY: test
+test: check ## Lint, types and the fast tests
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow"
+
+.PHONY: test-slow
+test-slow: $(VENV)/.dev-installed ## The tests that take minutes
+	@$(BIN)/pytest -m slow
+
+.PHONY: check
+check: $(VENV)/.dev-installed ## Lint, types, spelling and the order of imports; no tests
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --quiet --check
+	@$(BIN)/mypy
+	@$(BIN)/codespell
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: format
+format: $(VENV)/.dev-installed ## Mend what the linter can and format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+.PHONY: bench
+bench: $(VENV)/.dev-installed ## Speed against the floor and against peers
+	@$(BIN)/python -m benchmarks
+
+.PHONY: clean
+clean: ## Delete caches and .venv; outputs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks -name __pycache__ -type d -exec rm -rf {} +
