@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -109,7 +110,7 @@ def download(urls: Sequence[str], target: Path, *, verify: Callable[[Path], obje
                 verify(partial)
         except URLError as error:
             reason = error.reason
-        except (OSError, UserError) as error:
+        except (OSError, HTTPException, UserError) as error:
             reason = error
         else:
             return

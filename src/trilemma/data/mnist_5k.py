@@ -51,7 +51,7 @@ class MNIST5k(ImageData):
         )
         if min(val_size, test_size) < 1 or val_size + test_size >= _NUM_IMAGES:
             raise UserError(
-                f"data.val_size={val_size}, data.test_size={test_size}: at least 1 each, together below 5000"
+                f"data.val_size={val_size}, data.test_size={test_size} must be positive and sum to less than 5000"
             )
         self.val_size = val_size
         self.test_size = test_size

@@ -1,0 +1,131 @@
+"""Image files decoded once into a uint8 array on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trilemma.data.files import atomic_folder, locked
+from trilemma.errors import UserError
+
+_FORMAT = 1  # of the cache; a change of what decoding does raises it
+_ARRAY, _DIGEST = "images.npy", "sha256"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a file becomes an array.
+
+    Attributes:
+        size: Height and width in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        resize: "crop" cuts the largest central square and then resizes it; "stretch" resizes the whole image.
+    """
+
+    size: int
+    channels: int
+    resize: Literal["crop", "stretch"]
+
+
+def decode(path: Path, how: Decoding) -> npt.NDArray[np.uint8]:
+    """Read one image file: turned as its EXIF tag says, transparent parts white, resized bicubically with antialiasing.
+
+    Returns:
+        uint8 [C, size, size].
+
+    Raises:
+        UserError: If the file is no image, is damaged, or has more than 8 bits a channel.
+    """
+    try:
+        # Pillow warns of huge and of odd files; what it can read all the same is good enough.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
+            file.load()
+            image = ImageOps.exif_transpose(file)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}); mend or remove it") from None
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{path}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if how.channels == 1 else "RGB")
+    box = None
+    if how.resize == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+    if box is not None or image.size != (how.size, how.size):
+        image = image.resize((how.size, how.size), Image.Resampling.BICUBIC, box=box)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if how.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def decoded(paths: Sequence[Path], how: Decoding, *, cache_dir: Path) -> tuple[npt.NDArray[np.uint8], str]:
+    """All images as a memory-mapped array, decoded the first time and found in the cache from then on.
+
+    The cache is keyed by the files' paths, sizes and modification times and by `how`; processes that ask at the same
+    time decode once.
+
+    Args:
+        paths: Image files, N.
+        how: Size, channels and cropping.
+        cache_dir: Where the cache lies.
+
+    Returns:
+        Read-only uint8 [N, C, size, size], and the sha256 of its content.
+
+    Raises:
+        UserError: If a file cannot be decoded, or the cache cannot be written.
+    """
+    folder = cache_dir / f"images-{_key(paths, how)}"
+    if not folder.is_dir():
+        with locked(cache_dir, folder.name):
+            if not folder.is_dir():
+                try:
+                    with atomic_folder(folder) as partial:
+                        _write(paths, how, partial)
+                except OSError as error:
+                    raise UserError(f"{folder}: cannot be written ({error.strerror}); set data.cache_dir=DIR") from None
+    try:
+        array = np.load(folder / _ARRAY, mmap_mode="r")
+        digest = (folder / _DIGEST).read_text()
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{folder}: the cache is damaged ({error}); delete the folder") from None
+    return array, digest
+
+
+def _write(paths: Sequence[Path], how: Decoding, folder: Path) -> None:
+    shape = (len(paths), how.channels, how.size, how.size)
+    array = np.lib.format.open_memmap(folder / _ARRAY, mode="w+", dtype=np.uint8, shape=shape)
+    content = hashlib.sha256()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    workers = min(8, os.cpu_count() or 1)
+    # Pillow decodes and resizes outside the interpreter lock.
+    with ThreadPoolExecutor(workers) as pool, Progress(*columns, transient=True) as progress:
+        try:
+            images = pool.map(lambda path: decode(path, how), paths)
+            for i, image in enumerate(progress.track(images, total=len(paths), description="decoding images")):
+                array[i] = image
+                content.update(array[i].data)
+        except UserError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    array.flush()
+    (folder / _DIGEST).write_text(content.hexdigest())
+
+
+def _key(paths: Sequence[Path], how: Decoding) -> str:
+    files = [(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path in paths for stat in (path.stat(),)]
+    return hashlib.sha256(json.dumps([_FORMAT, asdict(how), files]).encode()).hexdigest()[:24]
