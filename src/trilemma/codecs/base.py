@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ class Codec(nn.Module, ABC):
 
     Attributes:
         image_shape: (C, H, W).
-        code_shape: (h, w) or (h, w, c) for tokens, raster order with the channel fastest; (c, h, w) for continuous codes.
+        code_shape: (h, w) or (h, w, c) for tokens, raster order, the channel fastest; (c, h, w) for continuous codes.
         num_classes: Number of token classes K; None for continuous codes.
         scale: Buffer that a continuous code is multiplied by to have unit deviation; 1 for tokens.
     """
@@ -29,6 +31,7 @@ class Codec(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("scale", torch.ones(()))
+        self._frozen = False
 
     @property
     def length(self) -> int:
@@ -42,3 +45,41 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, code: Tensor) -> Tensor:
         """Codes [B, *code_shape] to images [B, C, H, W] in [-1, 1]."""
+
+    def freeze(self) -> Self:
+        """Fix the codec for good: no gradients, and evaluation mode whatever mode a parent module is put in."""
+        self._frozen = True
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; a frozen codec stays in evaluation mode."""
+        return super().train(mode and not self._frozen)
+
+
+def image_shape_of(sizes: Sequence[int]) -> tuple[int, int, int]:
+    """Check an image shape (C, H, W) that may have come as a list.
+
+    Raises:
+        ValueError: If there are not three positive sizes.
+    """
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(f"image_shape must be (C, H, W), got {tuple(sizes)}")
+    channels, height, width = sizes
+    return channels, height, width
+
+
+def flatten(code: Tensor) -> Tensor:
+    """Codes [B, *code_shape] as sequences [B, L] in raster order."""
+    return code.flatten(1)
+
+
+def unflatten(tokens: Tensor, code_shape: Sequence[int]) -> Tensor:
+    """Sequences [B, L] as codes [B, *code_shape]; inverse of `flatten`.
+
+    Raises:
+        ValueError: If L is not the product of `code_shape`.
+    """
+    if tokens.ndim != 2 or tokens.shape[1] != math.prod(code_shape):
+        raise ValueError(f"tokens of shape {tuple(tokens.shape)} do not fill codes of shape {tuple(code_shape)}")
+    return tokens.reshape(-1, *code_shape)

@@ -1,0 +1,98 @@
+"""Images as a grid of codebook indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trilemma.codecs.base import Codec, image_shape_of
+from trilemma.codecs.quantizer import EMAQuantizer
+from trilemma.errors import UserError
+from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.processes.noise import NoiseSource
+
+
+class VQOutput(NamedTuple):
+    """What a training step needs.
+
+    Attributes:
+        reconstruction: Images [B, C, H, W], not clipped.
+        code: int64 [B, h, w].
+        commitment: The weighted commitment loss, a scalar.
+    """
+
+    reconstruction: Tensor
+    code: Tensor
+    commitment: Tensor
+
+
+class VQ(Codec):
+    """Encoder, codebook, decoder.
+
+    Source: van den Oord et al. 2017 (VQ-VAE).
+
+    Args:
+        image_shape: (C, H, W).
+        encoder: Images to latents.
+        decoder: Latents to images.
+        quantizer: Latents to codes.
+
+    Raises:
+        UserError: If the image cannot be halved as often as the encoder does.
+        ValueError: If the parts do not fit each other.
+    """
+
+    num_classes: int
+
+    def __init__(
+        self, *, image_shape: Sequence[int], encoder: ConvEncoder, decoder: ConvDecoder, quantizer: EMAQuantizer
+    ) -> None:
+        super().__init__()
+        self.image_shape = channels, height, width = image_shape_of(image_shape)
+        for name, found, wanted in (
+            ("encoder.in_channels", encoder.in_channels, channels),
+            ("encoder.out_channels", encoder.out_channels, quantizer.dim),
+            ("decoder.in_channels", decoder.in_channels, quantizer.dim),
+            ("decoder.out_channels", decoder.out_channels, channels),
+            ("decoder.num_upsamples", decoder.num_upsamples, encoder.num_downsamples),
+        ):
+            if found != wanted:
+                raise ValueError(f"{name}={found}, but the other parts need {wanted}")
+        factor = 2**encoder.num_downsamples
+        if height % factor or width % factor:
+            raise UserError(
+                f"images of {height}x{width} cannot be halved {encoder.num_downsamples} times: "
+                f"set data.size to a multiple of {factor}"
+            )
+        self.code_shape = (height // factor, width // factor)
+        self.num_classes = quantizer.codebook_size
+        self.encoder = encoder
+        self.decoder = decoder
+        self.quantizer = quantizer
+
+    def forward(self, images: Tensor) -> VQOutput:
+        """Reconstruct images [B, C, H, W]; in training mode the codebook follows."""
+        quantized = self.quantizer(self.encoder(images))
+        return VQOutput(self.decoder(quantized.latents), quantized.code, quantized.commitment)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """Tokens int64 [B, h, w] of images [B, C, H, W]; leaves the codebook alone in any mode."""
+        return self.quantizer.nearest(self.encoder(images))
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [-1, 1] of tokens [B, h, w]."""
+        images: Tensor = self.decoder(self.embed(code))
+        return images.clamp(-1.0, 1.0)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Latents before quantisation, [B, d, h, w], of images [B, C, H, W]."""
+        latents: Tensor = self.encoder(images)
+        return latents
+
+    def embed(self, code: Tensor) -> Tensor:
+        """Codebook vectors [B, d, h, w] of tokens [B, h, w]."""
+        return self.quantizer.embed(code)

@@ -1,0 +1,122 @@
+"""Transformer blocks whose normalisation is steered by a vector (AdaLN-zero)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer-normalise x [B, L, d] without an affine part, then apply (1 + scale) and shift, each [B, 1, d]."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of every position to every position.
+
+    Args:
+        dim: Width d.
+        num_heads: Number of heads; divides d.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within x [B, L, d]."""
+        B, L, d = x.shape
+        q, k, v = self.qkv(x).view(B, L, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, L, d))
+        return mixed
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of every position to a context.
+
+    Args:
+        dim: Width d.
+        context_dim: Width of the context.
+        num_heads: Number of heads; divides d.
+    """
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(context_dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend from x [B, L, d] to context [B, M, context_dim] where mask [B, M] is True.
+
+        An image whose mask is False throughout has nothing to attend to and gets zeros.
+        """
+        B, L, d = x.shape
+        head_dim = d // self.num_heads
+        q = self.query(x).view(B, L, self.num_heads, head_dim).transpose(1, 2)
+        k, v = self.key_value(context).view(B, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        if mask is None:
+            attended = F.scaled_dot_product_attention(q, k, v)
+        else:
+            # A softmax over nothing is NaN: such an image looks at everything and its result is then thrown away.
+            present = mask.any(dim=1)
+            visible = mask | ~present[:, None]
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
+        mixed: Tensor = self.out(attended.transpose(1, 2).reshape(B, L, d))
+        return mixed if mask is None else mixed.masked_fill(~present[:, None, None], 0.0)
+
+
+class AdaLNBlock(nn.Module):
+    """Self-attention, optional cross-attention and a perceptron; each shifted, scaled and gated by a vector.
+
+    The gates start at zero, so the block starts as the identity.
+
+    Source: Peebles and Xie 2023 (DiT), section 3.2, adaLN-Zero.
+
+    Args:
+        dim: Width d.
+        num_heads: Number of attention heads.
+        context_dim: Width of the context; None leaves cross-attention out.
+        mlp_ratio: Hidden width of the perceptron over d.
+        dropout: Probability of dropping an entry of a branch's result.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, *, context_dim: int | None = None, mlp_ratio: float = 4.0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.attention = SelfAttention(dim, num_heads)
+        self.cross = None if context_dim is None else CrossAttention(dim, context_dim, num_heads)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.dropout = nn.Dropout(dropout)
+        self.num_branches = 2 if self.cross is None else 3
+        self.modulation = nn.Linear(dim, 3 * self.num_branches * dim)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, steer: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Transform x.
+
+        Args:
+            x: [B, L, d].
+            steer: What the modulation is computed from, once a block, [B, d].
+            context: [B, M, context_dim], where the block has cross-attention.
+            mask: True where the context is valid, [B, M].
+
+        Returns:
+            [B, L, d].
+        """
+        parts = self.modulation(steer)[:, None].to(x.dtype).chunk(3 * self.num_branches, dim=-1)
+        x = self._add(x, parts[2], self.attention(modulate(x, parts[0], parts[1])))
+        if self.cross is not None:
+            assert context is not None
+            x = self._add(x, parts[8], self.cross(modulate(x, parts[6], parts[7]), context, mask))
+        return self._add(x, parts[5], self.mlp(modulate(x, parts[3], parts[4])))
+
+    def _add(self, x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
+        return torch.addcmul(x, gate, self.dropout(branch).to(x.dtype))
