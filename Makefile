@@ -70,7 +70,7 @@ format: $(VENV)/.dev-installed ## Mend what the linter can and format
 
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Speed against the floor and against peers
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python benchmarks/discrete.py
 
 .PHONY: clean
 clean: ## Delete caches and .venv; outputs/ stays
