@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from PIL import Image
 
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.ema import ema_swapped
@@ -23,44 +23,51 @@ from trilemma.models.base import Reconstructs, Samples
 
 
 class SampleGrid(L.Callback):
-    """Draws a grid of samples into `samples/step=00001000.png`, the same noise and labels each time.
+    """Draws a grid of samples into `samples/step=00001000.png`, now and then and at the end, always from one noise.
 
     Averaged weights are used where there are any, and training's random generators are left untouched. Families that
-    do not sample are passed over. A conditional model's images are sorted by label, and labelled.
+    do not sample are passed over. A model conditioned on labels gets one row a label.
 
     Args:
         every_n_batches: How often.
-        num_images: How many.
+        num_rows: Of the grid.
         num_columns: Of the grid.
         seed: Of the noise.
     """
 
-    def __init__(
-        self, every_n_batches: int = 1000, *, num_images: int = 80, num_columns: int = 8, seed: int = 0
-    ) -> None:
-        if min(every_n_batches, num_images, num_columns) < 1:
-            raise UserError("every_n_batches, num_images and num_columns of the sample grid must be at least 1")
+    def __init__(self, every_n_batches: int = 1000, *, num_rows: int = 10, num_columns: int = 8, seed: int = 0) -> None:
+        if min(every_n_batches, num_rows, num_columns) < 1:
+            raise UserError("every_n_batches, num_rows and num_columns of the sample grid must be at least 1")
         self.every_n_batches = every_n_batches
-        self.num_images = num_images
+        self.num_rows = num_rows
         self.num_columns = num_columns
         self.seed = seed
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Draw where it is time."""
-        if num_batches(trainer) % self.every_n_batches or not isinstance(pl_module, Samples):
-            return
-        if trainer.is_global_zero:
-            labels = self._labels(pl_module)
-            with undisturbed(pl_module), ema_swapped(trainer, pl_module):
-                images = pl_module.sample(self.num_images, condition=labels, seed=self.seed)
-            names = None if labels is None else [str(label) for label in labels]
-            _publish(trainer, "samples", images, num_columns=self.num_columns, labels=names)
+        if num_batches(trainer) % self.every_n_batches == 0:
+            self._draw(trainer, pl_module)
 
-    def _labels(self, module: L.LightningModule) -> list[int] | None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the end."""
+        if num_batches(trainer) % self.every_n_batches:
+            self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or not isinstance(module, Samples):
+            return
+        labels = self._row_labels(module)
+        condition = None if labels is None else [label for label in labels for _ in range(self.num_columns)]
+        with undisturbed(module), ema_swapped(trainer, module):
+            images = module.sample(self.num_rows * self.num_columns, condition=condition, seed=self.seed)
+        names = None if labels is None else [str(label) for label in labels]
+        _publish(trainer, "samples", make_grid(images, self.num_columns, row_labels=names))
+
+    def _row_labels(self, module: L.LightningModule) -> list[int] | None:
         encoder = getattr(module, "condition", None)
         if not isinstance(encoder, LabelCondition):
             return None
-        return [i * encoder.num_labels // self.num_images for i in range(self.num_images)]
+        return [row % encoder.num_labels for row in range(self.num_rows)]
 
 
 class Reconstructions(L.Callback):
@@ -94,7 +101,7 @@ class Reconstructions(L.Callback):
         images = batch["image"][: self.num_images]
         with undisturbed(pl_module):
             pairs = torch.cat([images, pl_module.reconstruct(images)])
-        _publish(trainer, "reconstructions", pairs, num_columns=len(images), labels=None)
+        _publish(trainer, "reconstructions", make_grid(pairs, len(images), row_labels=["data", "model"]))
 
 
 @contextmanager
@@ -110,14 +117,10 @@ def undisturbed(module: L.LightningModule) -> Iterator[None]:
                 part.training = training
 
 
-def _publish(trainer: L.Trainer, name: str, images: Tensor, *, num_columns: int, labels: list[str] | None) -> None:
+def _publish(trainer: L.Trainer, name: str, picture: Image.Image) -> None:
     step = num_batches(trainer)
-    grid = make_grid(images, num_columns=num_columns, labels=labels)
-    path = Path(trainer.default_root_dir) / name / f"step={step:08d}.png"
-    save_png(grid, path)
+    save_png(picture, Path(trainer.default_root_dir) / name / f"step={step:08d}.png")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            # wandb gives images no axis of their own: the caption says the step.
-            logger.log_image(
-                name, [str(path)], step=trainer.fit_loop.epoch_loop._batches_that_stepped, caption=[f"batch {step}"]
-            )
+            # wandb's slider shows its own call counter: the caption says the batch.
+            logger.log_image(name, [picture], step=step, caption=[f"batch {step}"])

@@ -32,7 +32,7 @@ class CSVLogger(Logger):
     def __init__(self, save_dir: str | os.PathLike[str]) -> None:
         super().__init__()
         self._folder = Path(save_dir)
-        self._columns: list[str] | None = None  # None until the first row
+        self._columns: list[str] = []  # empty until the first row
 
     @property
     def path(self) -> Path:
@@ -72,21 +72,15 @@ class CSVLogger(Logger):
         if step is None:
             raise ValueError("a row of metrics needs its step")
         row = {"step": step, **metrics}
-        if self._columns is None:
+        if not self._columns:
             self._take_up(step)
-        if new := [name for name in row if name not in self._columns_]:
-            self._rewrite([*self._columns_, *new], self._rows())
+        if new := [name for name in row if name not in self._columns]:
+            self._rewrite([*self._columns, *new], self._rows())
         try:
             with self.path.open("a", newline="", encoding="utf-8") as handle:
-                handle.write(_line([row.get(name, "") for name in self._columns_]))
+                handle.write(_line([row.get(name, "") for name in self._columns]))
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror}; free some space and resume the run"
-            ) from error
-
-    @property
-    def _columns_(self) -> list[str]:
-        return self._columns or []
+            raise UserError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
 
     def _take_up(self, step: int) -> None:
         rows = self._rows()
