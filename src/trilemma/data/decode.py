@@ -49,8 +49,7 @@ def decode(path: Path, how: Decoding) -> npt.NDArray[np.uint8]:
         UserError: If the file is no image, is damaged, or has more than 8 bits a channel.
     """
     try:
-        # Pillow warns of huge and of odd files; what it can read all the same is good enough.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
+        with Image.open(path) as file:
             file.load()
             image = ImageOps.exif_transpose(file)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -112,8 +111,13 @@ def _write(paths: Sequence[Path], how: Decoding, folder: Path) -> None:
     content = hashlib.sha256()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     workers = min(8, os.cpu_count() or 1)
-    # Pillow decodes and resizes outside the interpreter lock.
-    with ThreadPoolExecutor(workers) as pool, Progress(*columns, transient=True) as progress:
+    # Pillow decodes and resizes outside the interpreter lock. It warns of huge and odd files, which it reads all the
+    # same; the filter is one for all threads, so it is set here.
+    with (
+        warnings.catch_warnings(action="ignore"),
+        ThreadPoolExecutor(workers) as pool,
+        Progress(*columns, transient=True) as progress,
+    ):
         try:
             images = pool.map(lambda path: decode(path, how), paths)
             for i, image in enumerate(progress.track(images, total=len(paths), description="decoding images")):

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from trilemma.errors import UserError
 
+_REMEDY = "choose a writable one (data.root, data.cache_dir)"
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 20
 
@@ -31,9 +32,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be created ({error.strerror}); set data.root to a writable folder") from None
+        raise UserError(f"{folder}: cannot be created ({error.strerror}); {_REMEDY}") from None
     if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: the folder is read-only; set data.root to a writable folder")
+        raise UserError(f"{folder}: the folder is read-only; {_REMEDY}")
 
 
 @contextlib.contextmanager

@@ -192,7 +192,7 @@ class EvalLoader:
         self._codes = codes
         self._rank = rank
         self._world_size = world_size
-        self._bounds = [*range(0, num_images, batch_size), num_images]
+        self._bounds = [*range(0, num_images, max(batch_size, world_size)), num_images]
         # A last batch too small to give every rank an image joins the one before.
         if len(self._bounds) > 2 and self._bounds[-1] - self._bounds[-2] < world_size:
             del self._bounds[-2]
