@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> None:
     """Load, draw, measure."""
     from trilemma.runs.evaluate import evaluate
 
-    evaluate(cfg)
+    cli.job(evaluate, cfg)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> None:
     """Load, draw, write."""
     from trilemma.runs.sample import sample
 
-    sample(cfg)
+    cli.job(sample, cfg)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> None:
     """Check, build, fit."""
     from trilemma.runs.train import train
 
-    train(cfg)
+    cli.job(train, cfg)
 
 
 if __name__ == "__main__":

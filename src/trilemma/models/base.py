@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -16,8 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trilemma.data.batch import Batch
-from trilemma.samplers.base import OnStep, Sampler
-from trilemma.samplers.guidance import Guidance
+
+if TYPE_CHECKING:
+    from trilemma.samplers.base import OnStep, Sampler
+    from trilemma.samplers.guidance import Guidance
 
 CHECKPOINT_FORMAT = 1
 

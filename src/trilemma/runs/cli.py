@@ -8,8 +8,19 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONF = Path(__file__).parents[3] / "conf"
+
+
+def register_resolvers() -> None:
+    """Register the resolvers our configurations use: `${or:value,fallback}`."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("or", lambda value, fallback: fallback if value in (None, "None") else value, replace=True)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -21,6 +32,7 @@ def run(main: Callable[[], None]) -> None:
 
     from trilemma.errors import UserError
 
+    register_resolvers()
     try:
         main()
     except UserError as error:
@@ -35,7 +47,20 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(130) from None
 
 
-def _fail(line: str) -> None:
+def job(run_job: Callable[[DictConfig], None], cfg: DictConfig) -> None:
+    """Run what an entry point does, inside Hydra's job.
+
+    A `UserError` ends the program here: Hydra would otherwise first print a line of its own.
+    """
+    from trilemma.errors import UserError
+
+    try:
+        run_job(cfg)
+    except UserError as error:
+        _fail(str(error))
+
+
+def _fail(line: str) -> NoReturn:
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
     raise SystemExit(2)
 

@@ -25,7 +25,7 @@ def codec_hash(codec: Codec) -> str:
 
 
 def cached_codes(codec: Codec, data: ImageData, cache_dir: Path, *, batch_size: int = 256) -> dict[str, Tensor]:
-    """Codes of the training and validation splits, int64 [V, N, L]; V = 2 where the data mirrors images, else 1.
+    """Codes of the training and validation splits, int64 [N, L]; [2, N, L] for training images that are mirrored at random.
 
     Kept under `cache_dir` by the hashes of codec and data; a file that cannot be read is made again.
     """
@@ -39,8 +39,8 @@ def cached_codes(codec: Codec, data: ImageData, cache_dir: Path, *, batch_size: 
     codes = {name: _encode(codec, data.split(name).images, data.flip and name == "train", batch_size, name) for name in ("train", "val")}
     small = torch.uint8 if (codec.num_classes or 0) <= 256 else torch.int32
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        torch.save({name: value.to(small) for name, value in codes.items()}, temporary)
+    with atomic_write(path) as handle:
+        torch.save({name: value.to(small) for name, value in codes.items()}, handle)
     return codes
 
 
@@ -52,4 +52,5 @@ def _encode(codec: Codec, images: Tensor, flip: bool, batch_size: int, name: str
         versions[0].append(flatten(codec.encode(batch)))
         if flip:
             versions[1].append(flatten(codec.encode(batch.flip(3))))
-    return torch.stack([torch.cat(v) for v in versions])
+    codes = [torch.cat(v) for v in versions]
+    return torch.stack(codes) if flip else codes[0]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trilemma.atomic import atomic_write
+from trilemma.atomic import atomic_write_text
 
 NAME = "run.json"
 
@@ -36,8 +36,7 @@ def write_record(
         "num_batches": num_batches,
         "time": time.time(),
     }
-    with atomic_write(run_dir / NAME) as path:
-        Path(path).write_text(json.dumps(record, indent=2) + "\n")
+    atomic_write_text(run_dir / NAME, json.dumps(record, indent=2) + "\n")
 
 
 def read_record(run_dir: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor
 
-from trilemma.atomic import atomic_write
+from trilemma.atomic import atomic_write_text
 from trilemma.data.images import to_uint8
 from trilemma.errors import UserError
 from trilemma.images import make_grid, save_png, save_samples_npz, to_pil
@@ -53,8 +54,7 @@ def sample(cfg: DictConfig) -> None:
     labels = torch.tensor(condition) if isinstance(condition, list) else None
     write(folder, images, labels, num_png=cfg.num_png)
     settings = {"checkpoint": str(cfg.ckpt), "weights": cfg.weights, "sampler": sampler_node, "guidance": guidance_node, "seed": cfg.seed}
-    with atomic_write(folder / "settings.json") as path:
-        Path(path).write_text(json.dumps(settings, indent=2) + "\n")
+    atomic_write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
     print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
 
 
@@ -67,12 +67,18 @@ def conditioned_on(config: dict[str, Any]) -> int | None:
 
 def default_folder(ckpt: Path, sampler: dict[str, Any], guidance: dict[str, Any], cfg: DictConfig) -> Path:
     """`<run directory>/samples/<settings>`, so that other settings never overwrite."""
-    run_dir = ckpt.resolve().parent.parent if ckpt.resolve().parent.name == "checkpoints" else ckpt.resolve().parent
     label = cfg.condition.label if cfg.condition.caption is None else "caption"
     parts = [f"n{cfg.num_images}", f"steps{sampler.get('num_steps')}", f"scale{guidance.get('scale', 1)}", f"seed{cfg.seed}"]
     if label is not None:
         parts.append(f"label{label}".replace(" ", ""))
-    return run_dir / "samples" / "-".join(parts)
+    return run_dir_of(ckpt) / "samples" / "-".join(parts)
+
+
+def run_dir_of(ckpt: Path) -> Path:
+    """The run directory a checkpoint lies in; its own folder where it was moved elsewhere."""
+    folder = ckpt.absolute().parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    return Path(os.path.relpath(folder))
 
 
 def draw(model: Samples, cfg: DictConfig, condition: Any, sampler: Sampler, guidance: Guidance) -> Tensor:

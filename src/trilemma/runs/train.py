@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from trilemma.atomic import atomic_write
+from trilemma.atomic import atomic_write_text
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.models.base import Family
@@ -154,10 +154,8 @@ def checkpoint_config(cfg: DictConfig) -> dict[str, Any]:
 def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
     """The resolved configuration, the data's splits and the versions of everything, into the run directory."""
     shown = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
-    with atomic_write(run_dir / "config.yaml") as path:
-        Path(path).write_text(OmegaConf.to_yaml(shown, resolve=True))
-    with atomic_write(run_dir / "splits.yaml") as path:
-        Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(data.split_record())))
+    atomic_write_text(run_dir / "config.yaml", OmegaConf.to_yaml(shown, resolve=True))
+    atomic_write_text(run_dir / "splits.yaml", OmegaConf.to_yaml(OmegaConf.create(data.split_record())))
     write_versions(run_dir)
 
 

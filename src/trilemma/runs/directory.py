@@ -1,0 +1,41 @@
+"""The run directory."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from trilemma.atomic import atomic_write_text
+from trilemma.errors import UserError
+
+_PACKAGES = ("trilemma", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "vector-quantize-pytorch", "numpy", "wandb")
+
+
+def prepare(folder: Path) -> None:
+    """Make a folder and see that it can be written.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another place with paths.output_dir=... (or output_dir=...)"
+        ) from None
+
+
+def write_versions(run_dir: Path) -> None:
+    """Write `versions.txt`: Python and the packages that decide the numbers."""
+    lines = [f"python {platform.python_version()}"]
+    for package in _PACKAGES:
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"{package} absent")
+    atomic_write_text(run_dir / "versions.txt", "\n".join(lines) + "\n")

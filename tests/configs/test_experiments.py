@@ -1,0 +1,80 @@
+"""Every experiment composes, passes the checks, and says in its header how it is run."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+from trilemma.runs import cli, schema
+from trilemma.runs.check import check_config
+from trilemma.runs.cli import register_resolvers
+
+CONF = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = sorted(str(p.relative_to(CONF / "experiment").with_suffix("")) for p in (CONF / "experiment").rglob("*.yaml"))
+FACTS = {"image_shape": [1, 32, 32], "num_labels": 10, "code_shape": [8, 8], "num_classes": 16, "num_states": 17}
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(entry, *overrides):
+    cfg = compose(entry, overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_composes_and_passes_the_checks(name):
+    root = ["data.root=somewhere"] if name.startswith("images/") else []
+    cfg = composed("train", f"experiment={name}", *root)
+    check_config(cfg, schema.TRAIN)
+    assert cfg.experiment_name == name
+    OmegaConf.update(cfg, "facts", FACTS)
+    cfg.paths.run_dir = "run"
+    OmegaConf.to_container(cfg, resolve=True)  # every interpolation has an answer once the facts are known
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_says_how_it_is_run(name):
+    lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert any(line.startswith(f"#   python train.py experiment={name}") for line in lines[:6])
+
+
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "vq_diffusion" in n])
+def test_a_prior_names_a_codec_that_exists(name):
+    root = ["data.root=somewhere"] if name.startswith("images/") else []
+    cfg = composed("train", f"experiment={name}", *root)
+    assert cfg.codec.experiment in EXPERIMENTS
+    codec = composed("train", f"experiment={cfg.codec.experiment}", *cfg.codec.overrides)
+    check_config(codec, schema.TRAIN)
+    assert codec.data._target_ == cfg.data._target_
+
+
+@pytest.mark.parametrize(("entry", "keys"), [("sample", schema.SAMPLE), ("evaluate", schema.EVALUATE)])
+def test_the_other_entry_points_compose(entry, keys):
+    check_config(composed(entry, "ckpt=x.ckpt", "sampler.num_steps=25", "guidance.scale=2"), keys)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [g for g in ("trainer", "process/schedule", "process", "sampler", "guidance", "optimizer", "scheduler", "logger")],
+)
+def test_every_option_of_a_group_composes_with_the_flagship(group):
+    for option in sorted((CONF / group).glob("*.yaml")):
+        if option.stem == "from_checkpoint":
+            continue
+        cfg = composed("train", "experiment=mnist/vq_diffusion", f"{group}={option.stem}")
+        check_config(cfg, schema.TRAIN)
+
+
+def test_the_config_folder_is_found():
+    assert cli.CONF.samefile(CONF)
