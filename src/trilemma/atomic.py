@@ -25,7 +25,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         path: The file to write.
 
     Yields:
-        A binary, seekable handle.
+        A binary handle that can be written, read back and sought in.
 
     Raises:
         UserError: If the file system refuses (no space, read-only, not a folder).
@@ -38,7 +38,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         raise _refused(target, error) from error
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as handle:
+        with os.fdopen(descriptor, "w+b") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -46,6 +46,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         temporary.replace(target)
         sync_folder(target.parent)
     except OSError as error:
+        if error.errno is None or (error.filename is not None and Path(error.filename) != temporary):
+            raise  # the caller's own trouble with another file
         raise _refused(target, error) from error
     finally:
         with suppress(OSError):

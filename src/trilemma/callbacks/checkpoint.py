@@ -67,10 +67,13 @@ class Checkpoints(Checkpoint):
         return "Checkpoints"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for Ctrl-C; clear what a killed process left."""
-        self._interrupted = self._stopping = False
+        """Clear what a killed process left."""
         if trainer.is_global_zero and _folder(trainer).is_dir():
             remove_leftovers(_folder(trainer))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen for Ctrl-C: from here on there is something to write down."""
+        self._interrupted = self._stopping = False
         if threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
 
@@ -91,7 +94,7 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if improved:
-            trainer.save_checkpoint(self.best_model_path)
+            trainer.save_checkpoint(self.best_model_path, weights_only=False)
         if self._stop_asked(trainer) or self._due:
             self._write(trainer)
 
@@ -139,7 +142,7 @@ class Checkpoints(Checkpoint):
     def _write(self, trainer: L.Trainer) -> None:
         self._due = False
         self._written = num_batches(trainer)
-        trainer.save_checkpoint(_folder(trainer) / f"step={self._written:08d}.ckpt")
+        trainer.save_checkpoint(_folder(trainer) / f"step={self._written:08d}.ckpt", weights_only=False)
         if trainer.is_global_zero:
             past = step_checkpoints(_folder(trainer))
             # Where a run went back to an older checkpoint, those after it belong to a future that did not happen.
