@@ -1,0 +1,198 @@
+"""Score samples and reconstructions, each number beside its real-vs-real floor."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from trilemma.codecs.base import Codec
+from trilemma.codecs.usage import CodebookUsage
+from trilemma.data.images import to_float, to_uint8
+from trilemma.data.split import Split
+from trilemma.errors import UserError
+from trilemma.evaluation.cache import cached_embed
+from trilemma.evaluation.extractor import Embedding, Extractor, Images, chunks
+from trilemma.evaluation.metrics.accuracy import label_accuracy
+from trilemma.evaluation.metrics.frechet import Moments, frechet_distance
+from trilemma.evaluation.metrics.histogram import class_counts, class_kl, class_total_variation, modes_hit
+from trilemma.evaluation.metrics.prdc import prdc
+from trilemma.evaluation.metrics.reconstruction import psnr, psnr_pooled, squared_errors, ssim
+
+if TYPE_CHECKING:
+    from trilemma.models.base import Reconstructs
+
+NEAREST_K = 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers of a model, and the same numbers of real images that it never saw.
+
+    Attributes:
+        metrics: By name.
+        floor: What held-out real images score in the place of samples: the best a perfect model can expect. Its
+            `num_images` says on how many.
+    """
+
+    metrics: dict[str, float]
+    floor: dict[str, float]
+
+
+def evaluate_samples(
+    samples: Images,
+    labels: Tensor | None = None,
+    *,
+    real: Split,
+    real_floor: Split,
+    extractor: Extractor,
+    cache_dir: str | Path | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Quality and coverage of samples.
+
+    `FD[<extractor>]` compares all samples with all real images. Precision, recall, density and coverage (k = 5)
+    depend on the number of images, so all their sets are seeded subsets of one size n: that of the smallest of
+    samples, held-out images and real images. The floor's Frechet distance is taken at n too. `precision_ratio` and
+    `coverage_ratio` are over the floor's value. Class frequencies of samples are compared with those the extractor
+    sees in the real images, so that its own errors are on both sides.
+
+    Args:
+        samples: uint8 [N, C, H, W].
+        labels: Classes that the samples were to show, int64 [N]; None for unconditional samples.
+        real: Reference: the whole training split.
+        real_floor: Held-out real images.
+        extractor: Names every Frechet distance.
+        cache_dir: Where features of real images are kept; None keeps none.
+        seed: Of the subsets.
+
+    Raises:
+        UserError: If shapes or labels do not fit the extractor, or a set is too small.
+    """
+    num = min(len(samples), len(real), len(real_floor))
+    if num <= NEAREST_K:
+        raise UserError(
+            f"{len(samples)} samples, {len(real)} real and {len(real_floor)} held-out images: "
+            f"evaluation needs at least {NEAREST_K + 1} of each"
+        )
+    if num < len(samples):
+        _log.warning(
+            "only %d real images for %d samples: the floor and precision to coverage use %d", num, len(samples), num
+        )
+    seen = extractor.embed(samples)
+    seen_real = cached_embed(extractor, real.images, cache_dir)
+    seen_floor = cached_embed(extractor, real_floor.images, cache_dir)
+
+    floor_rows = _subset(len(real_floor), num, seed + 1)
+    floor_labels = None if real_floor.labels is None else real_floor.labels[floor_rows]
+    if floor_labels is not None and int(floor_labels.max()) >= extractor.num_classes:
+        floor_labels = None  # a data set with other classes than the extractor's
+    reference = _Reference(seen_real, extractor, num=num, seed=seed)
+    metrics = reference.scores(seen, labels)
+    floor = reference.scores(Embedding(*(part[floor_rows] for part in seen_floor)), floor_labels)
+    for name in ("precision", "coverage"):
+        # A floor of 0 means balls of radius 0: over k copies of every image, which no ratio can speak of.
+        metrics[f"{name}_ratio"] = metrics[name] / floor[name] if floor[name] else float("nan")
+    return Evaluation(metrics, floor)
+
+
+class _Reference:
+    """Real images that sets of images are scored against."""
+
+    def __init__(self, real: Embedding, extractor: Extractor, *, num: int, seed: int) -> None:
+        self.extractor, self.num, self.seed = extractor, num, seed
+        self.moments = Moments.of(real.features)
+        self.subset = real.features[_subset(len(real.features), num, seed)]
+        self.counts = class_counts(real.logits.argmax(dim=1), extractor.num_classes)
+
+    def scores(self, seen: Embedding, labels: Tensor | None) -> dict[str, float]:
+        features, predicted = seen.features, seen.logits.argmax(dim=1)
+        # Samples may come sorted by label, so their first n are no fair choice.
+        neighbours = prdc(self.subset, features[_subset(len(features), self.num, self.seed + 2)], nearest_k=NEAREST_K)
+        counts = class_counts(predicted, self.extractor.num_classes)
+        scores = {
+            "num_images": float(len(features)),
+            f"FD[{self.extractor.name}]": frechet_distance(features, self.moments),
+            "precision": neighbours.precision,
+            "recall": neighbours.recall,
+            "density": neighbours.density,
+            "coverage": neighbours.coverage,
+            "modes_hit": float(modes_hit(counts)),
+            "class_kl": class_kl(counts, self.counts),
+            "class_tv": class_total_variation(counts, self.counts),
+        }
+        if labels is not None:
+            scores["label_accuracy"] = label_accuracy(predicted, self._checked(labels, len(features)))
+        shares = counts.double() / len(features)
+        names = self.extractor.card.label_names
+        return scores | {f"class_share/{name}": float(share) for name, share in zip(names, shares, strict=True)}
+
+    def _checked(self, labels: Tensor, num: int) -> Tensor:
+        if labels.shape != (num,):
+            raise UserError(f"need one label a sample, got labels {list(labels.shape)} for {num} samples")
+        if not (int(labels.min()) >= 0 and int(labels.max()) < self.extractor.num_classes):
+            raise UserError(f"labels {int(labels.min())}..{int(labels.max())} are not classes of {self.extractor.name}")
+        return labels
+
+
+@torch.no_grad()
+def evaluate_reconstruction(
+    model: Reconstructs,
+    images: Images,
+    *,
+    extractor: Extractor,
+    codec: Codec | None = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 250,
+    cache_dir: str | Path | None = None,
+) -> dict[str, float]:
+    """What a model loses on the way to its code and back.
+
+    Args:
+        model: Gives images back.
+        images: uint8 [N, C, H, W] that it was not trained on, N >= 2.
+        extractor: Names the Frechet distance between the images and their reconstructions, `rFD[<extractor>]`.
+        codec: Where it has token classes, their use over all images is added as `codebook_*`.
+        device: Where the model is.
+        batch_size: Images at a time.
+        cache_dir: Where features of the real images are kept; None keeps none.
+
+    Returns:
+        `psnr` (mean over images), `psnr_pooled` (of the pooled error), both in dB, `ssim`, `rFD[...]`, and the
+        codebook's use.
+
+    Raises:
+        UserError: If there are fewer than two images, or they do not fit the extractor.
+    """
+    if len(images) < 2:
+        raise UserError(f"{len(images)} images: need at least 2 to measure reconstruction")
+    usage = CodebookUsage(codec.num_classes).to(device) if codec is not None and codec.num_classes is not None else None
+    parts: list[Tensor] = []
+    for chunk in chunks(images, batch_size):
+        batch = to_float(chunk.to(device))
+        parts.append(to_uint8(model.reconstruct(batch)).cpu())
+        if usage is not None and codec is not None:
+            usage.update(codec.encode(batch))
+    returned, original = torch.cat(parts), images[:].cpu()
+    errors = squared_errors(original, returned)
+    distance = frechet_distance(extractor.features(returned), cached_embed(extractor, images, cache_dir).features)
+    scores = {
+        "num_images": float(len(images)),
+        "psnr": psnr(errors),
+        "psnr_pooled": psnr_pooled(errors),
+        "ssim": ssim(original, returned),
+        f"rFD[{extractor.name}]": distance,
+    }
+    if usage is not None:
+        scores |= {f"codebook_{name}": float(value) for name, value in usage.compute().items()}
+    return scores
+
+
+def _subset(num_all: int, num: int, seed: int) -> Tensor:
+    """`num` different positions below `num_all`, int64 [num]."""
+    return torch.randperm(num_all, generator=torch.Generator().manual_seed(seed))[:num]
