@@ -57,17 +57,19 @@ class NoiseSource(ABC):
             RuntimeError: If the weights of a position sum to zero, infinity or NaN.
         """
         uniform = self.uniform(tuple(probs.shape[:-1]), dtype=torch.float64)
-        return inverse_cdf(probs.flatten(0, -2), uniform.flatten(), log=log).view(probs.shape[:-1])
+        drawn = inverse_cdf(probs.flatten(0, -2), uniform.flatten(), log=log)
+        return drawn.view(probs.shape[:-1])
 
 
 class Noise(NoiseSource):
     """Counter-based noise: a hash of (seed, image index, draw, position).
 
-    Every call is one draw. Image 17 of a seed sees the same numbers whatever the batch it is in, the device count or the rank; uniform
-    numbers are the same bit for bit on every device type, since they are integer arithmetic.
+    Every call is one draw. Image 17 of a seed sees the same numbers whatever the batch it is in, the device count or
+    the rank; uniform numbers are the same bit for bit on every device type, since they are integer arithmetic.
 
-    The hash is SplitMix64 (Steele, Lea and Flood 2014) over the position, with a second key added between its two multiplications so that
-    two streams whose starting points happen to lie a whole number of increments apart do not run parallel.
+    The hash is SplitMix64 (Steele, Lea and Flood 2014) over the position, with a second key added between its two
+    multiplications so that two streams whose starting points happen to lie a whole number of increments apart do not
+    run parallel.
 
     Args:
         seed: Any integer, taken modulo 2^64.
@@ -93,7 +95,8 @@ class Noise(NoiseSource):
         """See `NoiseSource`; by the inverse of the normal CDF in float64, one hash a number."""
         # 52 bits and a half keep the argument strictly inside (0, 1) and exactly symmetric about 1/2.
         middle = (_shift(self._bits(shape), 12).to(torch.float64) + 0.5) * 2.0**-52
-        return torch.special.ndtri(middle).to(dtype)
+        normal: Tensor = torch.special.ndtri(middle)
+        return normal.to(dtype)
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
         """64 random bits an element, int64."""
@@ -137,7 +140,8 @@ def _signed(value: int) -> int:
 
 def _shift(x: Tensor, num_bits: int) -> Tensor:
     """Logical right shift (torch's own keeps the sign)."""
-    return (x >> num_bits) & (2 ** (64 - num_bits) - 1)
+    shifted: Tensor = (x >> num_bits) & (2 ** (64 - num_bits) - 1)
+    return shifted
 
 
 def _mix(x: Tensor, second_key: Tensor | None = None) -> Tensor:

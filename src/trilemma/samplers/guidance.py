@@ -1,0 +1,93 @@
+"""How the branches of a condition are combined into one prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trilemma.conditions.base import Condition
+from trilemma.errors import UserError
+from trilemma.samplers.base import Prediction
+
+
+class Guidance:
+    """No guidance: the network's prediction under the condition as it is. Subclasses override what they change.
+
+    Attributes:
+        on_posterior: None, or a method (log_ps [B, L, S], process, xt, t) -> log_ps. Only where a guidance defines it
+            does a categorical sampler form p(xs|xt).
+    """
+
+    on_posterior: Callable[[Tensor, Any, Tensor, float], Tensor] | None = None
+
+    def branches(self, condition: Condition, t: float) -> list[Condition]:
+        """The conditions to run the network under at time t; the sampler runs them as one batch."""
+        del t
+        return [condition]
+
+    def on_prediction(self, predictions: list[Prediction], process: Any, xt: Tensor, t: float) -> Prediction:
+        """Combine the predictions, one a branch, in the order of `branches`."""
+        del process, xt, t
+        (prediction,) = predictions
+        return prediction
+
+
+class ClassifierFree(Guidance):
+    """Classifier-free guidance (Ho and Salimans 2022): u + scale * (c - u), on log p(x0|xt) or on the Gaussian x0.
+
+    Guiding log p(x0) is the discrete form of Tang et al. 2022, "Improved Vector Quantized Diffusion Models", equation
+    8.
+
+    Args:
+        scale: 0 is unconditional, 1 conditional, above 1 guided. 0 and 1 run the network once, exactly.
+        start: Time from which the guidance is on, in [0, 1]; before it (t > start) the scale is 1.
+        stop: Time down to which it is on; after it (t < stop) the scale is 1.
+
+    Raises:
+        UserError: If the scale is not a number or the interval is not one.
+    """
+
+    def __init__(self, scale: float, start: float = 1.0, stop: float = 0.0) -> None:
+        if not math.isfinite(scale):
+            raise UserError(f"guidance.scale={scale}: must be finite (0 unconditional, 1 conditional, above 1 guided)")
+        if not 0.0 <= stop <= start <= 1.0:
+            raise UserError(f"guidance.start={start} guidance.stop={stop}: must satisfy 0 <= stop <= start <= 1")
+        self.scale = scale
+        self.start = start
+        self.stop = stop
+
+    def branches(self, condition: Condition, t: float) -> list[Condition]:
+        """See `Guidance`.
+
+        Raises:
+            UserError: If the scale needs a null condition and the model has none.
+        """
+        scale = self._scale_at(t)
+        if scale == 1.0:
+            return [condition]
+        if condition.null is None:
+            raise UserError(
+                f"guidance.scale={self.scale} needs a null condition, and this is an unconditional "
+                "checkpoint: set guidance.scale=1"
+            )
+        return [condition.null] if scale == 0.0 else [condition.null, condition]
+
+    def on_prediction(self, predictions: list[Prediction], process: Any, xt: Tensor, t: float) -> Prediction:
+        """See `Guidance`."""
+        if len(predictions) == 1:
+            return super().on_prediction(predictions, process, xt, t)
+        null, conditional = predictions
+        if null.log_x0 is not None and conditional.log_x0 is not None:
+            guided = torch.lerp(null.log_x0, conditional.log_x0, self.scale).log_softmax(-1)
+            return Prediction(log_x0=guided, weighting=conditional.weighting)
+        if null.x0 is not None and conditional.x0 is not None:
+            x0 = torch.lerp(null.x0, conditional.x0, self.scale)
+            return Prediction(x0=x0, log_variance=conditional.log_variance)
+        raise ValueError("the branches of a guidance must both predict log_x0 or both x0")
+
+    def _scale_at(self, t: float) -> float:
+        return self.scale if self.stop <= t <= self.start else 1.0
