@@ -116,11 +116,15 @@ def trainer_of(folder, callbacks, *, max_steps=-1, logger=None, **options):
     )
 
 
-def fit(folder, *, max_steps=20, every=7, keep_last=9, resume=None, extra=(), model=None, accumulate=1, **options):
-    """Train `max_steps` batches with everything on; returns the trainer."""
+def seed_all():
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
+
+
+def fit(folder, *, max_steps=20, every=7, keep_last=9, resume=None, extra=(), model=None, accumulate=1, **options):
+    """Train `max_steps` batches with everything on; returns the trainer."""
+    seed_all()
     callbacks = [
         EMA([0.9, 0.5]),
         RandomState(),

@@ -6,8 +6,8 @@ import signal
 import lightning as L
 import pytest
 import torch
-from tiny_run import Tiny, assert_equal, fit
 
+from tiny_run import Tiny, assert_equal, fit
 from trilemma.callbacks.checkpoint import step_checkpoints
 from trilemma.runs.checkpoint import newest_valid, read_checkpoint
 from trilemma.runs.quiet import quieten
@@ -29,6 +29,10 @@ class At(L.Callback):
 
 def crash():
     raise RuntimeError("crash")
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def press_ctrl_c():
@@ -116,7 +120,7 @@ def test_second_ctrl_c_does_not_wait(tmp_path):
 @pytest.mark.parametrize("batch", [8, 10])
 def test_sigterm_then_resume(alone, tmp_path, batch):
     with pytest.raises(BaseException) as stop:  # noqa: PT011
-        fit(tmp_path, every=100, extra=[At(batch, lambda: os.kill(os.getpid(), signal.SIGTERM), "on_train_batch_start")])
+        fit(tmp_path, every=100, extra=[At(batch, terminate, "on_train_batch_start")])
     assert type(stop.value).__name__ == "SIGTERMException"
     fit(tmp_path, resume=newest_valid(tmp_path / "checkpoints"))
     assert_equal(final(tmp_path), final(alone))

@@ -90,8 +90,10 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the score; write the best, and what waited for the validation."""
+        if trainer.state.fn != "fit":
+            return
         improved = self._improved(trainer)
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking:
             return
         if improved:
             trainer.save_checkpoint(self.best_model_path, weights_only=False)

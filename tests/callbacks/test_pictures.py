@@ -1,0 +1,114 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tiny_run import Stream, Tiny, assert_equal, seed_all, trainer_of
+from trilemma.callbacks.ema import EMA
+from trilemma.callbacks.pictures import Reconstructions, SampleGrid, undisturbed
+from trilemma.callbacks.rng import capture
+from trilemma.conditions.label import LabelCondition
+from trilemma.conditions.none import NoCondition
+from trilemma.errors import UserError
+from trilemma.runs.quiet import quieten
+
+
+@pytest.fixture(autouse=True)
+def _quiet(recwarn):
+    quieten()
+
+
+class Painter(Tiny):
+    """Paints every image in the grey of its label, and disturbs what it can."""
+
+    def __init__(self, condition):
+        super().__init__()
+        self.condition = condition
+        self.calls = []
+        self.frozen.eval()
+
+    def loss(self, batch):
+        return super().loss({"image": batch["image"].flatten(1)[:, :3]})
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def sample(self, num_images, *, condition=None, sampler=None, guidance=None, seed=0, first_index=0, on_step=None):
+        torch.rand(9), random.random(), np.random.rand()  # noqa: NPY002
+        self.train()
+        self.calls.append((condition, seed, torch.is_grad_enabled(), self.net[0].weight.detach().clone()))
+        labels = torch.zeros(num_images) if condition is None else torch.tensor(condition)
+        return (labels / 5 - 1).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+
+    def reconstruct(self, images):
+        return -images
+
+
+def train(folder, model, callbacks, num_batches=5):
+    seed_all()
+    trainer = trainer_of(folder, callbacks, enable_checkpointing=False, max_steps=num_batches, val_check_interval=2)
+    trainer.fit(model, Stream(num_batches, (2, 1, 4, 4)), Stream(1, (3, 1, 4, 4)))
+    return trainer
+
+
+def test_grid_now_and_then_and_at_the_end(tmp_path):
+    model = Painter(LabelCondition(3, 2))
+    train(tmp_path, model, [SampleGrid(2, num_rows=4, num_columns=2, seed=7)])
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [f"step={n:08d}.png" for n in (2, 4, 5)]
+    assert {(tuple(call[0]), call[1], call[2]) for call in model.calls} == {((0, 0, 1, 1, 2, 2, 0, 0), 7, False)}
+
+
+def test_unconditional(tmp_path):
+    model = Painter(NoCondition())
+    train(tmp_path, model, [SampleGrid(5, num_rows=2, num_columns=2)])
+    assert [call[0] for call in model.calls] == [None]
+
+
+def test_samples_from_the_average(tmp_path):
+    model, ema = Painter(NoCondition()), EMA([0.5])
+    train(tmp_path, model, [ema, SampleGrid(5, num_rows=1)])
+    assert torch.equal(model.calls[0][3], ema.average()["net.0.weight"])
+    assert not torch.equal(model.net[0].weight, ema.average()["net.0.weight"])
+
+
+def test_training_is_undisturbed(tmp_path):
+    models = [Painter(NoCondition()) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    train(tmp_path / "with", models[0], [EMA(), SampleGrid(1), Reconstructions()])
+    train(tmp_path / "without", models[1], [EMA()])
+    assert models[0].calls
+    assert_equal(dict(models[0].state_dict()), dict(models[1].state_dict()))
+
+
+def test_undisturbed():
+    model = Painter(NoCondition())
+    before = capture()
+    with undisturbed(model):
+        assert not any(part.training for part in model.modules())
+        torch.rand(1)
+    assert_equal(capture(), before)
+    assert model.net.training
+    assert not model.frozen.training
+
+
+def test_reconstructions_stand_below_the_data(tmp_path):
+    train(tmp_path, Painter(NoCondition()), [Reconstructions(2)])
+    assert sorted(p.name for p in (tmp_path / "reconstructions").iterdir()) == [f"step={n:08d}.png" for n in (2,)]
+    picture = np.asarray(Image.open(tmp_path / "reconstructions" / "step=00000002.png").convert("L"))
+    assert picture.std() > 0
+
+
+def test_other_families_are_passed_over(tmp_path):
+    model = Tiny()
+    model.validation_step = lambda batch, batch_idx: None
+    model.loss = lambda batch, loss=model.loss: loss({"image": batch["image"].flatten(1)[:, :3]})
+    train(tmp_path, model, [SampleGrid(1), Reconstructions()])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("build", [lambda: SampleGrid(0), lambda: SampleGrid(num_rows=0), lambda: Reconstructions(0)])
+def test_refuses_bad_settings(build):
+    with pytest.raises(UserError, match="at least 1"):
+        build()

@@ -1,0 +1,78 @@
+import pytest
+from rich.console import Console
+
+from tiny_run import Evaluation, Stream, Tiny, TwoOptimizers, trainer_of
+from trilemma.callbacks import progress
+from trilemma.callbacks.counting import num_batches, planned_batches
+from trilemma.callbacks.learning_rate import LearningRate
+from trilemma.callbacks.progress import BatchProgress
+from trilemma.runs.csv_logger import CSVLogger
+from trilemma.runs.quiet import quieten
+
+
+@pytest.fixture(autouse=True)
+def _quiet(recwarn, monkeypatch):
+    quieten()
+    monkeypatch.setattr(progress, "_REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+
+
+def run(folder, bar, module, num=4, **options):
+    trainer = trainer_of(
+        folder, [bar], enable_progress_bar=True, enable_checkpointing=False, val_check_interval=2, **options
+    )
+    trainer.fit(module, Stream(num), Evaluation())
+    return trainer
+
+
+def test_lines_where_there_is_no_terminal(tmp_path, capsys):
+    run(tmp_path, BatchProgress(), Tiny(), max_steps=4)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4", "4/4"]
+    assert " loss " in lines[-1]
+    assert lines[-1].endswith("it/s")
+
+
+def test_bar_in_a_terminal(tmp_path):
+    bar = BatchProgress()
+    bar._console = Console(force_terminal=True, width=120, record=True, legacy_windows=False)
+    run(tmp_path, bar, Tiny(), max_steps=4)
+    text = bar._console.export_text()
+    assert "4/4" in text
+    assert "loss" in text
+    assert bar._progress is None
+
+
+def test_disabled_is_silent(tmp_path, capsys):
+    bar = BatchProgress()
+    bar.disable()
+    run(tmp_path, bar, Tiny(), max_steps=4)
+    assert capsys.readouterr().out == ""
+
+
+def test_counts_batches_with_two_optimizers(tmp_path, capsys):
+    trainer = run(tmp_path, BatchProgress(), TwoOptimizers())
+    assert (num_batches(trainer), planned_batches(trainer), trainer.global_step) == (4, 4, 8)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("4/4")
+
+
+def test_counts_batches_with_accumulated_gradients(tmp_path):
+    trainer = run(tmp_path, BatchProgress(), Tiny(), max_steps=2, accumulate_grad_batches=2)
+    assert (num_batches(trainer), planned_batches(trainer), trainer.global_step) == (4, 4, 2)
+
+
+def test_learning_rate_stands_in_the_row_of_the_loss(tmp_path):
+    trainer = trainer_of(
+        tmp_path, [LearningRate()], enable_checkpointing=False, max_steps=3, logger=CSVLogger(tmp_path)
+    )
+    trainer.fit(Tiny(), Stream(3))
+    header, *rows = (line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines())
+    rates = [float(row[header.index("train/lr")]) for row in rows]
+    assert rates == pytest.approx([0.005, 0.01, 0.015])
+    assert all(row[header.index("train/loss")] for row in rows)
+
+
+def test_learning_rates_of_several_optimizers(tmp_path):
+    trainer = trainer_of(tmp_path, [LearningRate()], enable_checkpointing=False, logger=CSVLogger(tmp_path))
+    trainer.fit(TwoOptimizers(), Stream(2))
+    assert {"train/lr_0", "train/lr_1"} <= set((tmp_path / "metrics.csv").read_text().splitlines()[0].split(","))

@@ -1,0 +1,67 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from trilemma.errors import UserError
+from trilemma.runs.lock import run_lock
+
+HOLD = """
+import os, sys, time
+from trilemma.runs.lock import run_lock
+with run_lock(sys.argv[1]):
+    if os.fork() == 0:  # a loader's worker that outlives its parent
+        time.sleep(60)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert int(process.stdout.readline()) == process.pid
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def test_second_process_is_refused_until_the_first_is_killed(holder, tmp_path):
+    with pytest.raises(UserError, match=f"is in use by process {holder.pid} on") as error, run_lock(tmp_path):
+        pass
+    assert "\n" not in str(error.value)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with run_lock(tmp_path):
+        pass
+
+
+def test_same_process_is_refused(tmp_path):
+    run = tmp_path / "new" / "run"
+    with run_lock(run):
+        with pytest.raises(UserError, match="in use by this process"), run_lock(run / ".." / "run"):
+            pass
+        # and the attempt has not dropped the lock
+        code = f"from trilemma.runs.lock import run_lock\nwith run_lock({str(run)!r}): pass"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "UserError" in done.stderr
+    with run_lock(run):
+        pass
+
+
+def test_released_on_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path):
+        _ = 1 / 0
+    with run_lock(tmp_path):
+        pass
+
+
+def test_not_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*file/run"), run_lock(tmp_path / "file" / "run"):
+        pass
