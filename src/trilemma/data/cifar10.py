@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from trilemma.data.base import ImageData, Split, SplitName
-from trilemma.data.cifar10_files import ARCHIVES, Records, find_folder, read_archive, read_folder
+from trilemma.data.cifar10_files import ARCHIVES, Records, find_folder, read_archive, read_folder, verify_archive
 from trilemma.data.files import atomic_folder, download, locked
 from trilemma.data.split import balanced_order
 from trilemma.errors import UserError
@@ -101,15 +101,17 @@ class CIFAR10(ImageData):
         target = self.root / _FOLDER / name
         with locked(target.parent, self.name):
             if not target.is_file():
-                download([_URL + name], target, verify=lambda path: read_archive(path, ARCHIVES[name]))
+                download([_URL + name], target, verify=lambda content: verify_archive(content, target))
         return target
 
     def _unpack(self, archive: Path) -> Path:
         with locked(archive.parent, self.name):
             folder = find_folder([archive.parent])
             if folder is None:  # another process may have been faster
-                files = read_archive(archive, ARCHIVES[archive.name])
+                files = read_archive(archive)
                 folder = archive.parent / ARCHIVES[archive.name].folder
+                if folder.exists():
+                    raise UserError(f"{folder}: files are missing; delete the folder, it is unpacked again")
                 with atomic_folder(folder) as partial:
                     for name, content in files.items():
                         (partial / name).write_bytes(content)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trilemma.data.files import md5
+from trilemma.data.files import md5, read_bytes
 from trilemma.errors import UserError
 
 _IMAGE_BYTES = 3 * 32 * 32
@@ -103,21 +103,25 @@ def read_folder(folder: Path) -> dict[str, Records]:
     return splits
 
 
-def read_archive(path: Path, archive: Archive) -> dict[str, bytes]:
+def verify_archive(content: bytes, path: Path) -> None:
+    """Compare the content of the archive `path` with the official MD5.
+
+    Raises:
+        UserError: If they differ.
+    """
+    found, expected = md5(content), ARCHIVES[path.name].md5
+    if found != expected:
+        raise UserError(f"{path}: not the official archive (MD5 {found}, not {expected}); delete it and fetch it again")
+
+
+def read_archive(path: Path) -> dict[str, bytes]:
     """The regular files of an archive by their names, verified.
 
     Raises:
         UserError: If it is not the official archive.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or set data.root=DIR") from None
-    found = md5(content)
-    if found != archive.md5:
-        raise UserError(
-            f"{path}: not the official archive (MD5 {found}, expected {archive.md5}); delete it and fetch it again"
-        )
+    content = read_bytes(path)
+    verify_archive(content, path)
     files = {}
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
         for member in tar:

@@ -60,13 +60,13 @@ def decode(path: Path, how: Decoding) -> npt.NDArray[np.uint8]:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("L" if how.channels == 1 else "RGB")
-    box = None
     if how.resize == "crop":
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        box = (left, top, left + side, top + side)
-    if box is not None or image.size != (how.size, how.size):
-        image = image.resize((how.size, how.size), Image.Resampling.BICUBIC, box=box)
+        # Not resize's own box: that lets the surroundings bleed into the border.
+        image = image.crop((left, top, left + side, top + side))
+    if image.size != (how.size, how.size):
+        image = image.resize((how.size, how.size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if how.channels == 1 else pixels.transpose(2, 0, 1)
 

@@ -1,21 +1,24 @@
-"""Files that appear whole or not at all: atomic writes, a lock, and downloads."""
+"""Reading files with one-line errors, folders that appear whole or not at all, a lock, and downloads."""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from trilemma.atomic import atomic_write, sync_folder
 from trilemma.errors import UserError
 
 _REMEDY = "choose a writable one (data.root, data.cache_dir)"
@@ -23,11 +26,12 @@ _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 20
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents.
+@contextlib.contextmanager
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock `name` in `folder`, which is created: only one process at a time works on what it guards.
 
     Raises:
-        UserError: If it cannot be written to.
+        UserError: If the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,56 +39,64 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot be created ({error.strerror}); {_REMEDY}") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: the folder is read-only; {_REMEDY}")
-
-
-@contextlib.contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """Hold the lock `name` in `folder`, which is created: only one process at a time works on what it guards."""
-    make_folder(folder)
     with FileLock(folder / f".{name}.lock"):
         yield
 
 
 @contextlib.contextmanager
-def atomic_file(target: Path) -> Iterator[Path]:
-    """Give a temporary path beside `target`; when the block ends well, the file is flushed and takes its name."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
-    os.close(descriptor)
-    partial = Path(name)
-    try:
-        yield partial
-        flush(partial)
-        partial.chmod(0o644)
-        partial.replace(target)
-        flush(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `target`; when the block ends well, it is flushed and takes the name."""
+    """Give a temporary folder beside `target`; when the block ends well, it is flushed and takes the name.
+
+    The folder holds files only, and `target` does not exist.
+    """
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial"))
     try:
         yield partial
         for path in partial.iterdir():
-            flush(path)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(partial)
         partial.chmod(0o755)
-        if target.exists():  # what a check found wanting: the new one replaces it
-            shutil.rmtree(target)
         partial.replace(target)
-        flush(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def flush(path: Path) -> None:
-    """Force a file, or a folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def read_bytes(path: Path) -> bytes:
+    """Content of a file as it is.
+
+    Raises:
+        UserError: If it is missing or unreadable.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or set data.root=DIR") from None
+
+
+def read_unzipped(path: Path) -> bytes:
+    """Content of a file, decompressed if its name ends in .gz.
+
+    Raises:
+        UserError: If the file is missing, unreadable, truncated or no gzip file.
+    """
+    content = read_bytes(path)
+    return gunzip(content, path) if path.suffix == ".gz" else content
+
+
+def gunzip(content: bytes, path: Path) -> bytes:
+    """Decompress the content of the file `path`.
+
+    Raises:
+        UserError: If it is truncated or no gzip file.
+    """
+    try:
+        return gzip.decompress(content)
+    except EOFError:
+        raise UserError(f"{path}: the gzip file is truncated; delete it and fetch it again") from None
+    except (gzip.BadGzipFile, zlib.error):
+        raise UserError(f"{path}: not a valid gzip file; delete it and fetch it again") from None
 
 
 def md5(content: bytes) -> str:
@@ -92,43 +104,42 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def download(urls: Sequence[str], target: Path, *, verify: Callable[[Path], object]) -> None:
+def download(urls: Sequence[str], target: Path, *, verify: Callable[[bytes], object]) -> None:
     """Fetch a file from the first mirror that gives a good one.
 
     Args:
         urls: Mirrors of one file, http or https.
-        target: Where it goes; its folder exists.
-        verify: Raises UserError if the file is not what it should be.
+        target: Where it goes, whole or not at all.
+        verify: Raises UserError if the content is not what it should be.
 
     Raises:
-        UserError: If no mirror gives the file; the message names the last reason.
+        UserError: If no mirror gives the file (the message has the last reason), or it cannot be written.
     """
     reason: object = None
     for url in urls:
         try:
-            with atomic_file(target) as partial:
-                _fetch(url, partial)
-                verify(partial)
-        except URLError as error:
-            reason = error.reason
+            content = _fetch(url)
+            verify(content)
+        except HTTPError as error:
+            error.close()  # it is the response as well, with a socket
+            reason = error
         except (OSError, HTTPException, UserError) as error:
             reason = error
         else:
+            with atomic_write(target) as file:
+                file.write(content)
             return
-    where = ", ".join(urls)
-    raise UserError(f"{target}: cannot be downloaded from {where} ({reason}); put the file there, or set data.root=DIR")
+    raise UserError(f"cannot download {' or '.join(urls)} ({reason}); put the file at {target}, or set data.root=DIR")
 
 
-def _fetch(url: str, target: Path) -> None:
+def _fetch(url: str) -> bytes:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     request = Request(url, headers={"User-Agent": "trilemma"})
-    with (
-        urlopen(request, timeout=_TIMEOUT_SECONDS) as response,
-        target.open("wb") as file,
-        Progress(*columns, transient=True) as progress,
-    ):
+    content = bytearray()
+    with urlopen(request, timeout=_TIMEOUT_SECONDS) as response, Progress(*columns, transient=True) as progress:
         length = response.headers.get("Content-Length")
         task = progress.add_task(url.rsplit("/", 1)[-1], total=None if length is None else int(length))
         while chunk := response.read(_CHUNK_BYTES):
-            file.write(chunk)
+            content += chunk
             progress.advance(task, len(chunk))
+    return bytes(content)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,33 +12,6 @@ import numpy.typing as npt
 from trilemma.errors import UserError
 
 _UINT8 = 0x08
-
-
-def read_bytes(path: Path) -> bytes:
-    """Content of a file, decompressed if its name ends in .gz.
-
-    Raises:
-        UserError: If the file is missing, unreadable, truncated or no gzip file.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or set data.root=DIR") from None
-    return gunzip(content, path) if path.suffix == ".gz" else content
-
-
-def gunzip(content: bytes, path: Path) -> bytes:
-    """Decompress the content of the file `path`.
-
-    Raises:
-        UserError: If it is truncated or no gzip file.
-    """
-    try:
-        return gzip.decompress(content)
-    except EOFError:
-        raise UserError(f"{path}: the gzip file is truncated; delete it and fetch it again") from None
-    except (gzip.BadGzipFile, zlib.error):
-        raise UserError(f"{path}: not a valid gzip file; delete it and fetch it again") from None
 
 
 def parse_idx(content: bytes, path: Path, *, ndim: int) -> npt.NDArray[np.uint8]:

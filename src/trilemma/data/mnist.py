@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from trilemma.data.base import ImageData, Split, SplitName
-from trilemma.data.files import download, locked, md5
-from trilemma.data.idx import gunzip, parse_idx, read_bytes
+from trilemma.data.files import download, gunzip, locked, md5, read_unzipped
+from trilemma.data.idx import parse_idx
 from trilemma.data.split import balanced_order
 from trilemma.errors import UserError
 
@@ -114,7 +114,7 @@ class MNIST(ImageData):
                     download(
                         [mirror + file for mirror in self.mirrors],
                         target / file,
-                        verify=partial(self._verify_download, name=name),
+                        verify=partial(self._verify_download, path=target / file, name=name),
                     )
         return target
 
@@ -124,7 +124,7 @@ class MNIST(ImageData):
             name = f"{prefix}-{suffix}"
             path = _locate(folder, name)
             assert path is not None
-            content = read_bytes(path)
+            content = read_unzipped(path)
             arrays.append(parse_idx(content, path, ndim=ndim))
             self._verify(content, path, name)
         images, labels = arrays
@@ -135,9 +135,8 @@ class MNIST(ImageData):
             index=torch.arange(len(labels)),
         )
 
-    def _verify_download(self, path: Path, name: str) -> None:
-        # The path has a temporary name, so that its suffix does not say that it is compressed.
-        self._verify(gunzip(path.read_bytes(), path), path, name)
+    def _verify_download(self, content: bytes, path: Path, name: str) -> None:
+        self._verify(gunzip(content, path), path, name)
 
     def _verify(self, content: bytes, path: Path, name: str) -> None:
         found = md5(content)

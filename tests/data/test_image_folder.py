@@ -1,0 +1,202 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trilemma.data import decode as decode_module
+from trilemma.data.decode import Decoding, decode
+from trilemma.data.image_folder import ImageFolder
+from trilemma.errors import UserError
+
+COLOURS = [(20 * i, 10, 200 - 10 * i) for i in range(10)]
+
+
+def save(path, colour=(10, 20, 30), size=(8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Options of a data set over tmp_path/images."""
+
+    def make(**options):
+        defaults = {"root": tmp_path / "images", "cache_dir": tmp_path / "cache", "size": 4, "batch_size": 2}
+        return ImageFolder(**defaults | {"val_fraction": 0.2, "test_fraction": 0.2} | options)
+
+    return make
+
+
+def everything(data):
+    splits = [data.split(name) for name in ("train", "val", "test")]
+    order = torch.cat([split.index for split in splits]).argsort()
+    return torch.cat([split.images[:] for split in splits])[order], splits, order
+
+
+def test_class_folders_give_labels(folder, tmp_path):
+    for i, colour in enumerate(COLOURS):
+        save(tmp_path / "images" / ("cat" if i < 5 else "dog/deep") / f"{i}.png", colour)
+    save(tmp_path / "images" / ".hidden" / "x.png")
+    (tmp_path / "images" / "empty").mkdir()
+    (tmp_path / "images" / "cat" / "notes.txt").write_text("no image")
+    data = folder()
+    images, splits, order = everything(data)
+    assert (data.image_shape, data.num_labels, data.label_names) == ((3, 4, 4), 2, ["cat", "dog"])
+    assert [len(split) for split in splits] == [6, 2, 2]
+    assert torch.cat([split.labels for split in splits])[order].tolist() == [0] * 5 + [1] * 5
+    assert images[:, :, 0, 0].tolist() == [list(colour) for colour in COLOURS]
+    assert sorted(data.split("val").labels.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("key", ["text", "caption"])
+def test_metadata_give_captions(folder, tmp_path, key):
+    lines = []
+    for i, colour in enumerate(COLOURS):
+        save(tmp_path / "images" / "sub" / f"{i}.png", colour)
+        lines.append(json.dumps({"file_name": f"sub/{i}.png", key: f"colour {i}", "other": 1}))
+    (tmp_path / "images" / "metadata.jsonl").write_text("\n".join(lines) + "\n\n")
+    data = folder()
+    for name in ("train", "val", "test"):
+        split = data.split(name)
+        assert split.captions == [f"colour {i}" for i in split.index]
+        assert split.images[:][:, 0, 0, 0].tolist() == [COLOURS[i][0] for i in split.index]
+    assert data.num_labels is None
+    batch = next(iter(data.train_dataloader()))
+    assert batch["caption"] == [f"colour {i}" for i in batch["index"]]
+    assert "label" not in batch
+
+
+def test_a_flat_folder_has_neither(folder, tmp_path):
+    for i, colour in enumerate(COLOURS):
+        save(tmp_path / "images" / f"{i}.PNG", colour)
+    data = folder(flip=True)
+    assert (data.num_labels, data.split("train").captions) == (None, None)
+    assert set(next(iter(data.train_dataloader()))) == {"image", "index"}
+
+
+def test_images_are_decoded_once_unless_something_changes(folder, tmp_path, monkeypatch):
+    for i, colour in enumerate(COLOURS):
+        save(tmp_path / "images" / f"{i}.png", colour)
+    calls = []
+    monkeypatch.setattr(decode_module, "decode", lambda path, how: calls.append(path) or decode(path, how))
+    first = folder().fingerprint
+    assert folder(split_seed=3, seed=1, batch_size=1).split("train") is not None
+    assert folder().fingerprint == first
+    assert len(calls) == 10
+    assert folder(split_seed=3).fingerprint != first
+    folder(size=5).setup()
+    assert len(calls) == 20
+    save(tmp_path / "images" / "3.png", (1, 2, 3))
+    os.utime(tmp_path / "images" / "3.png", ns=(1, 1))
+    assert folder().fingerprint != first
+    assert len(calls) == 30
+
+
+def test_a_corrupt_image_is_named_and_leaves_no_cache(folder, tmp_path):
+    for i, colour in enumerate(COLOURS):
+        save(tmp_path / "images" / f"{i}.png", colour)
+    path = tmp_path / "images" / "7.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match=rf"{path}: cannot be read as an image .*; mend or remove it") as caught:
+        folder().setup()
+    assert "\n" not in str(caught.value)
+    assert [entry for entry in (tmp_path / "cache").iterdir() if not entry.name.endswith(".lock")] == []
+    path.unlink()
+    folder().setup()
+
+
+def test_a_damaged_cache_is_named(folder, tmp_path):
+    for i, colour in enumerate(COLOURS):
+        save(tmp_path / "images" / f"{i}.png", colour)
+    folder().setup()
+    (cache,) = (tmp_path / "cache").glob("images-*")
+    os.truncate(cache / "images.npy", 200)
+    with pytest.raises(UserError, match=rf"{cache}: the cache is damaged .*; delete the folder"):
+        folder().setup()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ("{", r"line 1: not JSON"),
+        ('{"file_name": "0.png", "text": "x"}\n[1]', r"line 2: not an object"),
+        ('{"file_name": "0.png"}', r'line 1: "file_name" and "text"'),
+        ('{"file_name": "none.png", "text": "x"}', r"line 1: none\.png does not exist"),
+        ("\n", "names no images"),
+    ],
+)
+def test_wrong_metadata_are_named(folder, tmp_path, metadata, reason):
+    save(tmp_path / "images" / "0.png")
+    (tmp_path / "images" / "metadata.jsonl").write_text(metadata)
+    with pytest.raises(UserError, match=rf"metadata\.jsonl.*{reason}"):
+        folder().setup()
+
+
+def test_folders_of_no_known_layout_are_named(folder, tmp_path):
+    root = tmp_path / "images"
+    with pytest.raises(UserError, match=rf"{root}: no such folder; set data\.root"):
+        folder().setup()
+    root.mkdir()
+    with pytest.raises(UserError, match=rf"{root}: no images .*set data\.root"):
+        folder().setup()
+    save(root / "a.png")
+    with pytest.raises(UserError, match=rf"{root}: 1 images are too few"):
+        folder().setup()
+    save(root / "class" / "b.png")
+    with pytest.raises(UserError, match=rf"{root}: images beside class folders \(a\.png, class/\)"):
+        folder().setup()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": 0}, {"channels": 2}, {"resize": "pad"}, {"val_fraction": -0.1}, {"test_fraction": 0.9}]
+)
+def test_arguments_are_checked(folder, wrong):
+    with pytest.raises(UserError, match=rf"data\.{next(iter(wrong))}"):
+        folder(**wrong)
+
+
+def test_crop_takes_the_central_square_and_stretch_the_whole(tmp_path):
+    image = np.zeros((10, 30, 3), dtype=np.uint8)
+    image[:, 10:20] = 255
+    Image.fromarray(image).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png", Decoding(5, 1, "crop")).tolist() == [[[255] * 5] * 5]
+    stretched = decode(tmp_path / "a.png", Decoding(10, 1, "stretch"))
+    assert stretched.shape == (1, 10, 10)
+    assert stretched[0, 0, 0] == 0
+    assert 70 < stretched.mean() < 100
+
+
+def test_shrinking_is_antialiased(tmp_path):
+    board = np.indices((64, 64)).sum(0) % 2 * 255
+    Image.fromarray(board.astype(np.uint8)).save(tmp_path / "a.png")
+    small = decode(tmp_path / "a.png", Decoding(8, 1, "crop")).astype(int)
+    assert np.all(np.abs(small - 127.5) < 10)
+
+
+def test_an_image_of_the_right_size_is_left_alone(tmp_path):
+    image = np.random.default_rng(0).integers(256, size=(6, 6, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    assert np.array_equal(decode(tmp_path / "a.png", Decoding(6, 3, "crop")), image.transpose(2, 0, 1))
+
+
+def test_modes_become_what_was_asked_for(tmp_path):
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert np.all(decode(tmp_path / "clear.png", Decoding(4, 3, "crop")) == 255)
+    Image.new("L", (4, 4), 77).save(tmp_path / "grey.png")
+    assert np.all(decode(tmp_path / "grey.png", Decoding(4, 3, "crop")) == 77)
+    Image.new("P", (4, 4)).save(tmp_path / "palette.gif")
+    assert decode(tmp_path / "palette.gif", Decoding(4, 3, "crop")).shape == (3, 4, 4)
+    Image.new("I;16", (4, 4), 40_000).save(tmp_path / "deep.png")
+    with pytest.raises(UserError, match=r"deep\.png: more than 8 bits"):
+        decode(tmp_path / "deep.png", Decoding(4, 3, "crop"))
+
+
+def test_the_exif_orientation_is_obeyed(tmp_path):
+    image = Image.fromarray(np.array([[0, 0], [255, 255]], dtype=np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    image.save(tmp_path / "a.png", exif=exif)
+    assert decode(tmp_path / "a.png", Decoding(2, 1, "crop")).tolist() == [[[255, 255], [0, 0]]]
