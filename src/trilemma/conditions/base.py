@@ -32,9 +32,22 @@ class Condition:
     def __len__(self) -> int:
         return self.num
 
+    def to(self, device: torch.device | str) -> Condition:
+        """The same condition, and its null twin, on a device."""
+
+        def move(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part.to(device)
+
+        null = None if self.null is None else self.null.to(device)
+        return Condition(self.num, move(self.pooled), move(self.tokens), move(self.mask), null)
+
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
-        """Stack several conditions along the batch; their null twins are dropped."""
+        """Stack several conditions along the batch; their null twins are dropped.
+
+        Raises:
+            ValueError: If one carries a field that another lacks.
+        """
 
         def stack(parts: list[Tensor | None]) -> Tensor | None:
             present = [p for p in parts if p is not None]
@@ -62,7 +75,7 @@ class ConditionEncoder(nn.Module, ABC):
         """Embed a batch.
 
         Args:
-            raw: Labels int64 [B], a list of B strings, or None for the null condition.
+            raw: B labels, a list of B strings, or None for the null condition.
             num: Batch size B.
             drop: True where the condition is replaced by the null one (training), [B].
 

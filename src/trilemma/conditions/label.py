@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -30,18 +32,30 @@ class LabelCondition(ConditionEncoder):
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def forward(self, raw: Any, *, num: int, drop: Tensor | None = None) -> Condition:
-        """Embed labels int64 [B]; None means the null condition for all."""
+        """Embed B labels, where not dropped; None means the null condition for all.
+
+        Raises:
+            ValueError: If there are not as many labels as images.
+        """
         device = self.embedding.weight.device
         nulls = torch.full((num,), self.num_labels, device=device)
         labels = nulls if raw is None else torch.as_tensor(raw, device=device)
+        if labels.shape != (num,):
+            raise ValueError(f"{labels.numel()} labels for {num} images")
         if drop is not None:
             labels = torch.where(drop, nulls, labels)
         return Condition(num, self.embedding(labels), null=Condition(num, self.embedding(nulls)))
 
     def check(self, raw: Any) -> None:
-        """Refuse labels outside 0..num_labels-1."""
+        """Refuse what is not a label, or a sequence of labels, in 0..num_labels-1."""
         if raw is None:
             return
-        wrong = [x for x in torch.as_tensor(raw).flatten().tolist() if not 0 <= x < self.num_labels]
-        if wrong:
-            raise UserError(f"condition.label={wrong[0]} is out of range: labels are 0 to {self.num_labels - 1}")
+        values: list[Any]
+        if isinstance(raw, Tensor):
+            values = raw.flatten().tolist()
+        else:
+            values = list(raw) if isinstance(raw, Iterable) and not isinstance(raw, str) else [raw]
+        for value in values:
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if not whole or not 0 <= value < self.num_labels:
+                raise UserError(f"condition.label={value!r} is not a label: labels are 0 to {self.num_labels - 1}")
