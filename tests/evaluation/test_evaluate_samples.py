@@ -1,0 +1,180 @@
+import dataclasses
+import getpass
+import json
+import logging
+import math
+import socket
+
+import pytest
+import torch
+from rich.console import Console
+
+from trilemma.data.split import Split
+from trilemma.errors import UserError
+from trilemma.evaluation.evaluate import Evaluation, evaluate_samples
+from trilemma.evaluation.metrics.frechet import frechet_distance
+from trilemma.evaluation.metrics.prdc import prdc
+from trilemma.evaluation.protocol import Machine, Protocol
+from trilemma.evaluation.rows import print_table, row, write_row
+
+
+def as_split(images, labels=None) -> Split:
+    return Split(images=images, labels=labels, captions=None, index=torch.arange(len(images)))
+
+
+@pytest.fixture
+def real(random_images) -> Split:
+    return as_split(random_images(120, seed=2))
+
+
+@pytest.fixture
+def held_out(random_images) -> Split:
+    return as_split(random_images(60, seed=3))
+
+
+@pytest.fixture
+def protocol(extractor) -> Protocol:
+    return Protocol(
+        data="toy_set",
+        data_fingerprint="ab" * 32,
+        split="train",
+        num_images=60,
+        extractor=extractor.name,
+        model="a model",
+        weights="ema",
+        seed=0,
+        machine=Machine(cpu="a CPU", num_cores=2, num_threads=1, accelerator=None, torch_version="2.13.0"),
+    )
+
+
+def test_numbers_are_those_of_the_metrics(extractor, real, held_out, random_images):
+    samples = random_images(60, seed=4)
+    predicted = extractor.logits(samples).argmax(1)
+    labels = predicted.clone()
+    labels[:15] = (labels[:15] + 1) % 3
+    scores = evaluate_samples(samples, labels, real=real, real_floor=held_out, extractor=extractor)
+    features = extractor.features(samples)
+    assert scores.metrics[f"FD[{extractor.name}]"] == pytest.approx(
+        frechet_distance(features, extractor.features(real.images)), rel=1e-9
+    )
+    assert scores.metrics["label_accuracy"] == 0.75
+    shares = [scores.metrics[f"class_share/{name}"] for name in "abc"]
+    assert shares == pytest.approx([float((predicted == k).double().mean()) for k in range(3)])
+    assert scores.metrics["num_images"] == scores.floor["num_images"] == 60
+    for name in ("precision", "coverage"):
+        assert scores.metrics[f"{name}_ratio"] == scores.metrics[name] / scores.floor[name]
+
+
+def test_the_floor_is_what_held_out_images_score(extractor, real, held_out):
+    # Held-out images as samples: the same subset, so that every number is its own floor.
+    scores = evaluate_samples(held_out.images, real=real, real_floor=held_out, extractor=extractor)
+    floor = {name: pytest.approx(value, rel=1e-9, abs=1e-12) for name, value in scores.floor.items()}
+    assert {name: value for name, value in scores.metrics.items() if not name.endswith("_ratio")} == floor
+    assert scores.metrics["precision_ratio"] == scores.metrics["coverage_ratio"] == 1.0
+
+
+def test_a_real_subset_of_equal_size_is_the_reference(extractor, random_images):
+    # As many real images as samples: the subset is the whole, and prdc can be told directly.
+    real, samples = random_images(30, seed=5), random_images(30, seed=6)
+    split = as_split(real)
+    scores = evaluate_samples(samples, real=split, real_floor=as_split(random_images(30, seed=7)), extractor=extractor)
+    expected = prdc(extractor.features(real), extractor.features(samples))
+    assert [scores.metrics[n] for n in ("precision", "recall", "density", "coverage")] == [
+        expected.precision,
+        expected.recall,
+        expected.density,
+        expected.coverage,
+    ]
+
+
+def test_real_labels_give_the_ceiling_of_label_accuracy(extractor, real, held_out):
+    labels = extractor.logits(held_out.images).argmax(1)
+    labels[::4] = (labels[::4] + 1) % 3
+    floor = as_split(held_out.images, labels)
+    scores = evaluate_samples(held_out.images, real=real, real_floor=floor, extractor=extractor)
+    assert scores.floor["label_accuracy"] == 0.75
+    assert "label_accuracy" not in scores.metrics
+    foreign = as_split(held_out.images, labels + 7)
+    scores = evaluate_samples(held_out.images, real=real, real_floor=foreign, extractor=extractor)
+    assert "label_accuracy" not in scores.floor
+
+
+def test_order_changes_nothing_but_rounding(extractor, real, held_out, random_images):
+    samples = random_images(60, seed=8)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    a, b = (evaluate_samples(s, real=real, real_floor=held_out, extractor=extractor) for s in (samples, samples[order]))
+    assert a.metrics == {name: pytest.approx(value, rel=1e-9, abs=1e-12) for name, value in b.metrics.items()}
+
+
+def test_fewer_held_out_images_than_samples_is_said(extractor, real, held_out, random_images, caplog):
+    with caplog.at_level(logging.WARNING):
+        scores = evaluate_samples(random_images(90, seed=9), real=real, real_floor=held_out, extractor=extractor)
+    assert "only 60 real images for 90 samples" in caplog.text
+    assert (scores.metrics["num_images"], scores.floor["num_images"]) == (90, 60)
+
+
+def test_a_collapsed_generator_has_numbers(extractor, real, held_out, random_images):
+    samples = random_images(1, seed=10).expand(60, -1, -1, -1)
+    scores = evaluate_samples(samples, real=real, real_floor=held_out, extractor=extractor)
+    assert all(math.isfinite(value) for value in scores.metrics.values())
+    assert scores.metrics["recall"] == 0.0
+    assert scores.metrics["modes_hit"] == 1
+
+
+@pytest.mark.parametrize("num", [1, 5])
+def test_too_few_samples_are_refused(extractor, real, held_out, random_images, num):
+    with pytest.raises(UserError, match="at least 6"):
+        evaluate_samples(random_images(num, seed=11), real=real, real_floor=held_out, extractor=extractor)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), [(torch.zeros(59).long(), "one label a sample"), (torch.full((60,), 3), "not classes of")]
+)
+def test_labels_that_do_not_fit_are_refused(extractor, real, held_out, random_images, labels, words):
+    with pytest.raises(UserError, match=words):
+        evaluate_samples(random_images(60, seed=12), labels, real=real, real_floor=held_out, extractor=extractor)
+
+
+def test_a_row_is_read_back(extractor, protocol, images, tmp_path):
+    evaluation = Evaluation({"psnr": math.inf, "recall": 0.5}, {"recall": 0.75})
+    path = tmp_path / "deep" / "row.json"
+    write_row(path, row(protocol, evaluation, images))
+    content = json.loads(path.read_text())
+    assert list(content) == ["protocol", "metrics", "floor", "samples_sha256"]
+    assert content["protocol"]["tier"] == "smoke"
+    assert content["protocol"]["machine"]["cpu"] == "a CPU"
+    assert float(content["metrics"]["psnr"]) == math.inf
+    assert content["floor"] == {"recall": 0.75}
+    assert content["samples_sha256"] == row(protocol, evaluation, images.clone())["samples_sha256"]
+    assert content["samples_sha256"] != row(protocol, evaluation, images.flip(0))["samples_sha256"]
+
+
+def test_the_table_shows_floor_and_tier(protocol, extractor):
+    name = f"FD[{extractor.name}]"
+    evaluation = Evaluation(
+        {name: -1e-12, "recall": 0.5, "class_share/a": 0.25, "class_share/b": 0.75},
+        {name: 0.125, "recall": 0.875, "class_share/a": 0.5, "class_share/b": 0.5},
+    )
+    console = Console(width=120)
+    with console.capture() as captured:
+        print_table(protocol, evaluation, console)
+    text = captured.get()
+    lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
+    assert [cell.strip() for cell in lines[name].split("│")[2:4]] == ["0", "0.125"]
+    assert "0.250 to 0.750" in lines["class shares, least to most"]
+    assert "smoke" in text
+
+
+def test_two_thousand_images_are_no_smoke(protocol):
+    assert dataclasses.replace(protocol, num_images=1999).tier == "smoke"
+    assert dataclasses.replace(protocol, num_images=2000).tier == "standard"
+
+
+def test_a_protocol_names_no_host_or_user():
+    machine = Machine.here()
+    assert machine.num_cores >= 1
+    assert machine.cpu
+    text = repr(machine)
+    assert socket.gethostname() not in text
+    assert machine.torch_version == torch.__version__
+    assert f"/{getpass.getuser()}" not in text
