@@ -21,6 +21,7 @@ def test_splits_have_equal_classes_and_part_the_images(data):
     index = np.concatenate([data.split(name).index for name in ("train", "val", "test")])
     assert sorted(index.tolist()) == list(range(5000))
     assert data.image_shape == (1, 28, 28)
+    assert (data.name, data.extractor_name) == ("mnist_5k", "mnist")
 
 
 def test_images_are_mnist_training_images_with_their_labels(data, data_dir):

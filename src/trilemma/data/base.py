@@ -74,6 +74,11 @@ class ImageData(L.LightningDataModule, ABC):
         self._fingerprint: str | None = None
         self._codes: dict[str, Tensor] = {}
 
+    @property
+    def extractor_name(self) -> str:
+        """Data set whose feature extractor measures samples of this one: itself, unless it is a part of another."""
+        return self.name
+
     @abstractmethod
     def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
         """Read the splits "train", "val" and "test", and the names of the labels (None without labels)."""

@@ -56,6 +56,11 @@ class MNIST5k(ImageData):
         self.val_size = val_size
         self.test_size = test_size
 
+    @property
+    def extractor_name(self) -> str:
+        """These are MNIST's images."""
+        return "mnist"
+
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:
         """Read the package's file."""
         table = _read_table(_packaged_file())
