@@ -92,7 +92,8 @@ class AdaLNBlock(nn.Module):
         hidden = int(dim * mlp_ratio)
         self.attention = SelfAttention(dim, num_heads)
         self.cross = None if context_dim is None else CrossAttention(dim, context_dim, num_heads)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        # The exact GELU: on CPUs several times faster than its tanh approximation.
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
         self.dropout = nn.Dropout(dropout)
         self.num_branches = 2 if self.cross is None else 3
         self.modulation = nn.Linear(dim, 3 * self.num_branches * dim)
