@@ -62,9 +62,8 @@ def test_counts_batches_with_accumulated_gradients(tmp_path):
 
 
 def test_learning_rate_stands_in_the_row_of_the_loss(tmp_path):
-    trainer = trainer_of(
-        tmp_path, [LearningRate()], enable_checkpointing=False, max_steps=3, logger=CSVLogger(tmp_path)
-    )
+    options = {"enable_checkpointing": False, "logger": CSVLogger(tmp_path)}
+    trainer = trainer_of(tmp_path, [LearningRate()], max_steps=3, **options)
     trainer.fit(Tiny(), Stream(3))
     header, *rows = (line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines())
     rates = [float(row[header.index("train/lr")]) for row in rows]

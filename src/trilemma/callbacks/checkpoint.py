@@ -131,7 +131,8 @@ class Checkpoints(Checkpoint):
             raise UserError(f"checkpoint.monitor={self.monitor} is not logged in validation; there is: {known}")
         if trainer.sanity_checking:
             return False
-        score = float(trainer.callback_metrics[self.monitor])
+        # Writing takes all processes, and a metric that was not reduced differs between them: the first one decides.
+        score = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
         if math.isnan(score) or (self.best_score is not None and not self._better(score, self.best_score)):
             return False
         self.best_score, self.best_batch = score, num_batches(trainer)

@@ -20,8 +20,8 @@ _CONNECT_SECONDS = 3.0
 class WandbLogger(LightningWandbLogger):
     """Logs a run to wandb, offline by itself where there is no login or no network.
 
-    A run that is resumed under the same `run_id` goes on in the same wandb run. Everything wandb writes lies below
-    `save_dir`, so that an offline run can be copied from a cluster and uploaded with `wandb sync`.
+    A run that is resumed under the same `run_id` goes on in the same wandb run. What it writes lies below `save_dir`,
+    so that an offline run can be copied from a cluster and uploaded with `wandb sync`.
 
     Args:
         project: The wandb project.
@@ -55,8 +55,6 @@ class WandbLogger(LightningWandbLogger):
         if reason is not None and os.environ.get("WANDB_MODE") != "disabled":
             self._wandb_init["mode"] = "offline"
             _say(f"wandb: offline ({reason}); to upload: wandb sync {folder / 'wandb'}/offline-run-*")
-        # Otherwise media in tables and artifacts are staged in the home directory, and lost with the machine.
-        os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb-data"))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
