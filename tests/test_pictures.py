@@ -29,12 +29,12 @@ def test_floats_are_rounded_and_clipped():
 
 
 def test_a_grid_has_each_image_in_its_place():
-    grid = np.asarray(make_grid(levels(5), 3, padding=2, scale=1))
-    assert grid.shape == (2 * 4 + 3 * 2, 3 * 4 + 4 * 2)
+    grid = np.asarray(make_grid(levels(5)[:, :, :, :3], 3, padding=2, scale=1))  # 4 high, 3 wide
+    assert grid.shape == (2 * 4 + 3 * 2, 3 * 3 + 4 * 2)
     expected = np.full_like(grid, 255)
     for i in range(5):
-        top, left = 2 + (i // 3) * 6, 2 + (i % 3) * 6
-        expected[top : top + 4, left : left + 4] = 10 * i
+        top, left = 2 + (i // 3) * 6, 2 + (i % 3) * 5
+        expected[top : top + 4, left : left + 3] = 10 * i
     assert np.array_equal(grid, expected)
 
 

@@ -113,6 +113,18 @@ def test_fewer_held_out_images_than_samples_is_said(extractor, real, held_out, r
     assert (scores.metrics["num_images"], scores.floor["num_images"]) == (90, 60)
 
 
+def test_subsets_are_drawn_from_the_whole(extractor, real, random_images):
+    # The first half is one image over and over: whoever takes the first few sees no variety.
+    sorted_images = torch.cat([random_images(1, seed=13).expand(40, -1, -1, -1), random_images(40, seed=14)])
+    few = random_images(30, seed=15)
+    scores = evaluate_samples(few, real=real, real_floor=as_split(sorted_images), extractor=extractor)
+    assert scores.floor["recall"] > 0
+    scores = evaluate_samples(sorted_images, real=real, real_floor=as_split(few), extractor=extractor)
+    assert scores.metrics["recall"] > 0
+    scores = evaluate_samples(few, real=as_split(sorted_images), real_floor=as_split(few), extractor=extractor)
+    assert scores.metrics["coverage"] > 0
+
+
 def test_a_collapsed_generator_has_numbers(extractor, real, held_out, random_images):
     samples = random_images(1, seed=10).expand(60, -1, -1, -1)
     scores = evaluate_samples(samples, real=real, real_floor=held_out, extractor=extractor)

@@ -13,6 +13,8 @@ from trilemma.errors import UserError
 from trilemma.evaluation import extractor as module
 from trilemma.evaluation.card import ExtractorCard, build_network
 from trilemma.evaluation.extractor import find_extractor, load_extractor, save_extractor
+from trilemma.networks import classifier
+from trilemma.networks.classifier import SmallConvNet
 
 
 def renamed(path, payload: bytes):
@@ -145,26 +147,30 @@ def test_a_missing_file_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target",
+    ("target", "words"),
     [
-        None,
-        "os.system",
-        "torch.nn.Linear",
-        "trilemma.networks",
-        "trilemma.networksfoo.X",
-        "trilemma.networks.classifier.nn",
-        "trilemma.networks.classifier.nn.Linear",
-        "trilemma.networks.classifier.ABC",
-        "trilemma.networks.classifier.Nothing",
-        "trilemma.networks.nothing.X",
-        "trilemma.networks.classifier.F",
-        "trilemma.networks.transformer.BidirectionalTransformer",
-        "trilemma.networks.classifier.FeatureClassifier",
-        "trilemma.networks...runs.build.X",
+        (None, "must be a class of"),
+        ("os.system", "must be a class of"),
+        ("torch.nn.Linear", "must be a class of"),
+        ("trilemma.networks", "must be a class of"),
+        ("trilemma.networksfoo.X", "must be a class of"),
+        ("trilemma.networks...runs.build.X", "must be a class of"),
+        ("trilemma.networks.nothing.X", "has no trilemma.networks.nothing"),
+        ("trilemma.networks.classifier.nn.Linear", "has no trilemma.networks.classifier.nn"),
+        ("trilemma.networks.classifier.nn", "is not a class of"),
+        ("trilemma.networks.classifier.Nothing", "is not a class of"),
+        ("trilemma.networks.classifier.ABC", "is not a class of"),
+        ("trilemma.networks.classifier.Planted", "is not a class of"),
+        ("trilemma.networks.transformer.BidirectionalTransformer", "gives no features"),
+        ("trilemma.networks.classifier.FeatureClassifier", "does not take"),
     ],
 )
-def test_only_feature_classifiers_of_ours_are_built(card, target):
-    with pytest.raises(UserError):
+def test_only_feature_classifiers_of_ours_are_built(card, monkeypatch, target, words):
+    class Planted(SmallConvNet):
+        """Reached by a name of ours, defined elsewhere."""
+
+    monkeypatch.setattr(classifier, "Planted", Planted, raising=False)
+    with pytest.raises(UserError, match=words):
         build_network({**card.network, "_target_": target})
 
 
