@@ -11,13 +11,13 @@ from timing import HEADER, interleaved, row
 
 import torch  # isort: skip
 import torch.nn.functional as F
+from trilemma.processes.mask_and_replace import MaskAndReplace
 
 from trilemma.codecs.pixels import PixelLevels
 from trilemma.conditions.label import LabelCondition
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
 from trilemma.networks.transformer import BidirectionalTransformer
 from trilemma.processes.inverse_cdf import inverse_cdf
-from trilemma.processes.mask_and_replace import MaskAndReplace
 from trilemma.processes.noise import Noise, TorchNoise
 from trilemma.processes.schedules import VQDiffusionPaper
 from trilemma.samplers.categorical import Ancestral
@@ -38,7 +38,13 @@ def family(size: str) -> DiscreteDiffusion:
     K, side, dim, depth, _ = SIZES[size]
     torch.manual_seed(0)
     network = BidirectionalTransformer(
-        num_states=K + 1, num_classes=K, code_shape=(side, side), dim=dim, depth=depth, num_heads=dim // 32, condition_dim=dim
+        num_states=K + 1,
+        num_classes=K,
+        code_shape=(side, side),
+        dim=dim,
+        depth=depth,
+        num_heads=dim // 32,
+        condition_dim=dim,
     )
     for parameter in network.parameters():  # a zero head would make every class alike: not what a trained network gives
         torch.nn.init.normal_(parameter, std=0.02)
@@ -70,7 +76,15 @@ def training(size: str, rounds: int) -> None:
         F.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
         optimizer.step()
 
-    print(row(f"{size}: training step / bare network with cross-entropy", interleaved({"a": ours, "b": bare}, rounds=rounds), "a", "b"), flush=True)
+    print(
+        row(
+            f"{size}: training step / bare network with cross-entropy",
+            interleaved({"a": ours, "b": bare}, rounds=rounds),
+            "a",
+            "b",
+        ),
+        flush=True,
+    )
 
 
 def sampling(size: str, rounds: int, num_steps: int = 10) -> None:
@@ -108,7 +122,10 @@ def sampling(size: str, rounds: int, num_steps: int = 10) -> None:
     took = interleaved(functions, rounds=rounds, warmup=1)
     print(row(f"{size}: sampling, {num_steps} steps / bare forwards", took, "plain", "bare"))
     print(row(f"{size}: sampling, truncation 0.86 / bare forwards + top-k", took, "truncated", "bare, top-k"))
-    print(row(f"{size}: sampling, guidance 2 / bare forwards of both branches", took, "guided", "bare, two branches"), flush=True)
+    print(
+        row(f"{size}: sampling, guidance 2 / bare forwards of both branches", took, "guided", "bare, two branches"),
+        flush=True,
+    )
 
 
 def maths(K: int, L: int, B: int, rounds: int) -> None:
@@ -163,7 +180,10 @@ if __name__ == "__main__":
     parser.add_argument("--only", choices=["S", "M", "maths"], action="append")
     arguments = parser.parse_args()
     wanted = arguments.only or ["S", "M", "maths"]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds\n\n{HEADER}", flush=True)
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds\n\n{HEADER}",
+        flush=True,
+    )
     for size in ("S", "M"):
         if size in wanted:
             rounds = arguments.rounds if size == "S" else max(5, arguments.rounds // 3)

@@ -14,7 +14,12 @@ def _quiet(recwarn):
 
 
 def names(folder):
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+    """The files that are written; `last.ckpt` is a link to the newest of them."""
+    paths = list((folder / "checkpoints").iterdir())
+    [last] = [path for path in paths if path.is_symlink()]
+    assert last.name == "last.ckpt"
+    assert last.resolve() == step_checkpoints(folder / "checkpoints")[0].resolve()
+    return sorted(path.name for path in paths if path != last)
 
 
 class Scripted(Tiny):
@@ -39,12 +44,12 @@ def train(folder, scores, *, resume=None, max_steps=None, **options):
 
 def test_keeps_the_newest(tmp_path):
     fit(tmp_path, every=3, keep_last=2)
-    assert names(tmp_path) == ["best.ckpt", "step=00000018.ckpt", "step=00000020.ckpt"]
+    assert names(tmp_path) == ["best.ckpt", "step-00000018.ckpt", "step-00000020.ckpt"]
 
 
 def test_counts_batches_not_optimizer_steps(tmp_path):
     trainer_of(tmp_path, [Checkpoints(4, keep_last=9)]).fit(TwoOptimizers(), Stream(10))
-    assert names(tmp_path) == [f"step={n:08d}.ckpt" for n in (4, 8, 10)]
+    assert names(tmp_path) == [f"step-{n:08d}.ckpt" for n in (4, 8, 10)]
 
 
 @pytest.mark.parametrize(("mode", "best"), [("min", 4), ("max", 6)])
@@ -80,19 +85,19 @@ def test_unknown_metric(tmp_path):
 def test_going_back_drops_the_future(tmp_path):
     """After going back to an older checkpoint the newest one is of the new history."""
     fit(tmp_path, every=5)
-    fit(tmp_path, every=4, max_steps=12, resume=tmp_path / "checkpoints" / "step=00000010.ckpt")
-    assert names(tmp_path) == ["best.ckpt"] + [f"step={n:08d}.ckpt" for n in (5, 10, 12)]
+    fit(tmp_path, every=4, max_steps=12, resume=tmp_path / "checkpoints" / "step-00000010.ckpt")
+    assert names(tmp_path) == ["best.ckpt"] + [f"step-{n:08d}.ckpt" for n in (5, 10, 12)]
 
 
 def test_leftovers_of_a_killed_process_go(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / ".tmp-step=00000005.ckpt.abc").write_bytes(b"half")
+    (tmp_path / "checkpoints" / ".tmp-step-00000005.ckpt.abc").write_bytes(b"half")
     fit(tmp_path, max_steps=5)
-    assert names(tmp_path) == ["best.ckpt", "step=00000005.ckpt"]
+    assert names(tmp_path) == ["best.ckpt", "step-00000005.ckpt"]
 
 
 def test_order_is_by_number(tmp_path):
-    for name in ("step=00000009.ckpt", "step=100000000.ckpt", "step=x.ckpt", "best.ckpt", "step=00000010.ckpt"):
+    for name in ("step-00000009.ckpt", "step-100000000.ckpt", "step-x.ckpt", "best.ckpt", "step-00000010.ckpt"):
         (tmp_path / name).touch()
     assert [int(path.stem[5:]) for path in step_checkpoints(tmp_path)] == [100000000, 10, 9]
 
@@ -101,3 +106,22 @@ def test_order_is_by_number(tmp_path):
 def test_refuses_bad_settings(options):
     with pytest.raises(UserError):
         Checkpoints(**options)
+
+
+class SaysWhich(Scripted):
+    monitor = ("val/score", "max")
+
+
+def test_the_family_may_say_what_is_best_and_it_is_remembered(tmp_path):
+    scores = [0.5, 0.1, 0.9, 0.3, 0.7]
+
+    def train_family(max_steps, resume=None):
+        torch.manual_seed(0)
+        checkpoints = Checkpoints(3, monitor="family")
+        trainer = trainer_of(tmp_path, [checkpoints], max_steps=max_steps, val_check_interval=2)
+        trainer.fit(SaysWhich(scores), Stream(max_steps), Evaluation(), ckpt_path=resume, weights_only=True)
+        return checkpoints
+
+    assert train_family(6).best_batch == 6
+    again = train_family(10, step_checkpoints(tmp_path / "checkpoints")[0])
+    assert (again.best_batch, again.best_score) == (6, pytest.approx(0.9))

@@ -56,7 +56,7 @@ def train(folder, model, callbacks, num_batches=5):
 def test_grid_now_and_then_and_at_the_end(tmp_path):
     model = Painter(LabelCondition(3, 2))
     train(tmp_path, model, [SampleGrid(2, num_rows=4, num_columns=2, seed=7)])
-    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [f"step={n:08d}.png" for n in (2, 4, 5)]
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [f"step-{n:08d}.png" for n in (2, 4, 5)]
     assert {(tuple(call[0]), call[1], call[2]) for call in model.calls} == {((0, 0, 1, 1, 2, 2, 0, 0), 7, False)}
 
 
@@ -95,8 +95,8 @@ def test_undisturbed():
 
 def test_reconstructions_stand_below_the_data(tmp_path):
     train(tmp_path, Painter(NoCondition()), [Reconstructions(2)])
-    assert sorted(p.name for p in (tmp_path / "reconstructions").iterdir()) == [f"step={n:08d}.png" for n in (2,)]
-    picture = np.asarray(Image.open(tmp_path / "reconstructions" / "step=00000002.png").convert("L"))
+    assert sorted(p.name for p in (tmp_path / "reconstructions").iterdir()) == [f"step-{n:08d}.png" for n in (2,)]
+    picture = np.asarray(Image.open(tmp_path / "reconstructions" / "step-00000002.png").convert("L"))
     assert picture.std() > 0
 
 

@@ -12,7 +12,9 @@ from trilemma.runs.check import check_config
 from trilemma.runs.cli import register_resolvers
 
 CONF = Path(__file__).parents[2] / "conf"
-EXPERIMENTS = sorted(str(p.relative_to(CONF / "experiment").with_suffix("")) for p in (CONF / "experiment").rglob("*.yaml"))
+EXPERIMENTS = sorted(
+    str(p.relative_to(CONF / "experiment").with_suffix("")) for p in (CONF / "experiment").rglob("*.yaml")
+)
 FACTS = {"image_shape": [1, 32, 32], "num_labels": 10, "code_shape": [8, 8], "num_classes": 16, "num_states": 17}
 
 
@@ -66,7 +68,7 @@ def test_the_other_entry_points_compose(entry, keys):
 
 @pytest.mark.parametrize(
     "group",
-    [g for g in ("trainer", "process/schedule", "process", "sampler", "guidance", "optimizer", "scheduler", "logger")],
+    ("trainer", "process/schedule", "process", "sampler", "guidance", "optimizer", "scheduler", "logger"),
 )
 def test_every_option_of_a_group_composes_with_the_flagship(group):
     for option in sorted((CONF / group).glob("*.yaml")):

@@ -18,11 +18,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "20000"}
 
 def start(arguments, output_dir, run_id, log):
     command = [sys.executable, "train.py", *arguments, f"paths.output_dir={output_dir}", f"run.id={run_id}"]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
 
 
 def newest(output_dir, experiment, run_id):
-    return sorted((output_dir / experiment / run_id / "checkpoints").glob("step=*.ckpt"))[-1]
+    return sorted((output_dir / experiment / run_id / "checkpoints").glob("step-*.ckpt"))[-1]
 
 
 def assert_equal(a, b, path=""):
@@ -46,12 +48,25 @@ def assert_equal(a, b, path=""):
     ("experiment", "overrides"),
     [
         ("demo/vqvae", ["trainer.max_steps=300", "data.batch_size=16"]),
-        ("demo/vq_diffusion", ["trainer.max_steps=200", "data.batch_size=8", "network.dim=32", "codec.overrides=[run.id=first-stage,trainer.max_steps=20]"]),
+        (
+            "demo/vq_diffusion",
+            [
+                "trainer.max_steps=200",
+                "data.batch_size=8",
+                "network.dim=32",
+                "codec.overrides=[run.id=first-stage,trainer.max_steps=20]",
+            ],
+        ),
     ],
 )
 def test_killed_twenty_times(experiment, overrides, tmp_path):
     pytest.importorskip("mlxtend")
-    arguments = [f"experiment={experiment}", "callbacks.checkpoint.every_n_batches=5", "trainer.val_check_interval=50", *overrides]
+    arguments = [
+        f"experiment={experiment}",
+        "callbacks.checkpoint.every_n_batches=5",
+        "trainer.val_check_interval=50",
+        *overrides,
+    ]
     with (tmp_path / "log.txt").open("a") as log:
         began = time.monotonic()
         assert start(arguments, tmp_path, "left_alone", log).wait() == 0
@@ -61,7 +76,7 @@ def test_killed_twenty_times(experiment, overrides, tmp_path):
             attempts += 1
             assert attempts < 3 * NUM_KILLS, "the run finished before it could be killed often enough"
             folder = tmp_path / experiment / "killed"
-            before = sorted(folder.glob("checkpoints/step=*.ckpt"))
+            before = sorted(folder.glob("checkpoints/step-*.ckpt"))
             process = start(arguments, tmp_path, "killed", log)
             try:
                 # start-up takes most of a short run: the moment is drawn over start-up and a little training

@@ -20,7 +20,9 @@ GOOD = {
     "run": {"id": "a", "resume": "auto"},
     "facts": {"n": None},
     "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3},
-    "callbacks": {"x": {"_target_": "trilemma.models.schedule.WarmupCosine", "_partial_": True, "num_steps": "${facts.n}"}},
+    "callbacks": {
+        "x": {"_target_": "trilemma.models.schedule.WarmupCosine", "_partial_": True, "num_steps": "${facts.n}"}
+    },
 }
 
 

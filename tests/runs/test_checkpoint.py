@@ -18,7 +18,7 @@ def good(step=1):
 
 @pytest.fixture
 def path(tmp_path):
-    path = tmp_path / "step=00000001.ckpt"
+    path = tmp_path / "step-00000001.ckpt"
     AtomicCheckpointIO().save_checkpoint(good(), path)
     return path
 
@@ -124,13 +124,13 @@ def test_objects_are_not_written(path):
 def test_newest_valid_passes_over_the_damaged_loudly(tmp_path, capsys):
     assert newest_valid(tmp_path) is None
     for step in (5, 10, 15):
-        AtomicCheckpointIO().save_checkpoint(good(step), tmp_path / f"step={step:08d}.ckpt")
+        AtomicCheckpointIO().save_checkpoint(good(step), tmp_path / f"step-{step:08d}.ckpt")
     AtomicCheckpointIO().save_checkpoint(good(20), tmp_path / "best.ckpt")
-    assert newest_valid(tmp_path).name == "step=00000015.ckpt"
+    assert newest_valid(tmp_path).name == "step-00000015.ckpt"
     assert capsys.readouterr().err == ""
-    newest = tmp_path / "step=00000015.ckpt"
+    newest = tmp_path / "step-00000015.ckpt"
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert newest_valid(tmp_path).name == "step=00000010.ckpt"
+    assert newest_valid(tmp_path).name == "step-00000010.ckpt"
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "step=00000015.ckpt is truncated or damaged" in lines[0]
+    assert "step-00000015.ckpt is truncated or damaged" in lines[0]

@@ -18,7 +18,7 @@ def test_a_run_says_nothing(tmp_path, caplog, recwarn, capsys):
     caplog.set_level(logging.INFO)
     quieten()
     fit(tmp_path, max_steps=7)
-    fit(tmp_path, resume=tmp_path / "checkpoints" / "step=00000007.ckpt")
+    fit(tmp_path, resume=tmp_path / "checkpoints" / "step-00000007.ckpt")
     assert [record.getMessage() for record in caplog.records] == []
     assert [str(warning.message) for warning in recwarn] == []
     assert capsys.readouterr().out == ""

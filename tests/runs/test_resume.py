@@ -53,7 +53,7 @@ def alone(tmp_path_factory):
 
 
 def final(folder):
-    checkpoint = read_checkpoint(folder / "checkpoints" / "step=00000020.ckpt")
+    checkpoint = read_checkpoint(folder / "checkpoints" / "step-00000020.ckpt")
     return {name: checkpoint[name] for name in TRAINED}
 
 
@@ -76,7 +76,7 @@ def test_crash_then_resume(alone, tmp_path, batch):
     with pytest.raises(RuntimeError, match="crash"):
         fit(tmp_path, every=every, extra=[At(batch, crash, "on_train_batch_start")])
     newest = newest_valid(tmp_path / "checkpoints")
-    assert newest.name == f"step={(batch - 1) // every * every:08d}.ckpt"
+    assert newest.name == f"step-{(batch - 1) // every * every:08d}.ckpt"
     fit(tmp_path, every=every, resume=newest)
     assert_same_run(tmp_path, alone)
 
@@ -86,7 +86,7 @@ def test_crash_in_validation(alone, tmp_path, hook):
     with pytest.raises(RuntimeError, match="crash"):
         fit(tmp_path, every=5, extra=[At(10, crash, hook)])
     newest = newest_valid(tmp_path / "checkpoints")
-    assert newest.name == "step=00000005.ckpt"
+    assert newest.name == "step-00000005.ckpt"
     fit(tmp_path, every=5, resume=newest)
     assert_same_run(tmp_path, alone)
 
@@ -102,7 +102,7 @@ def test_ctrl_c_then_resume(alone, tmp_path, hook, batch):
         fit(tmp_path, every=100, extra=[At(batch, press_ctrl_c, hook)])
     assert signal.getsignal(signal.SIGINT) is handler
     newest = newest_valid(tmp_path / "checkpoints")
-    assert newest.name == f"step={batch:08d}.ckpt"
+    assert newest.name == f"step-{batch:08d}.ckpt"
     fit(tmp_path, resume=newest)
     assert_same_run(tmp_path, alone)
 

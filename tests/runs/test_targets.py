@@ -30,7 +30,7 @@ DANGEROUS = [
 @pytest.mark.parametrize("allowed", [COMMAND_LINE, CHECKPOINT])
 @pytest.mark.parametrize("target", DANGEROUS)
 def test_dangerous_targets_are_refused(target, allowed):
-    with pytest.raises(UserError, match="only classes defined in|there is no module"):
+    with pytest.raises(UserError, match=r"only classes defined in|there is no module"):
         locate(target, allowed, "model")
 
 
@@ -48,7 +48,7 @@ def test_a_target_must_be_a_dotted_path(target):
 
 
 def test_a_misspelt_class_is_named_with_its_neighbour():
-    with pytest.raises(UserError, match="Did you mean torch.nn.Linear"):
+    with pytest.raises(UserError, match=r"Did you mean torch\.nn\.Linear"):
         locate("torch.nn.Liner", COMMAND_LINE, "network")
 
 
@@ -61,8 +61,14 @@ def test_nested_nodes_are_built_first_and_partials_are_bound():
     optimizer = factory([torch.nn.Parameter(torch.zeros(1))])
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["lr"] == 0.5
-    layer = build({"_target_": "torch.nn.TransformerEncoder", "num_layers": 2, "enable_nested_tensor": False,
-                   "encoder_layer": {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 8, "nhead": 2}})
+    layer = build(
+        {
+            "_target_": "torch.nn.TransformerEncoder",
+            "num_layers": 2,
+            "enable_nested_tensor": False,
+            "encoder_layer": {"_target_": "torch.nn.TransformerEncoderLayer", "d_model": 8, "nhead": 2},
+        }
+    )
     assert len(layer.layers) == 2
 
 
@@ -75,5 +81,5 @@ def test_a_dangerous_target_deep_in_a_checkpoint_is_refused_before_its_neighbour
 
 
 def test_arguments_that_do_not_fit_are_a_user_error():
-    with pytest.raises(UserError, match="network: torch.nn.Linear cannot be built"):
+    with pytest.raises(UserError, match=r"network: torch\.nn\.Linear cannot be built"):
         build({"_target_": "torch.nn.Linear", "in_features": 3}, where="network")

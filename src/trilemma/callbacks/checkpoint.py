@@ -18,10 +18,13 @@ from trilemma.callbacks.counting import num_batches
 from trilemma.errors import UserError
 
 FOLDER = "checkpoints"
+LAST = "last.ckpt"
 
 
 class Checkpoints(Checkpoint):
-    """Writes `checkpoints/step=00001000.ckpt` as training goes on, and `best.ckpt`, under the trainer's root folder.
+    """Writes `checkpoints/step-00001000.ckpt` as training goes on, and `best.ckpt`, under the trainer's root folder.
+
+    `last.ckpt` is a link to the newest.
 
     Checkpoints are written at the end of a batch, and after the validation that belongs to it, never in the midst of
     either: only then does a resumed run equal the uninterrupted one. So Ctrl-C and SIGTERM first let the batch end (a
@@ -32,8 +35,8 @@ class Checkpoints(Checkpoint):
     Args:
         every_n_batches: How often to write.
         keep_last: How many to keep, newest first; at least 2 survive a damaged one.
-        monitor: Validation metric that decides `best.ckpt`; None writes none.
-        mode: Whether the best is the least or the greatest.
+        monitor: Validation metric that decides `best.ckpt`; "family" takes the model's own, None writes none.
+        mode: Whether the best is the least or the greatest; with "family" the model says so too.
     """
 
     def __init__(
@@ -65,6 +68,11 @@ class Checkpoints(Checkpoint):
     def state_key(self) -> str:
         """Where the best score lives in a checkpoint's `callbacks`."""
         return "Checkpoints"
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Ask the family which metric decides, before a resumed run's state is taken up."""
+        if self.monitor == "family":
+            self.monitor, self.mode = getattr(pl_module, "monitor", None) or (None, self.mode)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Clear what a killed process left."""
@@ -145,8 +153,9 @@ class Checkpoints(Checkpoint):
     def _write(self, trainer: L.Trainer) -> None:
         self._due = False
         self._written = num_batches(trainer)
-        trainer.save_checkpoint(_folder(trainer) / f"step={self._written:08d}.ckpt", weights_only=False)
+        trainer.save_checkpoint(_folder(trainer) / f"step-{self._written:08d}.ckpt", weights_only=False)
         if trainer.is_global_zero:
+            _point(_folder(trainer) / LAST, f"step-{self._written:08d}.ckpt")
             past = step_checkpoints(_folder(trainer))
             # Where a run went back to an older checkpoint, those after it belong to a future that did not happen.
             future = [past.pop(0) for path in tuple(past) if _step(path) > self._written]
@@ -174,12 +183,20 @@ class Checkpoints(Checkpoint):
 
 def step_checkpoints(folder: Path) -> list[Path]:
     """The periodic checkpoints of a folder, newest first."""
-    found = [path for path in folder.glob("step=*.ckpt") if path.stem.removeprefix("step=").isdigit()]
+    found = [path for path in folder.glob("step-*.ckpt") if path.stem.removeprefix("step-").isdigit()]
     return sorted(found, key=_step, reverse=True)
 
 
+def _point(link: Path, name: str) -> None:
+    """Let `link` stand for its neighbour `name`; at no moment does it stand for nothing."""
+    temporary = link.with_name(f".tmp-{link.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name)
+    temporary.replace(link)
+
+
 def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("step="))
+    return int(path.stem.removeprefix("step-"))
 
 
 def _folder(trainer: L.Trainer) -> Path:

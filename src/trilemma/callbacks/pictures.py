@@ -23,7 +23,7 @@ from trilemma.models.base import Reconstructs, Samples
 
 
 class SampleGrid(L.Callback):
-    """Draws a grid of samples into `samples/step=00001000.png`, now and then and at the end, always from one noise.
+    """Draws a grid of samples into `samples/step-00001000.png`, now and then and at the end, always from one noise.
 
     Averaged weights are used where there are any, and training's random generators are left untouched. Families that
     do not sample are passed over. A model conditioned on labels gets one row a label.
@@ -73,7 +73,7 @@ class SampleGrid(L.Callback):
 class Reconstructions(L.Callback):
     """Draws the first validation images and below them what the model makes of them, at each validation.
 
-    The pictures are `reconstructions/step=00001000.png`. Families that do not reconstruct are passed over.
+    The pictures are `reconstructions/step-00001000.png`. Families that do not reconstruct are passed over.
 
     Args:
         num_images: How many, one column each.
@@ -119,7 +119,7 @@ def undisturbed(module: L.LightningModule) -> Iterator[None]:
 
 def _publish(trainer: L.Trainer, name: str, picture: Image.Image) -> None:
     step = num_batches(trainer)
-    save_png(picture, Path(trainer.default_root_dir) / name / f"step={step:08d}.png")
+    save_png(picture, Path(trainer.default_root_dir) / name / f"step-{step:08d}.png")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             # wandb's slider shows its own call counter: the caption says the batch.

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -49,8 +49,10 @@ class Family(L.LightningModule, ABC):
 
     Attributes:
         config: Plain containers that rebuild this model (`runs/` writes it into every checkpoint); empty where built by hand.
-        step_seed: Seed of everything random in validation, so that it never disturbs training's generators.
+        monitor: The validation metric that says which checkpoint is best, and whether its least or its greatest value is.
     """
+
+    monitor: ClassVar[tuple[str, Literal["min", "max"]] | None] = None
 
     def __init__(self, *, optimizer: OptimizerFactory | None = None, scheduler: SchedulerFactory | None = None) -> None:
         super().__init__()

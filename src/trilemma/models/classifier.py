@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.data.batch import Batch
@@ -21,6 +21,8 @@ class Classifier(Family):
         optimizer: See `Family`.
         scheduler: See `Family`.
     """
+
+    monitor = ("val/accuracy", "max")
 
     def __init__(
         self,

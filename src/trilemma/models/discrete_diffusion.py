@@ -50,6 +50,8 @@ class DiscreteDiffusion(Family):
         UserError: If the codec gives no tokens, or other classes than the process.
     """
 
+    monitor = ("val/bits_per_token", "min")
+
     def __init__(
         self,
         *,
@@ -177,7 +179,12 @@ class DiscreteDiffusion(Family):
 
         def draw(raw: Any, indices: Tensor) -> Tensor:
             tokens = self.sample_tokens(
-                Noise(seed, indices, self.device), len(indices), raw, sampler=sampler, guidance=guidance, on_step=on_step
+                Noise(seed, indices, self.device),
+                len(indices),
+                raw,
+                sampler=sampler,
+                guidance=guidance,
+                on_step=on_step,
             )
             return self.codec.decode(unflatten(tokens, self.codec.code_shape))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from trilemma.codecs.usage import CodebookUsage
@@ -23,6 +23,8 @@ class VQVAE(Family):
         optimizer: See `Family`.
         scheduler: See `Family`.
     """
+
+    monitor = ("val/psnr", "max")
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ known to the schema of its node, or to the signature of the class that the node 
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import types
 import typing
@@ -128,7 +129,9 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
     if get_origin(hint) is Literal:
         choices = [str(c) for c in get_args(hint)]
         near = get_close_matches(str(value), choices, 1)
-        raise UserError(f"{path}={value}: choose one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UserError(
+            f"{path}={value}: choose one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")
+        )
     raise UserError(f"{path}={value}: {_name(hint)} is expected, not {type(value).__name__}")
 
 
@@ -155,7 +158,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is str:
         return isinstance(value, str)
-    if origin in (list, tuple) or (isinstance(origin, type) and issubclass(origin, typing.cast(type, typing.Sequence.__origin__))):  # type: ignore[attr-defined]
+    if origin in (list, tuple, collections.abc.Sequence):
         return isinstance(value, (list, tuple))
     if origin is dict or hint is dict:
         return isinstance(value, dict)

@@ -20,12 +20,16 @@ def register_resolvers() -> None:
     """Register the resolvers our configurations use: `${or:value,fallback}`."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("or", lambda value, fallback: fallback if value in (None, "None") else value, replace=True)
+    OmegaConf.register_new_resolver(
+        "or", lambda value, fallback: fallback if value in (None, "None") else value, replace=True
+    )
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a Hydra entry point and turn errors of input into one line and exit status 2."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # with a busy neighbour OpenMP's default spin is 7 to 200 times slower
+    os.environ.setdefault(
+        "GOMP_SPINCOUNT", "20000"
+    )  # with a busy neighbour OpenMP's default spin is 7 to 200 times slower
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of being printed by Hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

@@ -38,7 +38,9 @@ def recipe_hash(cfg: DictConfig) -> str:
     Returns:
         Sixteen hexadecimal digits.
     """
-    raw = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in ("paths", "run", "logger", "callbacks", "experiment_name")])
+    raw = OmegaConf.masked_copy(
+        cfg, [str(k) for k in cfg if k not in ("paths", "run", "logger", "callbacks", "experiment_name")]
+    )
     node: Any = OmegaConf.to_container(raw, resolve=False)
     parts = {key: node.get(key) for key in (*_RECIPE_KEYS, "codec", "process", "network", "condition")}
     parts["trainer"] = {key: (node.get("trainer") or {}).get(key) for key in _RECIPE_TRAINER_KEYS}
@@ -63,11 +65,15 @@ def resolve_codec(cfg: DictConfig, data: ImageData) -> Codec:
         return codec
     path = _auto(cfg, data) if node.checkpoint == "auto" else Path(node.checkpoint)
     if not path.is_file():
-        raise UserError(f"codec.checkpoint={node.checkpoint}: there is no such file; give a checkpoint, or codec.checkpoint=auto")
+        raise UserError(
+            f"codec.checkpoint={node.checkpoint}: there is no such file; give a checkpoint, or codec.checkpoint=auto"
+        )
     model, config = load_with_config(path)
     found = getattr(model, "codec", None)
     if not isinstance(found, Codec):
-        raise UserError(f"codec.checkpoint={path}: a {type(model).__name__} has no codec; give a first stage such as mnist/vqvae")
+        raise UserError(
+            f"codec.checkpoint={path}: a {type(model).__name__} has no codec; give a first stage such as mnist/vqvae"
+        )
     if tuple(found.image_shape) != tuple(data.image_shape):
         raise UserError(
             f"codec.checkpoint={path} was trained on images of shape {tuple(found.image_shape)}, and data gives {tuple(data.image_shape)}"
@@ -103,10 +109,14 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
         entry = Path(sys.argv[0]).resolve()
         status = subprocess.run([sys.executable, str(entry), *command], check=False).returncode
         if status != 0:
-            raise UserError(f"training the first stage failed (status {status}); mend it with  python train.py {' '.join(command)}")
+            raise UserError(
+                f"training the first stage failed (status {status}); mend it with  python train.py {' '.join(command)}"
+            )
     if found := _find(output_dir, wanted, data.fingerprint):
         return found
-    raise UserError(f"the first stage finished but is not found under {output_dir}: it was trained on other data than this run's")
+    raise UserError(
+        f"the first stage finished but is not found under {output_dir}: it was trained on other data than this run's"
+    )
 
 
 def _find(output_dir: Path, recipe: str, fingerprint: str) -> Path | None:

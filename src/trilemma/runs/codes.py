@@ -13,6 +13,7 @@ from trilemma.atomic import atomic_write
 from trilemma.codecs.base import Codec, flatten
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_float
+from trilemma.data.split import MappedImages
 
 
 def codec_hash(codec: Codec) -> str:
@@ -36,7 +37,10 @@ def cached_codes(codec: Codec, data: ImageData, cache_dir: Path, *, batch_size: 
             return {name: value.long() for name, value in codes.items()}
         except Exception:
             print(f"warning: the code cache {path} is damaged; it is made again")
-    codes = {name: _encode(codec, data.split(name).images, data.flip and name == "train", batch_size, name) for name in ("train", "val")}
+    codes = {
+        name: _encode(codec, data.split(name).images, data.flip and name == "train", batch_size, name)
+        for name in ("train", "val")
+    }
     small = torch.uint8 if (codec.num_classes or 0) <= 256 else torch.int32
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as handle:
@@ -45,10 +49,10 @@ def cached_codes(codec: Codec, data: ImageData, cache_dir: Path, *, batch_size: 
 
 
 @torch.no_grad()
-def _encode(codec: Codec, images: Tensor, flip: bool, batch_size: int, name: str) -> Tensor:
+def _encode(codec: Codec, images: Tensor | MappedImages, flip: bool, batch_size: int, name: str) -> Tensor:
     versions: list[list[Tensor]] = [[], []] if flip else [[]]
     for start in track(range(0, len(images), batch_size), description=f"Encoding {name} images", transient=True):
-        batch = to_float(torch.as_tensor(images[start : start + batch_size]))
+        batch = to_float(images[start : start + batch_size])
         versions[0].append(flatten(codec.encode(batch)))
         if flip:
             versions[1].append(flatten(codec.encode(batch.flip(3))))

@@ -10,7 +10,17 @@ from pathlib import Path
 from trilemma.atomic import atomic_write_text
 from trilemma.errors import UserError
 
-_PACKAGES = ("trilemma", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "vector-quantize-pytorch", "numpy", "wandb")
+_PACKAGES = (
+    "trilemma",
+    "torch",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "vector-quantize-pytorch",
+    "numpy",
+    "wandb",
+)
 
 
 def prepare(folder: Path) -> None:

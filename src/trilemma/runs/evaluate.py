@@ -13,22 +13,24 @@ from torch import Tensor
 
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
+from trilemma.data.images import to_float
 from trilemma.errors import UserError
 from trilemma.evaluation.card import ExtractorCard
 from trilemma.evaluation.evaluate import Evaluation, evaluate_reconstruction, evaluate_samples
 from trilemma.evaluation.extractor import Extractor, load_extractor, save_extractor
 from trilemma.evaluation.protocol import Machine, Protocol
 from trilemma.evaluation.rows import print_table, row, write_row
-from trilemma.images import make_grid, save_png
+from trilemma.images import save_png
 from trilemma.models.base import Family, Reconstructs, Samples
 from trilemma.models.classifier import Classifier
+from trilemma.networks.classifier import FeatureClassifier
 from trilemma.runs import schema
 from trilemma.runs.build import build
 from trilemma.runs.check import check_config
 from trilemma.runs.directory import prepare
 from trilemma.runs.load import load_with_config
 from trilemma.runs.quiet import quieten
-from trilemma.runs.sample import conditioned_on, draw, run_dir_of
+from trilemma.runs.sample import conditioned_on, draw, grid_of, run_dir_of
 from trilemma.runs.settings import build_sampling, labels_for, sampling_settings
 from trilemma.runs.targets import CHECKPOINT
 
@@ -59,7 +61,9 @@ def evaluate(cfg: DictConfig) -> None:
     elif isinstance(model, Reconstructs):
         _reconstructions(cfg, model, config, data, extractor, folder)
     else:
-        raise UserError(f"{cfg.ckpt} holds a {type(model).__name__}, which neither samples nor reconstructs: nothing to measure")
+        raise UserError(
+            f"{cfg.ckpt} holds a {type(model).__name__}, which neither samples nor reconstructs: nothing to measure"
+        )
 
 
 def data_of(config: dict[str, Any], root: str | None) -> ImageData:
@@ -85,8 +89,14 @@ def _samples(
     sampler_node, guidance_node = sampling_settings(cfg, config)
     sampler, guidance = build_sampling(sampler_node, guidance_node)
     condition = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(config))
-    kind = "none" if condition is None else f"label: {'all in turn' if cfg.condition.label is None else cfg.condition.label}"
-    protocol = _protocol(cfg, model, config, data, extractor, sampler=sampler_node, guidance=guidance_node, condition=kind)
+    kind = (
+        "none"
+        if condition is None
+        else f"label: {'all in turn' if cfg.condition.label is None else cfg.condition.label}"
+    )
+    protocol = _protocol(
+        cfg, model, config, data, extractor, sampler=sampler_node, guidance=guidance_node, condition=kind
+    )
     images = draw(model, cfg, condition, sampler, guidance)
     labels = None if condition is None else torch.tensor(condition)
     evaluation = evaluate_samples(
@@ -103,8 +113,7 @@ def _samples(
         evaluation.metrics.update({f"reconstruction/{name}": value for name, value in metrics.items()})
     name = _row_name(cfg, sampler_node, guidance_node, condition)
     _finish(folder, name, protocol, evaluation, images)
-    shown = images[:100] if labels is None else images[:100][torch.argsort(labels[:100], stable=True)]
-    save_png(make_grid(shown, num_columns=10), folder / f"{name}.png")
+    save_png(grid_of(images, labels), folder / f"{name}.png")
 
 
 def _reconstructions(
@@ -137,6 +146,12 @@ def _classification(cfg: DictConfig, model: Classifier, config: dict[str, Any], 
     if test.labels is None or data.label_names is None:
         raise UserError("the data has no labels: there is nothing to classify")
     accuracy = test_accuracy(model, test.images, test.labels, torch.device(cfg.device))
+    network = model.network
+    if not isinstance(network, FeatureClassifier):
+        print(
+            f"test accuracy {accuracy:.4f} on {len(test)} images; {type(network).__name__} has no features to extract"
+        )
+        return
     card = ExtractorCard(
         dataset=data.extractor_name,
         network=config["model"]["network"],
@@ -145,14 +160,12 @@ def _classification(cfg: DictConfig, model: Classifier, config: dict[str, Any], 
         test_accuracy=accuracy,
         command=f"python train.py experiment={config['experiment']}",
     )
-    path = save_extractor(model.network, card, folder)
+    path = save_extractor(network, card, folder)
     print(f"test accuracy {accuracy:.4f} on {len(test)} images; as a feature extractor: {path}")
 
 
 def test_accuracy(model: Classifier, images: Any, labels: Tensor, device: torch.device) -> float:
     """Share of uint8 images [N, C, H, W] whose most likely label is right."""
-    from trilemma.data.images import to_float
-
     right = 0
     for start in range(0, len(labels), 500):
         logits = model.network(to_float(images[start : start + 500]).to(device))

@@ -25,7 +25,9 @@ def state_data(cfg: DictConfig, data: ImageData) -> None:
     cfg.facts.num_labels = data.num_labels
     condition = OmegaConf.select(cfg, "condition._target_") or ""
     if condition.endswith("LabelCondition") and data.num_labels is None:
-        raise UserError("condition=label needs a data set with labels: put images into class sub-folders, or take condition=none")
+        raise UserError(
+            "condition=label needs a data set with labels: put images into class sub-folders, or take condition=none"
+        )
 
 
 def state_codec(cfg: DictConfig, codec: Codec) -> None:

@@ -35,7 +35,9 @@ def load(path: str | Path, *, weights: Weights = "ema", device: str = "cpu") -> 
     return model
 
 
-def load_with_config(path: str | Path, *, weights: Weights = "ema", device: str = "cpu") -> tuple[Family, dict[str, Any]]:
+def load_with_config(
+    path: str | Path, *, weights: Weights = "ema", device: str = "cpu"
+) -> tuple[Family, dict[str, Any]]:
     """As `load`, with the configuration that the checkpoint carries."""
     checkpoint = read_checkpoint(Path(path))
     config = checkpoint["trilemma"]["config"]
@@ -50,7 +52,9 @@ def load_with_config(path: str | Path, *, weights: Weights = "ema", device: str 
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{path}: its weights do not fit its configuration: {str(error).splitlines()[-1].strip()}") from None
+        raise UserError(
+            f"{path}: its weights do not fit its configuration: {str(error).splitlines()[-1].strip()}"
+        ) from None
     model.config = config
     return model.requires_grad_(False).eval().to(device), config
 

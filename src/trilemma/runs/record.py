@@ -45,7 +45,10 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
         record = json.loads((run_dir / NAME).read_text())
     except (OSError, ValueError):
         return None
-    if not isinstance(record, dict) or not {"recipe", "data", "status", "checkpoint", "num_batches", "time"} <= record.keys():
+    if (
+        not isinstance(record, dict)
+        or not {"recipe", "data", "status", "checkpoint", "num_batches", "time"} <= record.keys()
+    ):
         return None
     if record["checkpoint"] is not None:
         record["checkpoint"] = str(run_dir / record["checkpoint"])

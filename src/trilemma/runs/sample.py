@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
@@ -48,12 +49,20 @@ def sample(cfg: DictConfig) -> None:
         condition = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(config))
     elif cfg.condition.label is not None:
         raise UserError("give condition.label or condition.caption, not both")
-    folder = Path(cfg.output_dir) if cfg.output_dir else default_folder(Path(cfg.ckpt), sampler_node, guidance_node, cfg)
+    folder = (
+        Path(cfg.output_dir) if cfg.output_dir else default_folder(Path(cfg.ckpt), sampler_node, guidance_node, cfg)
+    )
     prepare(folder)
     images = draw(model, cfg, condition, sampler, guidance)
     labels = torch.tensor(condition) if isinstance(condition, list) else None
     write(folder, images, labels, num_png=cfg.num_png)
-    settings = {"checkpoint": str(cfg.ckpt), "weights": cfg.weights, "sampler": sampler_node, "guidance": guidance_node, "seed": cfg.seed}
+    settings = {
+        "checkpoint": str(cfg.ckpt),
+        "weights": cfg.weights,
+        "sampler": sampler_node,
+        "guidance": guidance_node,
+        "seed": cfg.seed,
+    }
     atomic_write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
     print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
 
@@ -68,7 +77,12 @@ def conditioned_on(config: dict[str, Any]) -> int | None:
 def default_folder(ckpt: Path, sampler: dict[str, Any], guidance: dict[str, Any], cfg: DictConfig) -> Path:
     """`<run directory>/samples/<settings>`, so that other settings never overwrite."""
     label = cfg.condition.label if cfg.condition.caption is None else "caption"
-    parts = [f"n{cfg.num_images}", f"steps{sampler.get('num_steps')}", f"scale{guidance.get('scale', 1)}", f"seed{cfg.seed}"]
+    parts = [
+        f"n{cfg.num_images}",
+        f"steps{sampler.get('num_steps')}",
+        f"scale{guidance.get('scale', 1)}",
+        f"seed{cfg.seed}",
+    ]
     if label is not None:
         parts.append(f"label{label}".replace(" ", ""))
     return run_dir_of(ckpt) / "samples" / "-".join(parts)
@@ -89,7 +103,9 @@ def draw(model: Samples, cfg: DictConfig, condition: Any, sampler: Sampler, guid
         for start in range(0, cfg.num_images, cfg.batch_size):
             num = min(cfg.batch_size, cfg.num_images - start)
             raw = condition[start : start + num] if isinstance(condition, list) else condition
-            images = model.sample(num, condition=raw, sampler=sampler, guidance=guidance, seed=cfg.seed, first_index=start)
+            images = model.sample(
+                num, condition=raw, sampler=sampler, guidance=guidance, seed=cfg.seed, first_index=start
+            )
             parts.append(to_uint8(images).cpu())
             progress.advance(task, num)
     return torch.cat(parts)
@@ -101,9 +117,20 @@ def write(folder: Path, images: Tensor, labels: Tensor | None, *, num_png: int) 
     (folder / "png").mkdir(exist_ok=True)
     for i, image in enumerate(to_pil(images[:num_png])):
         save_png(image, folder / "png" / f"{i:06d}.png")
-    shown, names = images[:100], None
-    if labels is not None:
-        # A row a class where the labels allow it, so that a glance says which class fails.
-        order = torch.argsort(labels[:100], stable=True)
-        shown, names = shown[order], [str(x) for x in labels[:100][order].tolist()]
-    save_png(make_grid(shown, num_columns=10, labels=names), folder / "grid.png")
+    save_png(grid_of(images, labels), folder / "grid.png")
+
+
+def grid_of(images: Tensor, labels: Tensor | None, *, num_columns: int = 10, num_rows: int = 10) -> Image.Image:
+    """A grid of uint8 images [N, C, H, W]; with labels int64 [N], each row holds one class and is named after it."""
+    if labels is None:
+        return make_grid(images[: num_rows * num_columns], num_columns)
+    rows: list[Tensor] = []
+    names: list[str] = []
+    of_class = {label: images[labels == label] for label in sorted(set(labels.tolist()))}
+    rows_per_class = max(1, num_rows // len(of_class))
+    for label, found in list(of_class.items())[:num_rows]:
+        for row in torch.split(found, num_columns)[:rows_per_class]:
+            blank = row.new_full((num_columns - len(row), *row.shape[1:]), 255)
+            rows.append(torch.cat([row, blank]))
+            names.append(str(label))
+    return make_grid(torch.cat(rows), num_columns, row_labels=names)

@@ -42,7 +42,9 @@ def _merge(wanted: Any, trained: Mapping[str, Any] | None, where: str) -> dict[s
     changes = {k: v for k, v in wanted.items() if v is not None}
     unknown = [k for k in changes if k not in trained and where == "sampler"]
     if unknown:
-        raise UserError(f"{where}.{unknown[0]}: the checkpoint's {where} {trained['_target_'].rsplit('.', 1)[1]} has no such setting")
+        raise UserError(
+            f"{where}.{unknown[0]}: the checkpoint's {where} {trained['_target_'].rsplit('.', 1)[1]} has no such setting"
+        )
     return {**trained, **changes}
 
 
@@ -65,7 +67,9 @@ def require_samples(model: Family, path: str) -> Samples:
         UserError: If its family draws no images.
     """
     if not isinstance(model, Samples):
-        raise UserError(f"{path} holds a {type(model).__name__}, which draws no images; sample from a generative model's checkpoint")
+        raise UserError(
+            f"{path} holds a {type(model).__name__}, which draws no images; sample from a generative model's checkpoint"
+        )
     return model
 
 
@@ -86,10 +90,7 @@ def labels_for(num_images: int, label: Any, num_labels: int | None) -> list[int]
         if num_labels is None:
             raise UserError("this model is unconditional: leave out condition.label")
         return [i % num_labels for i in range(num_images)]
-    if OmegaConf.is_list(label) or isinstance(label, (list, tuple)):
-        choices = list(label)
-    else:
-        choices = [label]
+    choices = list(label) if OmegaConf.is_list(label) or isinstance(label, (list, tuple)) else [label]
     if not choices or not all(isinstance(c, int) and not isinstance(c, bool) for c in choices):
         raise UserError(f"condition.label={label}: give a class number, a list such as [0,7], all, or none")
     return [choices[i % len(choices)] for i in range(num_images)]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.atomic import atomic_write_text
+from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.models.base import Family
@@ -38,7 +38,9 @@ def train(cfg: DictConfig) -> None:
     """
     check_config(cfg, schema.TRAIN)
     if OmegaConf.select(cfg, "model._target_") is None or OmegaConf.select(cfg, "data._target_") is None:
-        raise UserError("nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)")
+        raise UserError(
+            "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"
+        )
     _refuse_in_process_sweep(cfg)
     quieten()
     run_dir = Path(cfg.paths.run_dir)
@@ -53,7 +55,9 @@ def _train(cfg: DictConfig, run_dir: Path) -> None:
     resume = _checkpoint_to_resume(cfg, run_dir)
     record = read_record(run_dir)
     if resume and record and record["status"] == "finished" and record["num_batches"] >= _num_batches(cfg):
-        print(f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}")
+        print(
+            f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}"
+        )
         return
     if resume and record and record["data"] != data.fingerprint:
         raise UserError(f"run.id={cfg.run.id} was trained on other data than this command names: take another run.id")
@@ -67,9 +71,12 @@ def _train(cfg: DictConfig, run_dir: Path) -> None:
     if not isinstance(model, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
     if codec is not None:
+        held = getattr(model, "codec", None)
+        if not isinstance(held, Codec):
+            raise UserError(f"a {type(model).__name__} takes no codec: leave out codec=")
         # The built model holds a fresh codec of the same shape: the trained weights go in here, and travel in the checkpoint.
-        getattr(model, "codec", codec).load_state_dict(codec.state_dict())
-        if codec.num_classes is not None and getattr(codec, "length", 0) and _caches_codes(cfg):
+        held.load_state_dict(codec.state_dict())
+        if cfg.facts.codec is not None and codec.num_classes is not None:  # pixel levels cost nothing to compute
             data.use_codes(cached_codes(codec, data, Path(cfg.paths.cache_dir)))
     model.config = checkpoint_config(cfg)
     if cfg.init_from and not resume:
@@ -82,12 +89,18 @@ def _train(cfg: DictConfig, run_dir: Path) -> None:
     where = {"experiment": cfg.experiment_name, "recipe": recipe, "data": data.fingerprint}
     write_record(run_dir, **where, status="running", checkpoint=None, num_batches=0)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(f"{cfg.experiment_name} · {parameters / 1e6:.2f} M trainable parameters · {_num_batches(cfg)} batches · {run_dir}", flush=True)
+    print(
+        f"{cfg.experiment_name} · {parameters / 1e6:.2f} M trainable parameters · {_num_batches(cfg)} batches · {run_dir}",
+        flush=True,
+    )
     if resume:
         print(f"Resuming from {resume}", flush=True)
-    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning makes Ctrl-C an exit of its own
+            raise KeyboardInterrupt from None
+        raise
     newest = newest_valid(run_dir / "checkpoints")
     write_record(run_dir, **where, status="finished", checkpoint=newest, num_batches=_num_batches(cfg))
     print(f"Finished: {newest}", flush=True)
@@ -108,13 +121,8 @@ def _set_up(cfg: DictConfig) -> ImageData:
     return data
 
 
-def _caches_codes(cfg: DictConfig) -> bool:
-    """A learned codec's codes are worth keeping; pixel levels cost nothing to compute."""
-    return cfg.facts.codec is not None
-
-
 def _num_batches(cfg: DictConfig) -> int:
-    return int(cfg.trainer.max_steps) * int(cfg.trainer.get("accumulate_grad_batches", 1))
+    return int(cfg.trainer.max_steps) * int(cfg.trainer.accumulate_grad_batches)
 
 
 def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
@@ -153,7 +161,7 @@ def checkpoint_config(cfg: DictConfig) -> dict[str, Any]:
 
 def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
     """The resolved configuration, the data's splits and the versions of everything, into the run directory."""
-    shown = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
+    shown = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
     atomic_write_text(run_dir / "config.yaml", OmegaConf.to_yaml(shown, resolve=True))
     atomic_write_text(run_dir / "splits.yaml", OmegaConf.to_yaml(OmegaConf.create(data.split_record())))
     write_versions(run_dir)
@@ -163,28 +171,20 @@ def _trainer(cfg: DictConfig) -> Trainer:
     callbacks = [c for c in build(plain(cfg, "callbacks") or {}, where="callbacks").values() if c is not None]
     loggers = [x for x in build(plain(cfg, "logger") or {}, where="logger").values() if x is not None]
     node = plain(cfg, "trainer")
-    node = {**build(node | {"_partial_": True}, where="trainer").keywords, "callbacks": callbacks, "logger": loggers or False}
+    node = {
+        **build(node | {"_partial_": True}, where="trainer").keywords,
+        "callbacks": callbacks,
+        "logger": loggers or False,
+    }
     return Trainer(**node)
 
 
 def _refuse_in_process_sweep(cfg: DictConfig) -> None:
     """Several devices inside an in-process sweep: every rank would walk the whole sweep."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode is None or HydraConfig.get().mode.name != "MULTIRUN":
+    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
         return
     if str(cfg.trainer.get("devices", 1)) not in ("1", "auto") or cfg.trainer.get("num_nodes", 1) > 1:
         raise UserError(
             "a sweep (-m) of multi-process jobs needs one fresh process group a point: take hydra/launcher=submitit_slurm, "
             "or trainer.devices=1 with hydra/launcher=joblib"
         )
-
-
-@contextlib.contextmanager
-def threads(num: int | None) -> Iterator[None]:
-    """Limit torch to `num` threads inside the block; None leaves it alone."""
-    before = torch.get_num_threads()
-    if num:
-        torch.set_num_threads(num)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,190 @@
+"""Bad input: one line that names the fix, exit status 2, and nothing has been trained."""
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from trilemma.runs.lock import run_lock
+
+ROOT = Path(__file__).parents[2]
+
+
+def assert_refused(result, *fragments):
+    assert result.status == 2, (result.out, result.err)
+    lines = [line for line in result.err.splitlines() if line.strip()]
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("error: ")
+    for fragment in fragments:
+        assert fragment in lines[0], lines[0]
+    assert "Traceback" not in result.err + result.out
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint of the smallest possible prior, made by the entry point itself."""
+    pytest.importorskip("mlxtend")
+    folder = tmp_path_factory.mktemp("tiny")
+    command = [
+        sys.executable, "train.py", "experiment=demo/vq_diffusion", "debug=fast", "run.id=tiny", "network.dim=32", "network.depth=1",
+        "codec.overrides=[debug=fast,run.id=tiny]", f"paths.output_dir={folder}",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["experiment=mnist/vqave"], ["unknown experiment=mnist/vqave", "did you mean mnist/vqvae?"]),
+        (["modle=vqvae"], ["modle", "did you mean model"]),
+        (["experiment=demo/vqvae", "optimizer.lrr=1"], ["optimizer.lrr", "did you mean optimizer.lr?"]),
+        (["experiment=demo/vqvae", "+typo=1"], ["unknown override typo"]),
+        (["experiment=demo/vqvae", "+sed=1"], ["unknown override sed", "did you mean seed?"]),
+        (
+            ["experiment=demo/vqvae", "++optimizer.lrr=1"],
+            ["unknown override optimizer.lrr", "did you mean optimizer.lr?"],
+        ),
+        (["experiment=demo/vqvae", "++model.codec.encoder.chanels=1"], ["did you mean model.codec.encoder.channels?"]),
+        (["experiment=demo/vqvae", "trainer.max_steps=many"], ["trainer.max_steps=many", "int"]),
+        (["experiment=demo/vqvae", "trainer.max_steps=2.5"], ["trainer.max_steps=2.5", "int"]),
+        (["experiment=demo/vqvae", "seed=abc"], ["seed=abc", "int is expected"]),
+        (["experiment=demo/vqvae", "data.batch_size=0"], ["data.batch_size=0", "at least 1"]),
+        (["experiment=demo/vq_diffusion", "codec=pixels"], ["needs tokens", "codec=vq"]),
+        (
+            ["experiment=demo/vq_diffusion", "codec.checkpoint=nowhere.ckpt"],
+            ["codec.checkpoint=nowhere.ckpt", "no such file"],
+        ),
+        (["experiment=demo/vq_diffusion", "model.weighting=posterio"], ["did you mean posterior?"]),
+        (["experiment=demo/vq_diffusion", "sampler.num_steps=0", "codec=pixels_2"], ["sampler.num_steps=0"]),
+        (["experiment=demo/vqvae", "trainer._target_=os.system"], ["os.system", "only classes defined in"]),
+        (["experiment=demo/vqvae", "init_from=nowhere.ckpt"], ["nowhere.ckpt"]),
+        (["experiment=demo/vqvae", "run.resume=nowhere.ckpt"], ["nowhere.ckpt"]),
+        ([], ["name an experiment"]),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else None,
+)
+def test_train_refuses(command, tmp_path, arguments, fragments):
+    assert_refused(command("train", *arguments), *fragments)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "wrong"])
+def test_a_damaged_data_file_is_named(command, tmp_path, data_dir, damage):
+    root = tmp_path / "mnist"
+    shutil.copytree(data_dir / "mnist", root)
+    victim = root / "train-labels-idx1-ubyte.gz"
+    victim.chmod(0o644)
+    if damage == "truncated":
+        victim.write_bytes(victim.read_bytes()[:-1000])
+    else:
+        content = bytearray(gzip.decompress(victim.read_bytes()))
+        content[100] = (content[100] + 1) % 10
+        victim.write_bytes(gzip.compress(bytes(content)))
+    root.chmod(0o755)
+    assert_refused(command("train", "experiment=mnist/vqvae", f"data.root={root}"), victim.name)
+
+
+def test_an_output_folder_that_cannot_be_written(command, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.touch()
+    assert_refused(command("train", "experiment=demo/vqvae", output_dir=blocker), str(blocker), "paths.output_dir")
+
+
+def test_a_running_run_is_left_alone(command, tmp_path):
+    folder = tmp_path / "outputs/demo/vqvae/busy"
+    holder = (
+        "import sys, time; from pathlib import Path; from trilemma.runs.lock import run_lock\n"
+        "with run_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    folder.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", holder, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            assert_refused(command("train", "experiment=demo/vqvae", "run.id=busy"), str(process.pid))
+        finally:
+            process.kill()
+    with run_lock(folder):  # killed, not released: the lock is free all the same
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["num_images=0"], ["num_images"]),
+        (["sampler.num_steps=0"], ["sampler.num_steps=0"]),
+        (["sampler.temperature=0"], ["temperature"]),
+        (["sampler.truncation=2"], ["truncation"]),
+        (["condition.label=10"], ["condition.label=10", "0 to 9"]),
+        (["condition.label=-1"], ["condition.label=-1", "0 to 9"]),
+        (["condition.label=seven"], ["condition.label=seven"]),
+        (["weights=best"], ["weights=best", "ema, raw"]),
+        (["samplr.num_steps=3"], ["samplr", "did you mean sampler.num_steps?"]),
+        (["sampler.steps=3"], ["sampler.steps"]),
+        (["+typo=1"], ["unknown override typo"]),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else None,
+)
+@pytest.mark.parametrize("script", ["sample", "evaluate"])
+def test_sampling_refuses(command, checkpoint, script, arguments, fragments):
+    assert_refused(command(script, f"ckpt={checkpoint}", *arguments), *fragments)
+
+
+def test_a_checkpoint_that_is_not_there(command, tmp_path):
+    assert_refused(command("sample", f"ckpt={tmp_path}/no.ckpt"), "no.ckpt")
+    assert_refused(command("sample"), "ckpt is missing")
+
+
+def test_a_truncated_checkpoint(command, checkpoint, tmp_path):
+    short = tmp_path / "short.ckpt"
+    short.write_bytes(checkpoint.read_bytes()[:-5000])
+    assert_refused(command("sample", f"ckpt={short}"), "short.ckpt")
+
+
+def test_a_foreign_checkpoint(command, tmp_path):
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, foreign)
+    assert_refused(command("sample", f"ckpt={foreign}"), "foreign.ckpt")
+    foreign.write_text("hello")
+    assert_refused(command("evaluate", f"ckpt={foreign}"), "foreign.ckpt")
+
+
+@pytest.mark.parametrize("target", ["os.system", "torch.utils.collect_env.run", "torch.hub.load"])
+def test_a_checkpoint_that_names_something_dangerous(command, checkpoint, tmp_path, target):
+    evil = tmp_path / "evil.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["trilemma"]["config"]["model"]["network"] = {"_target_": target, "command": f"touch {tmp_path}/victim"}
+    torch.save(content, evil)
+    for script in ("sample", "evaluate"):
+        assert_refused(command(script, f"ckpt={evil}"), target)
+    assert not (tmp_path / "victim").exists()
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_checkpoint_with_a_pickled_payload(command, checkpoint, tmp_path):
+    evil, victim = tmp_path / "evil.ckpt", tmp_path / "victim"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"extra": Payload(victim)}, evil)
+    for script, key in (("sample", "ckpt"), ("evaluate", "ckpt")):
+        assert_refused(command(script, f"{key}={evil}"), "evil.ckpt")
+    assert_refused(command("train", "experiment=demo/vqvae", f"init_from={evil}"), "evil.ckpt")
+    time.sleep(0.1)
+    assert not victim.exists()
+
+
+def test_a_sweep_of_multi_process_jobs_is_refused(command):
+    result = command("train", "-m", "experiment=demo/vqvae", "trainer.devices=2", "seed=1,2")
+    assert result.status == 2
+    assert "hydra/launcher=submitit_slurm" in result.err

@@ -1,0 +1,134 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trilemma.codecs.pixels import PixelLevels, Pixels
+from trilemma.conditions.label import LabelCondition
+from trilemma.errors import UserError
+from trilemma.models.discrete_diffusion import DiscreteDiffusion, _coprime_stride
+from trilemma.networks.transformer import BidirectionalTransformer
+from trilemma.processes.closed_form import Absorbing, MaskAndReplace, Uniform
+from trilemma.processes.schedules import Cosine, Linear, VQDiffusionPaper
+from trilemma.samplers.categorical import Ancestral
+from trilemma.samplers.guidance import ClassifierFree, Guidance
+
+K, SIDE = 4, 3
+
+
+def model_of(process, *, seed=0, dtype=torch.float32, **changes):
+    torch.manual_seed(seed)
+    network = BidirectionalTransformer(
+        num_states=process.num_states,
+        num_classes=K,
+        code_shape=(SIDE, SIDE),
+        dim=16,
+        depth=2,
+        num_heads=2,
+        condition_dim=8,
+    )
+    for parameter in network.parameters():  # a zero head knows nothing: give it opinions
+        nn.init.normal_(parameter, std=0.3)
+    arguments = {
+        "codec": PixelLevels((1, SIDE, SIDE), K),
+        "process": process,
+        "network": network,
+        "condition": LabelCondition(3, 8),
+        "sampler": Ancestral(5),
+        "guidance": ClassifierFree(2.0),
+        "num_timesteps": 10,
+        **changes,
+    }
+    return DiscreteDiffusion(**arguments).to(dtype)
+
+
+PROCESSES = [MaskAndReplace(K, VQDiffusionPaper()), Absorbing(K, Linear()), Uniform(K, Cosine())]
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_samples_do_not_depend_on_the_batch_size(process):
+    """Images 0..63 drawn 1, 7 and 64 at a time are equal with a float64 network."""
+    model = model_of(process, dtype=torch.float64)
+    labels = [i % 3 for i in range(64)]
+    whole = model.sample(64, condition=labels, batch_size=64)
+    assert len(torch.unique(whole.flatten(1), dim=0)) > 32
+    for batch_size in (1, 7):
+        assert torch.equal(model.sample(64, condition=labels, batch_size=batch_size), whole)
+    assert torch.equal(model.sample(3, condition=labels[17:20], first_index=17), whole[17:20])
+    assert not torch.equal(model.sample(64, condition=labels, seed=1), whole)
+
+
+def test_guidance_zero_is_unconditional_and_one_is_conditional():
+    model = model_of(PROCESSES[0], dtype=torch.float64)
+    unconditional = model.sample(16, condition=None, guidance=Guidance())
+    conditional = model.sample(16, condition=1, guidance=Guidance())
+    assert torch.equal(model.sample(16, condition=1, guidance=ClassifierFree(0.0)), unconditional)
+    assert torch.equal(model.sample(16, condition=1, guidance=ClassifierFree(1.0)), conditional)
+    assert not torch.equal(unconditional, conditional)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_the_training_loss_is_an_unbiased_estimate_of_the_bound(process):
+    model = model_of(process, auxiliary_weight=0.0, condition_dropout=0.0, importance_sampling=False).eval()
+    tokens = torch.randint(K, (1, SIDE**2), generator=torch.Generator().manual_seed(1))
+    batch = {"code": tokens, "label": torch.tensor([1]), "index": torch.tensor([0])}
+    many = {"code": tokens.expand(500, -1), "label": torch.tensor([1]).expand(500), "index": torch.arange(500)}
+    torch.manual_seed(3)
+    losses = torch.stack([model.loss({k: v[:50] for k, v in many.items()}).total.detach() for _ in range(80)])
+    scored = model.score_likelihood(many)
+    exact = (scored.nats - process.prior_kl(tokens).sum(1)) / SIDE**2
+    error = (losses.var() / len(losses) + exact.var() / len(exact)).sqrt()
+    assert abs(losses.mean() - exact.mean()) < 4 * error
+    assert scored.kind == "bound"
+    assert scored.num_dims == SIDE**2
+    assert model.score_likelihood(batch).nats.shape == (1,)
+
+
+def test_the_loss_reaches_the_network_and_the_condition_but_not_the_codec():
+    model = model_of(PROCESSES[0])
+    model.loss({"image": torch.rand(32, 1, SIDE, SIDE) * 2 - 1, "label": torch.randint(3, (32,))}).total.backward()
+    assert all(p.grad is not None for p in model.network.parameters())
+    assert model.condition.embedding.weight.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in model.codec.parameters())
+
+
+def test_codes_and_images_give_the_same_tokens():
+    model = model_of(PROCESSES[0])
+    images = torch.rand(5, 1, SIDE, SIDE) * 2 - 1
+    code = model.tokens({"image": images})
+    assert code.shape == (5, SIDE**2)
+    assert torch.equal(model.tokens({"code": code, "image": images}), code)
+
+
+@pytest.mark.parametrize("num_timesteps", [1, 2, 7, 10, 100, 1000])
+def test_validation_covers_every_timestep(num_timesteps):
+    stride = _coprime_stride(num_timesteps)
+    assert math.gcd(stride, num_timesteps) == 1
+    assert len({(i * stride) % num_timesteps for i in range(num_timesteps)}) == num_timesteps
+
+
+def test_what_cannot_be_sampled_is_refused():
+    model = model_of(PROCESSES[0])
+    for bad, message in [
+        ({"condition": 3}, "out of range"),
+        ({"condition": [0, 1]}, "sequence of 4"),
+        ({"condition": -1}, "out of range"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            model.sample(4, **bad)
+    with pytest.raises(UserError, match="at least one"):
+        model.sample(0)
+
+
+def test_a_continuous_codec_is_refused():
+    with pytest.raises(UserError, match="needs tokens"):
+        model_of(PROCESSES[0], codec=Pixels((1, SIDE, SIDE)))
+
+
+def test_training_mode_is_restored_after_sampling():
+    model = model_of(PROCESSES[0]).train()
+    model.sample(2, condition=1)
+    assert model.training
+    assert model.network.training
+    assert not model.codec.training
