@@ -68,7 +68,7 @@ def test_the_other_entry_points_compose(entry, keys):
 
 @pytest.mark.parametrize(
     "group",
-    ("trainer", "process/schedule", "process", "sampler", "guidance", "optimizer", "scheduler", "logger"),
+    ["trainer", "process/schedule", "process", "sampler", "guidance", "optimizer", "scheduler", "logger"],
 )
 def test_every_option_of_a_group_composes_with_the_flagship(group):
     for option in sorted((CONF / group).glob("*.yaml")):

@@ -29,12 +29,14 @@ def model_of(process, *, seed=0, dtype=torch.float32, **changes):
         condition_dim=8,
     )
     for parameter in network.parameters():  # a zero head knows nothing: give it opinions
-        nn.init.normal_(parameter, std=0.3)
+        nn.init.normal_(parameter, std=0.1)
+    condition = LabelCondition(3, 8)
+    nn.init.normal_(condition.embedding.weight, std=5.0)
     arguments = {
         "codec": PixelLevels((1, SIDE, SIDE), K),
         "process": process,
         "network": network,
-        "condition": LabelCondition(3, 8),
+        "condition": condition,
         "sampler": Ancestral(5),
         "guidance": ClassifierFree(2.0),
         "num_timesteps": 10,
@@ -111,9 +113,9 @@ def test_validation_covers_every_timestep(num_timesteps):
 def test_what_cannot_be_sampled_is_refused():
     model = model_of(PROCESSES[0])
     for bad, message in [
-        ({"condition": 3}, "out of range"),
+        ({"condition": 3}, "labels are 0 to 2"),
         ({"condition": [0, 1]}, "sequence of 4"),
-        ({"condition": -1}, "out of range"),
+        ({"condition": -1}, "labels are 0 to 2"),
     ]:
         with pytest.raises(UserError, match=message):
             model.sample(4, **bad)

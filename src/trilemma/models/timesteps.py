@@ -58,7 +58,7 @@ class ImportanceTimesteps(nn.Module):
     @torch.no_grad()
     def update(self, timesteps: Tensor, loss: Tensor) -> None:
         """Record the losses [B] observed at `timesteps` [B]; a timestep seen twice counts with its mean square."""
-        index, square = timesteps - 1, loss.detach().double().square()
+        index, square = timesteps - 1, loss.detach().to(self.square.dtype).square()
         if dist.is_available() and dist.is_initialized():
             index, square = _gather(index), _gather(square)
         total = torch.zeros_like(self.square).index_add_(0, index, square)
