@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     command = [
         sys.executable, "train.py", "experiment=demo/vq_diffusion", "debug=fast", "run.id=tiny", "network.dim=32", "network.depth=1",
-        "codec.overrides=[debug=fast,run.id=tiny]", f"paths.output_dir={folder}",
+        "codec.overrides=['debug=fast']", f"paths.output_dir={folder}",
     ]  # fmt: skip
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return folder / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"

@@ -54,7 +54,7 @@ def assert_equal(a, b, path=""):
                 "trainer.max_steps=200",
                 "data.batch_size=8",
                 "network.dim=32",
-                "codec.overrides=[run.id=first-stage,trainer.max_steps=20]",
+                "codec.overrides=['trainer.max_steps=20']",
             ],
         ),
     ],

@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
         "experiment=demo/vq_diffusion",
         *TINY,
         "run.id=tiny",
-        "codec.overrides=[debug=fast]",
+        "codec.overrides=['debug=fast']",
         f"paths.output_dir={folder}",
     ]
     first = run("train", *arguments)
@@ -78,10 +78,12 @@ def test_sample_writes_the_fields_formats(prior, tmp_path):
     assert content["arr_0"].dtype == np.uint8
     assert content["arr_1"].tolist() == [7] * 12
     assert len(list((tmp_path / "png").glob("*.png"))) == 4
-    assert Image.open(tmp_path / "grid.png").size[0] > 280
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size[0] > 280
     assert json.loads((tmp_path / "settings.json").read_text())["sampler"]["num_steps"] == 3
-    first = np.asarray(Image.open(tmp_path / "png/000003.png"))
-    assert (first.reshape(28, 28) == content["arr_0"][3, :, :, 0]).all()
+    with Image.open(tmp_path / "png/000003.png") as picture:
+        fourth = np.asarray(picture)
+    assert (fourth.reshape(28, 28) == content["arr_0"][3, :, :, 0]).all()
 
 
 def test_evaluate_writes_a_row_with_its_protocol(prior, tmp_path):
@@ -129,4 +131,5 @@ def test_help_lists_the_groups():
     text = run("train", "--help").stdout
     for group in ("experiment", "model", "codec", "process", "sampler", "guidance", "data", "debug"):
         assert group in text
-    assert "mnist/vq_diffusion" in text
+    assert "experiment=mnist/vq_diffusion" in text
+    assert "experiment/mnist: classifier, vq_diffusion, vq_diffusion_released, vqvae" in text

@@ -15,13 +15,13 @@ from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from trilemma.errors import UserError
 from trilemma.runs.build import RESERVED
 from trilemma.runs.targets import COMMAND_LINE, locate
 
-UNKNOWN = object()  # a value that is only known later (an interpolation into `facts`)
+UNKNOWN = object()  # a value that is written elsewhere, or only known later
 
 
 def reject_unknown(keys: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -117,10 +117,12 @@ def _resolve(cfg: DictConfig, value: Any, path: str) -> Any:
     if not _is_interpolation(value):
         return value
     try:
-        found = OmegaConf.select(cfg, path)
+        OmegaConf.select(cfg, path)
+    except InterpolationToMissingValueError:
+        pass  # the missing value is named where it belongs
     except OmegaConfBaseException as error:
         raise UserError(f"{path}={value} cannot be resolved: {str(error).splitlines()[0]}") from None
-    return UNKNOWN if found is None or OmegaConf.is_config(found) else found
+    return UNKNOWN  # the value is checked where it is written, and named by that path
 
 
 def _check_value(value: Any, hint: Any, path: str) -> None:

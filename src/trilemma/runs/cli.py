@@ -46,6 +46,12 @@ def run(main: Callable[[], None]) -> None:
         if isinstance(cause, UserError):
             _fail(str(cause))
         _fail(explain(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(
+            f"cannot use {error.filename}: {error.strerror}; choose another place with paths.output_dir=... or output_dir=..."
+        )
     except KeyboardInterrupt:
         print("interrupted; the same command with the same run.id goes on", file=sys.stderr)
         raise SystemExit(130) from None
@@ -71,6 +77,8 @@ def _fail(line: str) -> NoReturn:
 
 def explain(error: BaseException) -> str:
     """Say in one line what Hydra could not compose, with the nearest name that exists."""
+    from hydra.errors import OverrideParseException
+
     text = str(error)
     if match := re.search(r"In '.*?': Could not find '(?P<path>[^']+)'", text) or re.search(
         r"Could not find '(?P<path>[^']+)'", text
@@ -83,6 +91,11 @@ def explain(error: BaseException) -> str:
         return f"unknown override {match['key']}: {_near_key(match['key']) or 'no such key'}"
     if match := re.search(r"Key '(?P<leaf>[^']+)' is not in struct\s+full_key: (?P<key>\S+)", text):
         return f"unknown override {match['key']}: {_near_key(match['key']) or 'no such key'}"
+    if isinstance(error, OverrideParseException):
+        given = getattr(error, "override", None) or "an override"
+        return (
+            f"cannot read {given}: put a value that holds = , : brackets or spaces in quotes, as in \"ckpt='a=b.ckpt'\""
+        )
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 

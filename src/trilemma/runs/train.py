@@ -20,7 +20,7 @@ from trilemma.runs import schema
 from trilemma.runs.build import build
 from trilemma.runs.check import check_config
 from trilemma.runs.checkpoint import newest_valid, read_checkpoint
-from trilemma.runs.codec import recipe_hash, resolve_codec
+from trilemma.runs.codec import drop_recipe, recipe_hash, resolve_codec
 from trilemma.runs.codes import cached_codes
 from trilemma.runs.directory import prepare, write_versions
 from trilemma.runs.facts import plain, state_codec, state_data, state_process
@@ -36,11 +36,12 @@ def train(cfg: DictConfig) -> None:
     Raises:
         UserError: For anything that is the user's to mend, before training starts.
     """
-    check_config(cfg, schema.TRAIN)
     if OmegaConf.select(cfg, "model._target_") is None or OmegaConf.select(cfg, "data._target_") is None:
         raise UserError(
             "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"
         )
+    drop_recipe(cfg)
+    check_config(cfg, schema.TRAIN)
     _refuse_in_process_sweep(cfg)
     quieten()
     run_dir = Path(cfg.paths.run_dir)
