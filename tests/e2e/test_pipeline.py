@@ -87,7 +87,7 @@ def test_sample_writes_the_fields_formats(prior, tmp_path):
 
 
 def test_evaluate_writes_a_row_with_its_protocol(prior, tmp_path):
-    run("evaluate", f"ckpt={prior}", "num_images=20", "sampler.num_steps=2", f"output_dir={tmp_path}")
+    run("evaluate", f"ckpt={prior}", "num_images=20", "sampler.num_steps=2", f"output_dir={tmp_path}", f"cache_dir={tmp_path}/cache")
     rows = list(tmp_path.glob("*.json"))
     assert len(rows) == 1
     row = json.loads(rows[0].read_text())
@@ -101,8 +101,8 @@ def test_evaluate_writes_a_row_with_its_protocol(prior, tmp_path):
 
 def test_a_codec_is_evaluated_by_its_reconstructions(runs, tmp_path):
     [codec] = (runs / "demo/vqvae").glob("auto-*/checkpoints/last.ckpt")
-    run("evaluate", f"ckpt={codec}", f"output_dir={tmp_path}")
-    row = json.loads((tmp_path / "reconstruction.json").read_text())
+    run("evaluate", f"ckpt={codec}", f"output_dir={tmp_path}", f"cache_dir={tmp_path}/cache")
+    row = json.loads((tmp_path / "demo-vqvae-reconstruction.json").read_text())
     assert {"psnr", "ssim", "codebook_perplexity"} <= row["metrics"].keys()
 
 

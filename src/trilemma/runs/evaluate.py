@@ -105,13 +105,13 @@ def _samples(
         real=data.split("train"),
         real_floor=data.split("test"),
         extractor=extractor,
-        cache_dir=folder / "features",
+        cache_dir=Path(cfg.cache_dir) / "features",
         seed=cfg.seed,
     )
     if isinstance(model, Reconstructs):
         metrics = _reconstruction_metrics(cfg, model, data, extractor, folder)
         evaluation.metrics.update({f"reconstruction/{name}": value for name, value in metrics.items()})
-    name = _row_name(cfg, sampler_node, guidance_node, condition)
+    name = f"{_slug(config)}-{_row_name(cfg, sampler_node, guidance_node, condition)}"
     _finish(folder, name, protocol, evaluation, images)
     save_png(grid_of(images, labels), folder / f"{name}.png")
 
@@ -122,7 +122,7 @@ def _reconstructions(
     test = data.split("test")
     metrics = _reconstruction_metrics(cfg, model, data, extractor, folder)
     protocol = dataclasses.replace(_protocol(cfg, model, config, data, extractor, split="test"), num_images=len(test))
-    _finish(folder, "reconstruction", protocol, Evaluation(metrics, {}), test.images[:])
+    _finish(folder, f"{_slug(config)}-reconstruction", protocol, Evaluation(metrics, {}), test.images[:])
 
 
 def _reconstruction_metrics(
@@ -135,7 +135,7 @@ def _reconstruction_metrics(
         extractor=extractor,
         codec=codec if isinstance(codec, Codec) else None,
         device=cfg.device,
-        cache_dir=folder / "features",
+        cache_dir=Path(cfg.cache_dir) / "features",
     )
 
 
@@ -203,9 +203,14 @@ def _protocol(
     )
 
 
+def _slug(config: dict[str, Any]) -> str:
+    """The experiment's name, fit for a file name."""
+    return str(config.get("experiment")).replace("/", "-")
+
+
 def _row_name(cfg: DictConfig, sampler: dict[str, Any], guidance: dict[str, Any], condition: Any) -> str:
     scale = "unconditional" if condition is None else f"scale{guidance.get('scale', 1)}"
-    return f"samples-n{cfg.num_images}-steps{sampler.get('num_steps')}-{scale}-seed{cfg.seed}"
+    return f"n{cfg.num_images}-steps{sampler.get('num_steps')}-{scale}-seed{cfg.seed}"
 
 
 def _finish(folder: Path, name: str, protocol: Protocol, evaluation: Evaluation, images: Tensor) -> None:

@@ -66,5 +66,6 @@ EVALUATE: dict[str, Any] = {
     "condition": {"label": None},
     "data": {"root": _OPTIONAL_STR},
     "extractor": _OPTIONAL_STR,
+    "cache_dir": str,
     "device": str,
 }
