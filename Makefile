@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 DEMO   := outputs/demo
-CKPT   := $(DEMO)/vq_diffusion/demo/checkpoints/best.ckpt
+CKPT   := $(DEMO)/vq_diffusion/demo/checkpoints/last.ckpt
 comma  := ,
 
 # OpenMP's default busy wait makes everything several times slower when another program holds a core.

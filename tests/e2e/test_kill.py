@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import assert_equal
 
+from tiny_run import assert_equal
 from trilemma.callbacks.checkpoint import step_checkpoints
 
 ROOT = Path(__file__).parents[2]

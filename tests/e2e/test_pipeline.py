@@ -87,7 +87,14 @@ def test_sample_writes_the_fields_formats(prior, tmp_path):
 
 
 def test_evaluate_writes_a_row_with_its_protocol(prior, tmp_path):
-    run("evaluate", f"ckpt={prior}", "num_images=20", "sampler.num_steps=2", f"output_dir={tmp_path}", f"cache_dir={tmp_path}/cache")
+    run(
+        "evaluate",
+        f"ckpt={prior}",
+        "num_images=20",
+        "sampler.num_steps=2",
+        f"output_dir={tmp_path}",
+        f"cache_dir={tmp_path}/cache",
+    )
     rows = list(tmp_path.glob("*.json"))
     assert len(rows) == 1
     row = json.loads(rows[0].read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from trilemma.atomic import atomic_write_text
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_float
@@ -27,6 +29,7 @@ from trilemma.networks.classifier import FeatureClassifier
 from trilemma.runs import schema
 from trilemma.runs.build import build
 from trilemma.runs.check import check_config
+from trilemma.runs.codes import codec_hash
 from trilemma.runs.directory import prepare
 from trilemma.runs.load import load_with_config
 from trilemma.runs.quiet import quieten
@@ -109,7 +112,7 @@ def _samples(
         seed=cfg.seed,
     )
     if isinstance(model, Reconstructs):
-        metrics = _reconstruction_metrics(cfg, model, data, extractor, folder)
+        metrics = _reconstruction_metrics(cfg, model, data, extractor)
         evaluation.metrics.update({f"reconstruction/{name}": value for name, value in metrics.items()})
     name = f"{_slug(config)}-{_row_name(cfg, sampler_node, guidance_node, condition)}"
     _finish(folder, name, protocol, evaluation, images)
@@ -120,16 +123,24 @@ def _reconstructions(
     cfg: DictConfig, model: Any, config: dict[str, Any], data: ImageData, extractor: Extractor, folder: Path
 ) -> None:
     test = data.split("test")
-    metrics = _reconstruction_metrics(cfg, model, data, extractor, folder)
+    metrics = _reconstruction_metrics(cfg, model, data, extractor)
     protocol = dataclasses.replace(_protocol(cfg, model, config, data, extractor, split="test"), num_images=len(test))
     _finish(folder, f"{_slug(config)}-reconstruction", protocol, Evaluation(metrics, {}), test.images[:])
 
 
 def _reconstruction_metrics(
-    cfg: DictConfig, model: Reconstructs, data: ImageData, extractor: Extractor, folder: Path
+    cfg: DictConfig, model: Reconstructs, data: ImageData, extractor: Extractor
 ) -> dict[str, float]:
+    """Scores of the model's reconstructions; those of a codec are kept, since every row of its priors shows them."""
     codec = getattr(model, "codec", None)
-    return evaluate_reconstruction(
+    kept: Path | None = None
+    if isinstance(codec, Codec):
+        key = f"{codec_hash(codec)}-{data.fingerprint[:16]}-{extractor.name}"
+        kept = Path(cfg.cache_dir) / "reconstruction" / f"{key}.json"
+        if kept.is_file():
+            scores: dict[str, float] = json.loads(kept.read_text())
+            return scores
+    found = evaluate_reconstruction(
         model,
         data.split("test").images,
         extractor=extractor,
@@ -137,6 +148,9 @@ def _reconstruction_metrics(
         device=cfg.device,
         cache_dir=Path(cfg.cache_dir) / "features",
     )
+    if kept is not None:
+        atomic_write_text(kept, json.dumps(found))
+    return found
 
 
 @torch.no_grad()
