@@ -61,6 +61,7 @@ def checkpoint(tmp_path_factory):
             ["experiment=demo/vq_diffusion", "codec.checkpoint=nowhere.ckpt"],
             ["codec.checkpoint=nowhere.ckpt", "no such file"],
         ),
+        (["experiment=demo/vq_diffusion", "condition=none"], ["condition=none", "guidance=none"]),
         (["experiment=demo/vq_diffusion", "model.weighting=posterio"], ["did you mean posterior?"]),
         (["experiment=demo/vq_diffusion", "sampler.num_steps=0", "codec=pixels_2"], ["sampler.num_steps=0"]),
         (["experiment=demo/vqvae", "trainer._target_=os.system"], ["os.system", "only classes defined in"]),

@@ -23,10 +23,15 @@ def state_data(cfg: DictConfig, data: ImageData) -> None:
     """Write what the data set says of itself."""
     cfg.facts.image_shape = list(data.image_shape)
     cfg.facts.num_labels = data.num_labels
-    condition = OmegaConf.select(cfg, "condition._target_") or ""
-    if condition.endswith("LabelCondition") and data.num_labels is None:
+    condition = (OmegaConf.select(cfg, "condition._target_") or "").rpartition(".")[2]
+    guidance = (OmegaConf.select(cfg, "guidance._target_") or "").rpartition(".")[2]
+    if condition == "LabelCondition" and data.num_labels is None:
         raise UserError(
-            "condition=label needs a data set with labels: put images into class sub-folders, or take condition=none"
+            "condition=label needs a data set with labels: put images into class sub-folders, or take condition=none guidance=none"
+        )
+    if condition == "NoCondition" and guidance == "ClassifierFree":
+        raise UserError(
+            "guidance=classifier_free has nothing to strengthen with condition=none: take guidance=none too"
         )
 
 
