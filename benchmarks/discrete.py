@@ -11,12 +11,12 @@ from timing import HEADER, interleaved, row
 
 import torch  # isort: skip
 import torch.nn.functional as F
-from trilemma.processes.mask_and_replace import MaskAndReplace
 
 from trilemma.codecs.pixels import PixelLevels
 from trilemma.conditions.label import LabelCondition
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
 from trilemma.networks.transformer import BidirectionalTransformer
+from trilemma.processes.closed_form import MaskAndReplace
 from trilemma.processes.inverse_cdf import inverse_cdf
 from trilemma.processes.noise import Noise, TorchNoise
 from trilemma.processes.schedules import VQDiffusionPaper
@@ -137,8 +137,8 @@ def maths(K: int, L: int, B: int, rounds: int) -> None:
     noise = TorchNoise()
     xt = process.sample(x0, t, noise)
     with torch.no_grad():
-        log_x0, probs = logits.log_softmax(-1), logits.softmax(-1)
-    uniform = torch.rand(B, L, dtype=torch.float64)
+        log_x0, probs = logits.log_softmax(-1), logits.softmax(-1).flatten(0, 1)
+    uniform = torch.rand(B * L, dtype=torch.float64)
 
     def loss() -> None:
         logits.grad = None

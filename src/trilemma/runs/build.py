@@ -39,7 +39,7 @@ def build(node: Any, *, allowed: tuple[str, ...] = COMMAND_LINE, where: str = "c
             return functools.partial(target, **parts)
         try:
             return target(**parts)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"{where}: {node['_target_']} cannot be built: {error}") from error
     if isinstance(node, (list, tuple)):
         return [build(value, allowed=allowed, where=f"{where}[{i}]") for i, value in enumerate(node)]

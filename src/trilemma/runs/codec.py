@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.codecs.base import Codec
@@ -24,26 +25,31 @@ from trilemma.runs.load import load_with_config
 from trilemma.runs.record import finished_runs
 
 # What a recipe is: the nodes that decide which weights come out. Paths, loggers and callbacks do not.
-_RECIPE_KEYS = ("model", "optimizer", "scheduler", "seed", "deterministic")
+_RECIPE_KEYS = ("model", "optimizer", "scheduler", "seed", "deterministic", "init_from")
 _RECIPE_TRAINER_KEYS = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
 _WHERE_DATA_LIES = ("root", "cache_dir", "download")
 
 
-def recipe_hash(cfg: DictConfig) -> str:
+def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
     """Content hash of all that decides a run's weights, except the data's content.
 
     Args:
         cfg: A training configuration, before facts are known.
+        with_length: Whether `trainer.max_steps` counts; without it, a run and its continuation agree.
 
     Returns:
         Sixteen hexadecimal digits.
     """
+    averages = OmegaConf.select(cfg, "callbacks.ema")  # they decide which weights are loaded
     raw = OmegaConf.masked_copy(
         cfg, [str(k) for k in cfg if k not in ("paths", "run", "logger", "callbacks", "experiment_name")]
     )
     node: Any = OmegaConf.to_container(raw, resolve=False)
     parts = {key: node.get(key) for key in (*_RECIPE_KEYS, "codec", "process", "network", "condition")}
     parts["trainer"] = {key: (node.get("trainer") or {}).get(key) for key in _RECIPE_TRAINER_KEYS}
+    if not with_length:
+        del parts["trainer"]["max_steps"]
+    parts["averages"] = OmegaConf.to_container(averages, resolve=False) if OmegaConf.is_config(averages) else None
     parts["data"] = {k: v for k, v in (node.get("data") or {}).items() if k not in _WHERE_DATA_LIES}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -57,11 +63,12 @@ def drop_recipe(cfg: DictConfig) -> None:
         OmegaConf.set_struct(cfg, True)
 
 
-def resolve_codec(cfg: DictConfig, data: ImageData) -> Codec:
+def resolve_codec(cfg: DictConfig, data: ImageData, resume: str | None = None) -> Codec:
     """Build the codec that `cfg.codec` asks for and put its own configuration in the node's place.
 
     Args:
         cfg: The prior's configuration; `cfg.codec` is either an object's node, or {checkpoint, experiment, overrides}.
+        resume: The checkpoint that the run goes on from: it brings its codec with it.
         data: The prior's data: a codec belongs to it if it was trained on the same content.
 
     Raises:
@@ -72,7 +79,12 @@ def resolve_codec(cfg: DictConfig, data: ImageData) -> Codec:
         codec = build(plain(cfg, "codec"), where="codec")
         assert isinstance(codec, Codec)
         return codec
-    path = _auto(cfg, data) if node.checkpoint == "auto" else Path(node.checkpoint)
+    if resume is not None:
+        path = Path(resume)  # whatever has been trained since
+    elif node.checkpoint == "auto":
+        path = _auto(cfg, data)
+    else:
+        path = Path(node.checkpoint)
     if not path.is_file():
         raise UserError(
             f"codec.checkpoint={node.checkpoint}: there is no such file; give a checkpoint, or codec.checkpoint=auto"
@@ -87,8 +99,11 @@ def resolve_codec(cfg: DictConfig, data: ImageData) -> Codec:
         raise UserError(
             f"codec.checkpoint={path} was trained on images of shape {tuple(found.image_shape)}, and data gives {tuple(data.image_shape)}"
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    cfg.facts.codec = {"checkpoint": str(path), "sha256": digest, "experiment": config.get("experiment")}
+    if resume is not None:
+        cfg.facts.codec = config["facts"]["codec"]
+    else:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        cfg.facts.codec = {"checkpoint": str(path), "sha256": digest, "experiment": config.get("experiment")}
     OmegaConf.set_struct(cfg, False)
     cfg.codec = config["model"]["codec"]
     OmegaConf.set_struct(cfg, True)
@@ -98,6 +113,9 @@ def resolve_codec(cfg: DictConfig, data: ImageData) -> Codec:
 def _auto(cfg: DictConfig, data: ImageData) -> Path:
     """The newest finished run of the recipe on this data; trained now, in a child process, where there is none."""
     overrides = [f"experiment={cfg.codec.experiment}", *[str(o) for o in cfg.codec.overrides]]
+    debug = HydraConfig.get().runtime.choices.get("debug") if HydraConfig.initialized() else None
+    if debug not in (None, "None") and not any(o.startswith("debug=") for o in overrides):
+        overrides.append(f"debug={debug}")
     if not GlobalHydra.instance().is_initialized():
         raise UserError("codec.checkpoint=auto works from train.py only: give a path")
     recipe = compose("train", overrides=[*overrides, "run.id=auto"])
@@ -106,15 +124,20 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
     if found := _find(output_dir, wanted, data.fingerprint):
         return found
     name = f"auto-{wanted[:8]}-{data.fingerprint[:8]}"
-    command = [*overrides, f"run.id={name}", f"paths.output_dir={output_dir}", f"paths.data_dir={cfg.paths.data_dir}"]
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or cfg.trainer.get("devices", 1) not in (1, "auto", "1"):
+    places = [f"paths.output_dir='{output_dir}'", f"paths.data_dir='{cfg.paths.data_dir}'"]
+    command = [*overrides, f"run.id={name}", *places]
+    if is_multi_process(cfg):
         raise UserError(f"no codec has been trained for this data yet: first run  python train.py {' '.join(command)}")
     locks = output_dir / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{name}.lock"):
         if found := _find(output_dir, wanted, data.fingerprint):
             return found
-        print(f"First stage: no finished {cfg.codec.experiment} for this data yet; training it now.", flush=True)
+        print(
+            f"First stage: no finished {cfg.codec.experiment} of this recipe for this data yet; training it now "
+            "(codec.checkpoint=PATH takes one you have).",
+            flush=True,
+        )
         entry = Path(sys.argv[0]).resolve()
         status = subprocess.run([sys.executable, str(entry), *command], check=False).returncode
         if status != 0:
@@ -124,8 +147,17 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
     if found := _find(output_dir, wanted, data.fingerprint):
         return found
     raise UserError(
-        f"the first stage finished but is not found under {output_dir}: it was trained on other data than this run's"
+        f"the first stage finished but is not found under {output_dir}: it was trained on other data than this run's, "
+        "so let codec.overrides name the same data settings"
     )
+
+
+def is_multi_process(cfg: DictConfig) -> bool:
+    """Whether the trainer will run, or runs already, in several processes."""
+    trainer = cfg.trainer
+    launched = max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+    several = str(trainer.get("devices", 1)) not in ("1", "auto") or trainer.get("num_nodes", 1) > 1
+    return launched > 1 or several or (trainer.get("strategy", "auto") != "auto" and str(trainer.get("devices")) != "1")
 
 
 def _find(output_dir: Path, recipe: str, fingerprint: str) -> Path | None:

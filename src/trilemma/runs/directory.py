@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def prepare(folder: Path) -> None:
         raise UserError(
             f"cannot write to {folder}: {error.strerror}; choose another place with paths.output_dir=... (or output_dir=...)"
         ) from None
+
+
+def set_aside(run_dir: Path) -> None:
+    """Move what an earlier run of this name wrote into a sub-folder: nothing is lost, and nothing of it is resumed."""
+    old = [path for path in run_dir.iterdir() if path.name != ".lock" and not path.name.startswith("superseded-")]
+    if old:
+        folder = run_dir / f"superseded-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        folder.mkdir()
+        for path in old:
+            path.rename(folder / path.name)
 
 
 def write_versions(run_dir: Path) -> None:

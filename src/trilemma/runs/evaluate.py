@@ -34,7 +34,7 @@ from trilemma.runs.directory import prepare
 from trilemma.runs.load import load_with_config
 from trilemma.runs.quiet import quieten
 from trilemma.runs.sample import conditioned_on, draw, grid_of, run_dir_of
-from trilemma.runs.settings import build_sampling, labels_for, sampling_settings
+from trilemma.runs.settings import build_sampling, labels_for, sampling_settings, settings_name
 from trilemma.runs.targets import CHECKPOINT
 
 
@@ -114,7 +114,7 @@ def _samples(
     if isinstance(model, Reconstructs):
         metrics = _reconstruction_metrics(cfg, model, data, extractor)
         evaluation.metrics.update({f"reconstruction/{name}": value for name, value in metrics.items()})
-    name = f"{_slug(config)}-{_row_name(cfg, sampler_node, guidance_node, condition)}"
+    name = f"{_slug(config)}-{settings_name(cfg, config, sampler_node, guidance_node)}"
     _finish(folder, name, protocol, evaluation, images)
     save_png(grid_of(images, labels), folder / f"{name}.png")
 
@@ -135,7 +135,7 @@ def _reconstruction_metrics(
     codec = getattr(model, "codec", None)
     kept: Path | None = None
     if isinstance(codec, Codec):
-        key = f"{codec_hash(codec)}-{data.fingerprint[:16]}-{extractor.name}"
+        key = f"{type(codec).__name__}-{codec.num_classes}-{codec_hash(codec)}-{data.fingerprint[:16]}-{extractor.name}"
         kept = Path(cfg.cache_dir) / "reconstruction" / f"{key}.json"
         if kept.is_file():
             scores: dict[str, float] = json.loads(kept.read_text())
@@ -206,7 +206,7 @@ def _protocol(
         num_images=cfg.num_images,
         extractor=extractor.name,
         model=f"{config.get('experiment')} ({type(model).__name__})",
-        weights=cfg.weights,
+        weights=config["weights"],
         seed=cfg.seed,
         checkpoint=hashlib.sha256(Path(cfg.ckpt).read_bytes()).hexdigest(),
         sampler=sampler or {},
@@ -220,11 +220,6 @@ def _protocol(
 def _slug(config: dict[str, Any]) -> str:
     """The experiment's name, fit for a file name."""
     return str(config.get("experiment")).replace("/", "-")
-
-
-def _row_name(cfg: DictConfig, sampler: dict[str, Any], guidance: dict[str, Any], condition: Any) -> str:
-    scale = "unconditional" if condition is None else f"scale{guidance.get('scale', 1)}"
-    return f"n{cfg.num_images}-steps{sampler.get('num_steps')}-{scale}-seed{cfg.seed}"
 
 
 def _finish(folder: Path, name: str, protocol: Protocol, evaluation: Evaluation, images: Tensor) -> None:

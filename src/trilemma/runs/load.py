@@ -38,7 +38,7 @@ def load(path: str | Path, *, weights: Weights = "ema", device: str = "cpu") -> 
 def load_with_config(
     path: str | Path, *, weights: Weights = "ema", device: str = "cpu"
 ) -> tuple[Family, dict[str, Any]]:
-    """As `load`, with the configuration that the checkpoint carries."""
+    """As `load`, with the configuration that the checkpoint carries and, as `weights`, which weights were taken."""
     checkpoint = read_checkpoint(Path(path))
     config = checkpoint["trilemma"]["config"]
     model = build(config.get("model"), allowed=CHECKPOINT, where=f"{path}: model")
@@ -46,7 +46,9 @@ def load_with_config(
         raise UserError(f"{path}: its configuration describes no model; was it written by train.py?")
     state: dict[str, Tensor] = dict(checkpoint["state_dict"])
     if weights == "ema":
-        state.update(ema_weights(checkpoint) or {})
+        averages = ema_weights(checkpoint)
+        state.update(averages or {})
+        weights = "raw" if averages is None else "ema"  # a run without averages has its last weights only
     elif weights != "raw":
         raise UserError(f"weights={weights}: choose one of ema, raw")
     try:
@@ -55,8 +57,12 @@ def load_with_config(
         raise UserError(
             f"{path}: its weights do not fit its configuration: {str(error).splitlines()[-1].strip()}"
         ) from None
+    config["weights"] = weights
     model.config = config
-    return model.requires_grad_(False).eval().to(device), config
+    try:
+        return model.requires_grad_(False).eval().to(device), config
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def init_weights(model: Family, path: str | Path) -> list[str]:

@@ -14,7 +14,15 @@ NAME = "run.json"
 
 
 def write_record(
-    run_dir: Path, *, experiment: str, recipe: str, data: str, status: str, checkpoint: Path | None, num_batches: int
+    run_dir: Path,
+    *,
+    experiment: str,
+    recipe: str,
+    identity: str,
+    data: str,
+    status: str,
+    checkpoint: Path | None,
+    num_batches: int,
 ) -> None:
     """Write the record atomically.
 
@@ -22,14 +30,16 @@ def write_record(
         run_dir: The run's directory.
         experiment: Name of the experiment.
         recipe: Content hash of the recipe.
+        identity: The same without the run's length: what a resumed run must agree with.
         data: Fingerprint of the data.
-        status: "running" or "finished".
+        status: "running", "stopped" or "finished".
         checkpoint: Newest checkpoint.
         num_batches: Batches trained so far.
     """
     record = {
         "experiment": experiment,
         "recipe": recipe,
+        "identity": identity,
         "data": data,
         "status": status,
         "checkpoint": None if checkpoint is None else str(checkpoint.resolve().relative_to(run_dir.resolve())),
@@ -47,7 +57,7 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
         return None
     if (
         not isinstance(record, dict)
-        or not {"recipe", "data", "status", "checkpoint", "num_batches", "time"} <= record.keys()
+        or not {"recipe", "identity", "data", "status", "checkpoint", "num_batches", "time"} <= record.keys()
     ):
         return None
     if record["checkpoint"] is not None:

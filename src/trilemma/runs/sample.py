@@ -23,7 +23,7 @@ from trilemma.runs.check import check_config
 from trilemma.runs.directory import prepare
 from trilemma.runs.load import load_with_config
 from trilemma.runs.quiet import quieten
-from trilemma.runs.settings import build_sampling, labels_for, require_samples, sampling_settings
+from trilemma.runs.settings import build_sampling, labels_for, require_samples, sampling_settings, settings_name
 from trilemma.samplers.base import Sampler
 from trilemma.samplers.guidance import Guidance
 
@@ -49,9 +49,8 @@ def sample(cfg: DictConfig) -> None:
         condition = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(config))
     elif cfg.condition.label is not None:
         raise UserError("give condition.label or condition.caption, not both")
-    folder = (
-        Path(cfg.output_dir) if cfg.output_dir else default_folder(Path(cfg.ckpt), sampler_node, guidance_node, cfg)
-    )
+    default = run_dir_of(Path(cfg.ckpt)) / "samples" / settings_name(cfg, config, sampler_node, guidance_node)
+    folder = Path(cfg.output_dir) if cfg.output_dir else default
     prepare(folder)
     images = draw(model, cfg, condition, sampler, guidance)
     labels = torch.tensor(condition) if isinstance(condition, list) else None
@@ -72,20 +71,6 @@ def conditioned_on(config: dict[str, Any]) -> int | None:
     condition = config["model"].get("condition") or {}
     number: int | None = condition.get("num_labels")
     return number
-
-
-def default_folder(ckpt: Path, sampler: dict[str, Any], guidance: dict[str, Any], cfg: DictConfig) -> Path:
-    """`<run directory>/samples/<settings>`, so that other settings never overwrite."""
-    label = cfg.condition.label if cfg.condition.caption is None else "caption"
-    parts = [
-        f"n{cfg.num_images}",
-        f"steps{sampler.get('num_steps')}",
-        f"scale{guidance.get('scale', 1)}",
-        f"seed{cfg.seed}",
-    ]
-    if label is not None:
-        parts.append(f"label{label}".replace(" ", ""))
-    return run_dir_of(ckpt) / "samples" / "-".join(parts)
 
 
 def run_dir_of(ckpt: Path) -> Path:

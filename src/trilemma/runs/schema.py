@@ -34,7 +34,7 @@ TRAIN: dict[str, Any] = {
     "callbacks": "targets",
     "logger": "targets",
     "paths": PATHS,
-    "run": {"id": str, "resume": str, "budget": _OPTIONAL_STR},
+    "run": {"id": str | int, "resume": str, "budget": _OPTIONAL_STR},
     "facts": FACTS,
     "seed": int,
     "num_threads": _OPTIONAL_INT,

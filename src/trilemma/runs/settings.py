@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -58,6 +59,27 @@ def build_sampling(sampler: dict[str, Any], guidance: dict[str, Any]) -> tuple[S
     if not isinstance(built[0], Sampler) or not isinstance(built[1], Guidance):
         raise UserError("sampler and guidance must name a Sampler and a Guidance")
     return built[0], built[1]
+
+
+def settings_name(
+    cfg: DictConfig, config: Mapping[str, Any], sampler: Mapping[str, Any], guidance: Mapping[str, Any]
+) -> str:
+    """A file name that says every setting that differs from the plainest, so that other settings never overwrite."""
+    label = cfg.condition.label
+    parts = [f"n{cfg.num_images}", f"steps{sampler.get('num_steps')}"]
+    parts.append("unconditional" if label == "none" else f"scale{guidance.get('scale', 1)}")
+    plainest = {"temperature": 1.0, "truncation": 1.0, "start": 1.0, "stop": 0.0}
+    given = {**sampler, **guidance}
+    parts += [f"{key}{given[key]}" for key, usual in plainest.items() if given.get(key, usual) != usual]
+    if cfg.condition.get("caption") is not None:
+        parts.append("caption")
+    elif label not in (None, "none"):
+        parts.append(f"label{label}".replace(" ", ""))
+    if config.get("weights") == "raw":
+        parts.append("raw")
+    if Path(cfg.ckpt).stem != "last":
+        parts.append(Path(cfg.ckpt).stem)
+    return "-".join([*parts, f"seed{cfg.seed}"])
 
 
 def require_samples(model: Family, path: str) -> Samples:

@@ -9,10 +9,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.atomic import atomic_write_text
-from trilemma.codecs.base import Codec
+from trilemma.callbacks.counting import num_batches as trained_batches
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.models.base import Family
@@ -20,9 +22,9 @@ from trilemma.runs import schema
 from trilemma.runs.build import build
 from trilemma.runs.check import check_config
 from trilemma.runs.checkpoint import newest_valid, read_checkpoint
-from trilemma.runs.codec import drop_recipe, recipe_hash, resolve_codec
+from trilemma.runs.codec import drop_recipe, is_multi_process, recipe_hash, resolve_codec
 from trilemma.runs.codes import cached_codes
-from trilemma.runs.directory import prepare, write_versions
+from trilemma.runs.directory import prepare, set_aside, write_versions
 from trilemma.runs.facts import plain, state_codec, state_data, state_process
 from trilemma.runs.load import init_weights
 from trilemma.runs.lock import run_lock
@@ -45,66 +47,90 @@ def train(cfg: DictConfig) -> None:
     _refuse_in_process_sweep(cfg)
     quieten()
     run_dir = Path(cfg.paths.run_dir)
+    if _rank():  # the first process of the job holds the lock and writes for all
+        _train(cfg, run_dir)
+        return
     prepare(run_dir)
     with run_lock(run_dir):
         _train(cfg, run_dir)
 
 
 def _train(cfg: DictConfig, run_dir: Path) -> None:
-    recipe = recipe_hash(cfg)
+    recipe, identity = recipe_hash(cfg), recipe_hash(cfg, with_length=False)
+    num_batches = _num_batches(cfg)
     data = _set_up(cfg)
+    if cfg.run.resume == "never":
+        set_aside(run_dir)
     resume = _checkpoint_to_resume(cfg, run_dir)
     record = read_record(run_dir)
-    if resume and record and record["status"] == "finished" and record["num_batches"] >= _num_batches(cfg):
-        print(
-            f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}"
-        )
-        return
-    if resume and record and record["data"] != data.fingerprint:
-        raise UserError(f"run.id={cfg.run.id} was trained on other data than this command names: take another run.id")
-
-    codec = None
-    if OmegaConf.select(cfg, "codec") is not None:
-        codec = resolve_codec(cfg, data)
-        state_codec(cfg, codec)
-    state_process(cfg)
-    model = build(plain(cfg, "model"), where="model")
-    if not isinstance(model, Family):
-        raise UserError(f"model._target_={cfg.model._target_} is not a family")
-    if codec is not None:
-        held = getattr(model, "codec", None)
-        if not isinstance(held, Codec):
-            raise UserError(f"a {type(model).__name__} takes no codec: leave out codec=")
-        # The built model holds a fresh codec of the same shape: the trained weights go in here, and travel in the checkpoint.
-        held.load_state_dict(codec.state_dict())
-        if cfg.facts.codec is not None and codec.num_classes is not None:  # pixel levels cost nothing to compute
-            data.use_codes(cached_codes(codec, data, Path(cfg.paths.cache_dir)))
-    model.config = checkpoint_config(cfg)
-    if cfg.init_from and not resume:
-        for line in init_weights(model, cfg.init_from):
-            print(f"init_from: {line}")
-
-    _write_inputs(cfg, data, run_dir)
+    if resume and record:
+        if record["data"] != data.fingerprint or record["identity"] != identity:
+            raise UserError(
+                f"run.id={cfg.run.id} was started with other settings or data than this command names: "
+                "take another run.id, or run.resume=never"
+            )
+        if record["status"] == "finished" and record["num_batches"] >= num_batches:
+            print(
+                f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}"
+            )
+            return
+    # What needs no codec is built before one is trained for an hour.
     trainer = _trainer(cfg)
-    data.num_train_batches = _num_batches(cfg)
-    where = {"experiment": cfg.experiment_name, "recipe": recipe, "data": data.fingerprint}
-    write_record(run_dir, **where, status="running", checkpoint=None, num_batches=0)
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(
-        f"{cfg.experiment_name} · {parameters / 1e6:.2f} M trainable parameters · {_num_batches(cfg)} batches · {run_dir}",
-        flush=True,
-    )
-    if resume:
-        print(f"Resuming from {resume}", flush=True)
+    for node in ("sampler", "guidance"):
+        build(plain(cfg, node), where=node)
+    if cfg.init_from and not resume:
+        read_checkpoint(cfg.init_from)
+
+    model = _model(cfg, data, resume)
+    where = {"experiment": cfg.experiment_name, "recipe": recipe, "identity": identity, "data": data.fingerprint}
+    if not _rank():
+        _write_inputs(cfg, data, run_dir)
+        write_record(run_dir, **where, status="running", checkpoint=None, num_batches=0)
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        size = f"{parameters / 1e6:.2f} M trainable parameters"
+        print(f"{cfg.experiment_name} · {size} · {num_batches} batches · {run_dir}", flush=True)
+        if resume:
+            print(f"Resuming from {resume}", flush=True)
+    data.num_train_batches = num_batches
     try:
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     except SystemExit:
         if trainer.interrupted:  # Lightning makes Ctrl-C an exit of its own
             raise KeyboardInterrupt from None
         raise
+    if _rank():
+        return
     newest = newest_valid(run_dir / "checkpoints")
-    write_record(run_dir, **where, status="finished", checkpoint=newest, num_batches=_num_batches(cfg))
-    print(f"Finished: {newest}", flush=True)
+    done = trained_batches(trainer)
+    complete = newest is not None and done >= num_batches
+    write_record(run_dir, **where, status="finished" if complete else "stopped", checkpoint=newest, num_batches=done)
+    print(f"Finished: {newest}" if complete else f"Stopped after {done} of {num_batches} batches: {newest}", flush=True)
+
+
+def _model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
+    """Build the model, its first stage inside, and let the data serve that stage's codes."""
+    codec = None
+    if OmegaConf.select(cfg, "codec") is not None:
+        codec = resolve_codec(cfg, data, resume)
+        state_codec(cfg, codec)
+    state_process(cfg)
+    model = build(plain(cfg, "model"), where="model")
+    if not isinstance(model, Family):
+        raise UserError(f"model._target_={cfg.model._target_} is not a family")
+    model.config = checkpoint_config(cfg)
+    if cfg.init_from and not resume:
+        for line in init_weights(model, cfg.init_from):
+            print(f"init_from: {line}")
+    if codec is not None:
+        held = getattr(model, "codec", None)
+        if not isinstance(held, type(codec)):
+            raise UserError(f"a {type(model).__name__} takes no codec of its own: leave out codec=")
+        # The built model holds a fresh codec of the same shape. The trained weights go in here, after any others: the codes that
+        # the prior learns are this codec's.
+        held.load_state_dict(codec.state_dict())
+        if cfg.facts.codec is not None and codec.num_classes is not None:  # pixel levels cost nothing to compute
+            data.use_codes(cached_codes(codec, data, Path(cfg.paths.cache_dir)))
+    return model
 
 
 def _set_up(cfg: DictConfig) -> ImageData:
@@ -122,7 +148,14 @@ def _set_up(cfg: DictConfig) -> ImageData:
     return data
 
 
+def _rank() -> int:
+    """This process's number in its job."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
 def _num_batches(cfg: DictConfig) -> int:
+    if cfg.trainer.max_steps < 1:
+        raise UserError(f"trainer.max_steps={cfg.trainer.max_steps}: a run needs at least one step")
     return int(cfg.trainer.max_steps) * int(cfg.trainer.accumulate_grad_batches)
 
 
@@ -171,21 +204,20 @@ def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
 def _trainer(cfg: DictConfig) -> Trainer:
     callbacks = [c for c in build(plain(cfg, "callbacks") or {}, where="callbacks").values() if c is not None]
     loggers = [x for x in build(plain(cfg, "logger") or {}, where="logger").values() if x is not None]
-    node = plain(cfg, "trainer")
-    node = {
-        **build(node | {"_partial_": True}, where="trainer").keywords,
-        "callbacks": callbacks,
-        "logger": loggers or False,
-    }
-    return Trainer(**node)
+    node = plain(cfg, "trainer") | {"_partial_": True}
+    try:
+        trainer: Trainer = build(node, where="trainer")(callbacks=callbacks, logger=loggers or False)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+    return trainer
 
 
 def _refuse_in_process_sweep(cfg: DictConfig) -> None:
     """Several devices inside an in-process sweep: every rank would walk the whole sweep."""
     if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
         return
-    if str(cfg.trainer.get("devices", 1)) not in ("1", "auto") or cfg.trainer.get("num_nodes", 1) > 1:
+    if is_multi_process(cfg):
         raise UserError(
             "a sweep (-m) of multi-process jobs needs one fresh process group a point: take hydra/launcher=submitit_slurm, "
-            "or trainer.devices=1 with hydra/launcher=joblib"
+            "or one device (trainer=default)"
         )
