@@ -205,7 +205,7 @@ def test_cold_is_greedy_and_truncation_drops_the_tail():
         seen.append(prediction.log_x0)
 
     run(process, Ancestral(3, temperature=1e-4), on_step=record)
-    assert all(float(p.max(-1).values.min()) > -0.5 for p in seen)
+    assert all(float(p.softmax(-1).amax(-1).min()) > 0.6 for p in seen)
     seen.clear()
     x0 = run(process, Ancestral(1, truncation=1e-9), on_step=record)
     assert torch.equal(x0, seen[0].argmax(-1))

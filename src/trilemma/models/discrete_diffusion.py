@@ -159,8 +159,7 @@ class DiscreteDiffusion(Family):
 
     def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
         """The `Denoiser` that samplers see."""
-        log_x0 = self._logits(xt, t, condition).log_softmax(-1)
-        return Prediction(log_x0=log_x0, weighting=self.weighting)
+        return Prediction(log_x0=self._logits(xt, t, condition), weighting=self.weighting)
 
     @torch.no_grad()
     def sample(

@@ -10,8 +10,12 @@ from trilemma.errors import UserError
 from trilemma.processes.bound import closed_form_bound
 from trilemma.processes.categorical import BoundTerms, CategoricalProcess, Rates, Weighting
 from trilemma.processes.coefficients import Coefficients, coefficients, masses, positive
+from trilemma.processes.inverse_cdf import inverse_cdf
 from trilemma.processes.noise import NoiseSource
 from trilemma.processes.schedules import Schedule, Time, as_float64
+
+_CACHE_ELEMENTS = 2**17
+"""Elements that a CPU's inner caches hold: larger inputs go through in chunks of rows."""
 
 
 class MaskAndReplace(CategoricalProcess):
@@ -109,31 +113,76 @@ class MaskAndReplace(CategoricalProcess):
     def step(self, log_x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting, noise: NoiseSource) -> Tensor:
         """See `CategoricalProcess`.
 
-        Given x0, xs is a mixture of "stay at xt", "go to x0" and "a uniform class", so the draw of x0 and one uniform
-        are all it takes. The "joint" law is the same mixture with p(x0 = xt|xt) in the place of [x0 = xt].
+        A token stays, goes to a class that p(x0|xt) names, or to one that is drawn uniformly. Which of the three needs
+        no more than p(x0 = xt|xt), and for a masked token not even that. So one uniform a token decides, its remainder
+        names the class, and p(x0|xt) is drawn from only where a token goes: a few positions a step.
         """
         c = self._coefficients(s, t)
-        x0 = noise.categorical(log_x0, log=True)
-        u = noise.uniform(tuple(xt.shape), dtype=torch.float64)
         known = self.is_known(xt)
+        stay, go, anywhere = self._moves(log_x0, xt, known, c, weighting)
+        total = stay + go + anywhere
+        # A token that nothing can have changed (all three weights zero) stays.
+        u = noise.uniform(tuple(xt.shape), dtype=torch.float64)
+        level = u * total - stay
+        moves = (level >= 0) & (go + anywhere > 0)
+        goes = moves & ((level < go) | (anywhere == 0))
+        uniform = self._class_of((level - go) / positive(anywhere))
+        out = torch.where(moves, uniform, xt)
+
+        # Without waiting for an accelerator the positions that go cannot be counted: there all are drawn.
+        rows = goes.flatten().nonzero().squeeze(1) if xt.device.type == "cpu" else slice(None)
+        if not isinstance(rows, slice) and len(rows) == 0:
+            return out
+        weights = log_x0.flatten(0, -2)[rows].softmax(-1)
+        # A known token that goes, goes elsewhere.
+        held = torch.where(known, xt, 0).flatten()[rows].unsqueeze(1)
+        here = torch.where(known.flatten()[rows].unsqueeze(1), 0.0, weights.gather(1, held))
+        weights = weights.scatter(1, held, here.to(weights.dtype))
+        share = (level / positive(go)).flatten()[rows].clamp(0.0, 1.0 - 2.0**-53)
+        if isinstance(rows, slice):
+            weights = torch.where(goes.flatten().unsqueeze(1), weights, 1.0)
+            return torch.where(goes, inverse_cdf(weights, share).view(xt.shape), out)
+        out.view(-1)[rows] = inverse_cdf(weights, share)
+        return out
+
+    def _moves(
+        self, log_x0: Tensor, xt: Tensor, known: Tensor, c: Coefficients, weighting: Weighting
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights with which a token stays, goes to another class that p(x0|xt) names, or to a uniform one, [B, L]."""
+        here, rest = self._split_at(log_x0, xt, known & (c.replaced_t > 0).to(xt.device))
+        step = c.replace * c.alpha_s
+        uniform = self.num_classes * c.replace * c.replaced_s
+        slip = c.keep * c.replaced_s
         if weighting == "posterior":
-            agree = (x0 == xt).to(torch.float64)
+            hit, miss = here / positive(c.alpha_t + c.replaced_t), rest / positive(c.replaced_t)
+            stay = hit * (c.alpha_t + slip + step) + miss * slip
+            go = miss * step
+            anywhere = (hit + miss) * uniform
         else:
-            held = torch.where(known, xt, 0).unsqueeze(-1)
-            agree = log_x0.gather(-1, held).squeeze(-1).to(torch.float64).exp()
-        stay = c.alpha_t * agree + c.keep * c.replaced_s
-        go = c.replace * c.alpha_s
-        anywhere = self.num_classes * c.replace * c.replaced_s
-        if self._has_mask:
-            stay = torch.where(known, stay, c.gamma_s)
-            scale = c.reveal * c.gamma_t / positive(c.unmasked_s)
-            go = torch.where(known, go, scale * c.alpha_s)
-            anywhere = torch.where(known, anywhere, scale * self.num_classes * c.replaced_s)
-        # A token that nothing can have replaced (all three weights zero) stays.
-        level = u * (stay + go + anywhere)
-        uniform = self._class_of((level - stay - go) / positive(anywhere))
-        moved = torch.where((level < stay + go) | (anywhere == 0), x0, uniform)
-        return torch.where((level < stay) | ((go == 0) & (anywhere == 0)), xt, moved)
+            stay, go, anywhere = here * (c.alpha_t + step) + slip, rest * step, uniform.expand(xt.shape)
+        if not self._has_mask:
+            return stay, go, anywhere
+        scale = c.reveal * c.gamma_t / positive(c.unmasked_s)
+        return (
+            torch.where(known, stay, c.gamma_s),
+            torch.where(known, go, scale * c.alpha_s),
+            torch.where(known, anywhere, scale * self.num_classes * c.replaced_s),
+        )
+
+    def _split_at(self, log_x0: Tensor, xt: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """p(x0 = xt|xt) and the mass of the other classes `where` asked for, float64 [B, L]; any numbers elsewhere.
+
+        The others are summed: 1 - p would round away what little may be left of them.
+        """
+        weights, held = log_x0.flatten(0, -2), torch.where(where, xt, 0).flatten().unsqueeze(1)
+        if xt.device.type != "cpu":
+            here, rest = _part(weights, held)
+            return here.view(xt.shape), rest.view(xt.shape)
+        both = torch.ones(2, xt.numel(), dtype=torch.float64)
+        rows = where.flatten().nonzero().squeeze(1)
+        for chunk in torch.split(rows, max(1, _CACHE_ELEMENTS // self.num_classes)):
+            both[0, chunk], both[1, chunk] = _part(weights.index_select(0, chunk), held.index_select(0, chunk))
+        return both[0].view(xt.shape), both[1].view(xt.shape)
 
     def bound_terms(self, logits: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> BoundTerms:
         """See `CategoricalProcess`."""
@@ -253,3 +302,10 @@ class Uniform(MaskAndReplace):
 def _full(logits: Tensor) -> Tensor:
     """At least float32."""
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def _part(logits_nk: Tensor, held_n1: Tensor) -> tuple[Tensor, Tensor]:
+    """Of softmax(logits), the class held and the sum of the others, float64 [N]."""
+    p = logits_nk.softmax(-1)
+    here = p.gather(1, held_n1).squeeze(1).double()
+    return here, p.scatter_(1, held_n1, 0.0).sum(1).double()

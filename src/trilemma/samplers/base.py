@@ -21,7 +21,7 @@ class Prediction:
     """What a network believes of the clean data.
 
     Attributes:
-        log_x0: Categorical processes: log p(x0 | xt), normalised, float32 [B, L, K].
+        log_x0: Categorical processes: log p(x0 | xt) up to a constant a position (logits), float32 [B, L, K].
         x0: Gaussian processes: the predicted mean of x0, shaped like xt.
         log_variance: Gaussian processes with learned variance: shaped like xt.
         weighting: How log_x0 is to be turned into p(xs | xt); part of what the network was trained to mean.

@@ -22,7 +22,7 @@ class Ancestral(Sampler):
     Args:
         num_steps: Network calls.
         truncation: r of top-r truncation of p(x0|xt), in (0, 1]; 1 keeps everything.
-        temperature: Divides log p(x0|xt), which is then renormalised; below 1 sharpens.
+        temperature: Divides log p(x0|xt); below 1 sharpens.
 
     Raises:
         UserError: If an option is out of its range.
@@ -73,7 +73,7 @@ class Ancestral(Sampler):
             if guidance.on_posterior is None:
                 xt = process.step(log_x0, xt, s, t, weighting, noise)
             else:
-                log_ps = process.posterior(log_x0, xt, s, t, weighting)
+                log_ps = process.posterior(log_x0.log_softmax(-1), xt, s, t, weighting)
                 xt = noise.categorical(guidance.on_posterior(log_ps, process, xt, t), log=True)
             if on_step is not None:
                 on_step(step, s, xt, prediction)
@@ -103,7 +103,7 @@ class Ancestral(Sampler):
         if log_x0 is None or (self.temperature == 1.0 and self.truncation == 1.0):
             return prediction
         if self.temperature != 1.0:
-            log_x0 = (log_x0 / self.temperature).log_softmax(-1)
+            log_x0 = log_x0 / self.temperature
         return Prediction(log_x0=truncate(log_x0, self.truncation), weighting=prediction.weighting)
 
 

@@ -82,7 +82,8 @@ class ClassifierFree(Guidance):
             return super().on_prediction(predictions, process, xt, t)
         null, conditional = predictions
         if null.log_x0 is not None and conditional.log_x0 is not None:
-            guided = torch.lerp(null.log_x0, conditional.log_x0, self.scale).log_softmax(-1)
+            # What each branch lacks to be normalised is one constant a position here too.
+            guided = torch.lerp(null.log_x0, conditional.log_x0, self.scale)
             return Prediction(log_x0=guided, weighting=conditional.weighting)
         if null.x0 is not None and conditional.x0 is not None:
             x0 = torch.lerp(null.x0, conditional.x0, self.scale)

@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_HEAD = 32
-"""Classes looked at before a full sort; a trained network's p(x0) mostly has its mass there."""
+_CACHE_ELEMENTS = 2**17
+"""Elements that a CPU's inner caches hold: larger inputs go through in chunks of rows."""
 
 
 def truncate(log_p: Tensor, mass: float) -> Tensor:
-    """Keep a class while the classes ranked above it hold less than `mass`, so always the first; renormalise.
+    """Keep a class while the classes ranked above it hold less than `mass`, so always the first.
 
     As VQ-Diffusion's truncation sampling (Gu et al. 2022, section 5.1) and nucleus sampling (Holtzman et al. 2020);
     classes of equal probability are kept or dropped together.
 
     Args:
-        log_p: Normalised log-probabilities [..., K].
+        log_p: Log-probabilities up to a constant a row, [..., K].
         mass: r in (0, 1]; 1 returns `log_p` itself.
 
     Returns:
-        Normalised log-probabilities [..., K], -inf where dropped.
+        `log_p`, -inf where dropped.
     """
     if mass >= 1.0:
         return log_p
     rows = log_p.flatten(0, -2)
-    if rows.device.type == "cpu":
-        threshold = _head(rows, mass)
-    else:
-        threshold, _ = _cut(rows.sort(-1, descending=True).values, mass)
-    return rows.masked_fill(rows < threshold, -torch.inf).log_softmax(-1).view(log_p.shape)
+    step = max(1, _CACHE_ELEMENTS // rows.shape[-1]) if rows.device.type == "cpu" else max(1, len(rows))
+    return torch.cat([_truncate(chunk, mass) for chunk in torch.split(rows, step)]).view(log_p.shape)
 
 
-def _head(rows: Tensor, mass: float) -> Tensor:
-    """On a CPU a sort costs ten times a top-k, so only rows whose first classes do not hold the mass are sorted."""
-    head = min(_HEAD, rows.shape[-1])
-    threshold, covered = _cut(rows.topk(head, -1).values, mass)
-    left = (~covered).nonzero().squeeze(-1)
-    if len(left) and head < rows.shape[-1]:
-        threshold[left], _ = _cut(rows[left].sort(-1, descending=True).values, mass)
-    return threshold
+def _truncate(log_p: Tensor, mass: float) -> Tensor:
+    p = log_p.softmax(-1)
+    rising = _sort(p)
+    below = rising.cumsum(-1, dtype=torch.float64)
+    # A class is dropped where the mass ranked above it, 1 - below, has reached `mass`.
+    first = torch.searchsorted(below, below[:, -1:] * (1.0 - mass), right=True)
+    threshold = rising.gather(-1, first.clamp_(max=p.shape[-1] - 1))
+    return log_p.masked_fill(p < threshold, -torch.inf)
 
 
-def _cut(ranked: Tensor, mass: float) -> tuple[Tensor, Tensor]:
-    """Of rows in descending order, the smallest kept log-probability [N, 1] and whether the mass was reached [N]."""
-    cumulative = ranked.exp().cumsum(-1, dtype=torch.float64)
-    last = (cumulative[:, :-1] < mass).sum(-1, keepdim=True)
-    return ranked.gather(-1, last), cumulative[:, -1] >= mass
+def _sort(p: Tensor) -> Tensor:
+    """Rows in rising order. NumPy sorts values alone, with vector instructions: on CPUs twenty times faster than torch."""
+    if p.device.type == "cpu":
+        return torch.from_numpy(np.sort(p.numpy(), axis=-1))
+    return p.sort(-1).values
