@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trilemma.networks.blocks import CrossAttention, SelfAttention
+from trilemma.networks.blocks import CrossAttention, Perceptron, SelfAttention
 from trilemma.networks.embeddings import GridPosition, TimeEmbedding
 from trilemma.networks.transformer import BidirectionalTransformer
 
@@ -46,7 +46,7 @@ def test_logits_have_shape_and_start_uniform():
 
 
 def test_gradients_reach_all_parameters():
-    network = build(condition_dim=7, context_dim=6)
+    network = build(condition_dim=7, context_dim=6, mlp_kernel=3)
     tokens, t = inputs()
     pooled, context = torch.randn(B, 7).double(), torch.randn(B, M, 6).double()
     network(tokens, t, pooled, context, torch.ones(B, M, dtype=torch.bool)).square().sum().backward()
@@ -184,3 +184,26 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(network(tokens, t), network(tokens, t))
     network.eval()
     assert torch.equal(network(tokens, t), network(tokens, t))
+
+
+@pytest.mark.parametrize("grid", [(3, 4), (3, 2, 2)])
+def test_the_convolution_of_a_perceptron_mixes_neighbours_on_the_grid_alone(grid):
+    torch.manual_seed(0)
+    perceptron = Perceptron(5, 6, grid=grid, kernel=3).double()
+    x = torch.randn(2, 12, 5, dtype=torch.float64)
+    hidden = perceptron.rise(x).view(2, *grid[:2], -1, 6)
+    mixed = hidden + perceptron.mix.bias
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            for i in range(3):
+                for j in range(3):
+                    r, c = row + i - 1, column + j - 1
+                    if 0 <= r < grid[0] and 0 <= c < grid[1]:
+                        mixed[:, row, column] += perceptron.mix.weight[:, 0, i, j] * hidden[:, r, c]
+    expected = perceptron.fall(torch.nn.functional.gelu(mixed.view(2, 12, 6)))
+    torch.testing.assert_close(perceptron(x), expected)
+
+
+def test_a_kernel_has_a_middle():
+    with pytest.raises(ValueError, match="kernel=4"):
+        build(mlp_kernel=4)

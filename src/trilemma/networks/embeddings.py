@@ -25,7 +25,7 @@ class GridPosition(nn.Module):
         self.shape = tuple(shape)
         self.axes = nn.ParameterList(nn.Parameter(torch.empty(size, dim)) for size in self.shape)
         for axis in self.axes:
-            nn.init.normal_(axis, std=0.02)
+            nn.init.normal_(axis, std=0.3)
 
     def forward(self) -> Tensor:
         """Positions of all cells, [L, d]."""

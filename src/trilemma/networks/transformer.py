@@ -29,10 +29,11 @@ class BidirectionalTransformer(nn.Module):
         condition_dim: Width of the pooled condition; None where there is none.
         context_dim: Width of the context sequence; None where there is none.
         mlp_ratio: Hidden width of the perceptrons over d.
+        mlp_kernel: Odd side of a depthwise convolution over (h, w) in each perceptron; 0 has none.
         dropout: Probability of dropping an entry of a residual branch.
 
     Raises:
-        ValueError: If `num_heads` does not divide `dim`.
+        ValueError: If `num_heads` does not divide `dim`, or `mlp_kernel` is even.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class BidirectionalTransformer(nn.Module):
         condition_dim: int | None = None,
         context_dim: int | None = None,
         mlp_ratio: float = 4.0,
+        mlp_kernel: int = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -59,7 +61,15 @@ class BidirectionalTransformer(nn.Module):
         self.time = TimeEmbedding(dim)
         self.condition = None if condition_dim is None else nn.Linear(condition_dim, dim)
         self.layers = nn.ModuleList(
-            AdaLNBlock(dim, num_heads, context_dim=context_dim, mlp_ratio=mlp_ratio, dropout=dropout)
+            AdaLNBlock(
+                dim,
+                num_heads,
+                context_dim=context_dim,
+                mlp_ratio=mlp_ratio,
+                dropout=dropout,
+                grid=code_shape,
+                kernel=mlp_kernel,
+            )
             for _ in range(depth)
         )
         self.final_modulation = nn.Linear(dim, 2 * dim)
@@ -72,7 +82,7 @@ class BidirectionalTransformer(nn.Module):
                 if isinstance(module, nn.Linear) and module is not layer.modulation:
                     nn.init.xavier_uniform_(module.weight)
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.token.weight, std=0.02)
+        nn.init.normal_(self.token.weight, std=0.3)
         # A zero head predicts every class alike: the bound at the first step is finite and known.
         for linear in (self.final_modulation, self.head):
             nn.init.zeros_(linear.weight)
