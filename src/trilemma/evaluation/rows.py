@@ -54,7 +54,8 @@ def table(protocol: Protocol, evaluation: Evaluation) -> Table:
     for name, value in evaluation.metrics.items():
         if not name.startswith(_SHARE):
             shown.add_row(name.replace("[", r"\["), _display(name, value), _display(name, evaluation.floor.get(name)))
-    shown.add_row("class shares, least to most", _range(evaluation.metrics), _range(evaluation.floor))
+    if shares := _range(evaluation.metrics):
+        shown.add_row("class shares, least to most", shares, _range(evaluation.floor))
     return shown
 
 

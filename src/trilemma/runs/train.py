@@ -205,6 +205,8 @@ def _trainer(cfg: DictConfig) -> Trainer:
     callbacks = [c for c in build(plain(cfg, "callbacks") or {}, where="callbacks").values() if c is not None]
     loggers = [x for x in build(plain(cfg, "logger") or {}, where="logger").values() if x is not None]
     node = plain(cfg, "trainer") | {"_partial_": True}
+    if node["accelerator"] == "auto":  # Apple's MPS has no float64, which the processes count in
+        node["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         trainer: Trainer = build(node, where="trainer")(callbacks=callbacks, logger=loggers or False)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
