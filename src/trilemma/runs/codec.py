@@ -133,6 +133,7 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
     with FileLock(locks / f"{name}.lock"):
         if found := _find(output_dir, wanted, data.fingerprint):
             return found
+        _check_same_data(compose("train", overrides=command), data)
         print(
             f"First stage: no finished {cfg.codec.experiment} of this recipe for this data yet; training it now "
             "(codec.checkpoint=PATH takes one you have).",
@@ -146,10 +147,18 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
             )
     if found := _find(output_dir, wanted, data.fingerprint):
         return found
-    raise UserError(
-        f"the first stage finished but is not found under {output_dir}: it was trained on other data than this run's, "
-        "so let codec.overrides name the same data settings"
-    )
+    raise UserError(f"the first stage finished but is not found under {output_dir}: was its run directory moved?")
+
+
+def _check_same_data(recipe: DictConfig, data: ImageData) -> None:
+    """Refuse a recipe whose data are not the prior's, before an hour goes into it."""
+    theirs = build(plain(recipe, "data"), where="data")
+    theirs.setup("fit")
+    if theirs.fingerprint != data.fingerprint:
+        raise UserError(
+            "codec.checkpoint=auto: the codec's recipe names other data settings than this run, and the two must see the same "
+            "images: repeat yours for it, as in codec.overrides=['data.val_size=1000']"
+        )
 
 
 def is_multi_process(cfg: DictConfig) -> bool:
