@@ -140,7 +140,7 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
             flush=True,
         )
         entry = Path(sys.argv[0]).resolve()
-        status = subprocess.run([sys.executable, str(entry), *command], check=False).returncode
+        status = _run([sys.executable, str(entry), *command])
         if status != 0:
             raise UserError(
                 f"training the first stage failed (status {status}); mend it with  python train.py {' '.join(command)}"
@@ -148,6 +148,16 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
     if found := _find(output_dir, wanted, data.fingerprint):
         return found
     raise UserError(f"the first stage finished but is not found under {output_dir}: was its run directory moved?")
+
+
+def _run(command: list[str]) -> int:
+    """Run a child to its end and return its status; a Ctrl-C, which it gets too, lets it write its checkpoint first."""
+    with subprocess.Popen(command) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            child.wait()
+            raise
 
 
 def _check_same_data(recipe: DictConfig, data: ImageData) -> None:
