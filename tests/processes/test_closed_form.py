@@ -150,6 +150,17 @@ def test_step_draws_from_the_posterior(process, s, t, weighting):
 
 
 @pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_an_accelerator_which_works_on_all_positions_draws_the_same(process, weighting, monkeypatch):
+    xt = all_states(process).repeat(50, 1)
+    log_x0 = random_p(*xt.shape, K).log()
+    picked = process.step(log_x0, xt, 0.3, 0.8, weighting, Noise(0, torch.arange(50)))
+    monkeypatch.setattr("trilemma.processes.closed_form._can_pick", lambda device: False)
+    assert torch.equal(process.step(log_x0, xt, 0.3, 0.8, weighting, Noise(0, torch.arange(50))), picked)
+    assert not torch.equal(picked, xt)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
 def test_sample_draws_from_the_marginal(process, t):
     x0 = torch.arange(K).expand(5000, K)

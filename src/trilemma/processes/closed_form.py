@@ -129,8 +129,7 @@ class MaskAndReplace(CategoricalProcess):
         uniform = self._class_of((level - go) / positive(anywhere))
         out = torch.where(moves, uniform, xt)
 
-        # Without waiting for an accelerator the positions that go cannot be counted: there all are drawn.
-        rows = goes.flatten().nonzero().squeeze(1) if xt.device.type == "cpu" else slice(None)
+        rows = goes.flatten().nonzero().squeeze(1) if _can_pick(xt.device) else slice(None)
         if not isinstance(rows, slice) and len(rows) == 0:
             return out
         weights = log_x0.flatten(0, -2)[rows].softmax(-1)
@@ -175,7 +174,7 @@ class MaskAndReplace(CategoricalProcess):
         The others are summed: 1 - p would round away what little may be left of them.
         """
         weights, held = log_x0.flatten(0, -2), torch.where(where, xt, 0).flatten().unsqueeze(1)
-        if xt.device.type != "cpu":
+        if not _can_pick(xt.device):
             here, rest = _part(weights, held)
             return here.view(xt.shape), rest.view(xt.shape)
         both = torch.ones(2, xt.numel(), dtype=torch.float64)
@@ -302,6 +301,11 @@ class Uniform(MaskAndReplace):
 def _full(logits: Tensor) -> Tensor:
     """At least float32."""
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def _can_pick(device: torch.device) -> bool:
+    """Whether positions are picked and worked on alone. Counting them waits for an accelerator: there all are worked on."""
+    return device.type == "cpu"
 
 
 def _part(logits_nk: Tensor, held_n1: Tensor) -> tuple[Tensor, Tensor]:
