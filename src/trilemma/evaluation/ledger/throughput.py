@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -74,7 +75,7 @@ def measure_throughput(
             stopped_by = "time"
             break
         try:
-            times = stopwatch.repeat(lambda n=size: draw(n), num_warmup=1, num_runs=num_runs, max_seconds=left)
+            times = stopwatch.repeat(partial(draw, size), num_warmup=1, num_runs=num_runs, max_seconds=left)
         except torch.OutOfMemoryError:
             if not tried:
                 raise

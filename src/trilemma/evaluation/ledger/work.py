@@ -116,7 +116,7 @@ def _summary(name: str, tallies: dict[str, Tally], num_images: int, num_paramete
     )
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the memory that operations read.
 
     More exact than the parameters of the modules that ran: a codebook is read outside any call, and torch's own attention
@@ -124,7 +124,7 @@ class _Reads(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._storages: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
