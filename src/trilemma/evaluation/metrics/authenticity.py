@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from trilemma.evaluation.metrics.nearest import Neighbours, nearest
@@ -38,6 +39,6 @@ def authentic(train: Tensor, neighbours: Neighbours) -> Tensor:
     Raises:
         ValueError: If M < 2.
     """
-    points, which = neighbours.indices[:, 0].unique(return_inverse=True)
+    points, which = torch.unique(neighbours.indices[:, 0], return_inverse=True)
     to_other = nearest(train[points], train, exclude=points).distances[:, 0]
     return neighbours.distances[:, 0] > to_other[which]

@@ -72,7 +72,7 @@ def c_t(held_out: Placed, generated: Placed, *, min_generated: int = MIN_GENERAT
         min_generated: Generated images that a judged cell has at least.
     """
     score = weight = 0.0
-    for cell in held_out.cells.unique().tolist():
+    for cell in torch.unique(held_out.cells).tolist():
         p, q = held_out.distances[held_out.cells == cell], generated.distances[generated.cells == cell]
         if len(q) >= min_generated:
             score += len(p) * mann_whitney_z(q, p)
@@ -93,7 +93,7 @@ def mann_whitney_z(a: Tensor, b: Tensor) -> float:
     """
     m, n = len(a), len(b)
     num = m + n
-    _, group, sizes = torch.cat([a, b]).unique(return_inverse=True, return_counts=True)
+    _, group, sizes = torch.unique(torch.cat([a, b]), return_inverse=True, return_counts=True)
     sizes = sizes.double()
     mid_ranks = sizes.cumsum(dim=0) - (sizes - 1) / 2
     u = float(mid_ranks[group[:m]].sum()) - m * (m + 1) / 2

@@ -52,7 +52,7 @@ def fd_infinity(fake: Tensor, real: Moments, *, seed: int = 0, max_parts: int = 
     inverse_sizes, distances = [], []
     for parts in range(1, max_parts + 1):
         size = num // parts
-        found = [frechet_distance(part, real) for part in ordered[: parts * size].split(size)]
+        found = [frechet_distance(part, real) for part in torch.split(ordered[: parts * size], size)]
         inverse_sizes.append(1 / size)
         distances.append(sum(found) / parts)
     return fit_line(inverse_sizes, distances)

@@ -61,7 +61,7 @@ def nearest(queries: Tensor, train: Tensor, *, k: int = 1, exclude: Tensor | Non
     distances = torch.cat(
         [
             (q.double()[:, None] - train[i].double()).square().sum(dim=2).sqrt()
-            for q, i in zip(queries.split(NUM_QUERIES), indices.split(NUM_QUERIES), strict=True)
+            for q, i in zip(torch.split(queries, NUM_QUERIES), torch.split(indices, NUM_QUERIES), strict=True)
         ]
     )
     distances, order = distances.sort(dim=1, stable=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -17,5 +18,5 @@ def content_order(features: Tensor) -> Tensor:
     Returns:
         int64 [N].
     """
-    _, rank = features.unique(dim=0, return_inverse=True)
+    rank: Tensor = torch.unique(features, dim=0, return_inverse=True)[1]
     return rank.argsort(stable=True)
