@@ -22,7 +22,7 @@ from trilemma.evaluation.metrics.accuracy import label_accuracy
 from trilemma.evaluation.metrics.fd_infinity import MAX_PARTS, fd_infinity
 from trilemma.evaluation.metrics.frechet import Moments, frechet_distance
 from trilemma.evaluation.metrics.histogram import class_counts, class_kl, class_total_variation, modes_hit
-from trilemma.evaluation.metrics.kid import kid
+from trilemma.evaluation.metrics.kid import Within, kid
 from trilemma.evaluation.metrics.order import content_order
 from trilemma.evaluation.metrics.prdc import prdc
 from trilemma.evaluation.metrics.reconstruction import psnr, psnr_pooled, squared_errors, ssim
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trilemma.models.base import Reconstructs
 
 NEAREST_K = 5
+NUM_KERNEL = 10_000  # real images in the kernel distance, which takes all their pairs
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +44,7 @@ class Evaluation:
         floor: What held-out real images score in the place of samples: the best a perfect model can expect. Its
             `num_images` says on how many.
         copycat: What images of the training set score, as many as in the floor: the metrics' check of themselves. A
-            distance at or below the floor's, an authenticity of 0 and a C_T far below 0 are what copying looks like.
+            distance as good as the floor's, an authenticity of 0 and a C_T far below 0 are what copying looks like.
     """
 
     metrics: dict[str, float]
@@ -67,7 +68,7 @@ def evaluate_samples(
     samples, left out where they are too few to extrapolate from. Precision, recall, density and coverage (k = 5)
     depend on the number of images, so all their sets are seeded subsets of one size n: that of the smallest of
     samples, held-out images and real images. The floor's distances are taken at n too. `KID[...]` is of all samples
-    and the n real images. `authenticity` is of all samples, `ct` of up to n of them and as many held-out images, half
+    and 10,000 real images at most. `authenticity` is of all samples, `ct` of up to n of them and as many held-out images, half
     of those there are at most: the other half is its floor. `precision_ratio` and `coverage_ratio` are over the
     floor's value. Class frequencies of samples are compared with those the extractor sees in the real images, so that
     its own errors are on both sides. The order of the samples has no part in any of it.
@@ -128,6 +129,7 @@ class _Reference:
         self.moments = Moments.of(real.features)
         shuffled = _subset(len(real.features), len(real.features), seed)
         self.subset, self.copies = real.features[shuffled[:num]], shuffled[-num:]
+        self.kernel = Within.of(real.features[shuffled[:NUM_KERNEL]])
         self.counts = class_counts(real.logits.argmax(dim=1), extractor.num_classes)
 
     def scores(self, seen: Embedding, labels: Tensor | None, rows: Tensor) -> dict[str, float]:
@@ -154,7 +156,7 @@ class _Reference:
         return scores | {f"class_share/{name}": float(share) for name, share in zip(names, shares, strict=True)}
 
     def _distances(self, features: Tensor) -> dict[str, float]:
-        name, kernel = self.extractor.name, kid(features, self.subset)
+        name, kernel = self.extractor.name, kid(features, self.kernel)
         distances = {f"FD[{name}]": frechet_distance(features, self.moments)}
         if len(features) // MAX_PARTS > features.shape[1]:  # with fewer, the curve in 1/N bends
             limit = fd_infinity(features, self.moments, seed=self.seed)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from trilemma.evaluation.metrics import kid as module
-from trilemma.evaluation.metrics.kid import kid
+from trilemma.evaluation.metrics.kid import Within, kid
 
 
 def normal(num: int, dim: int = 6, *, seed: int, shift: float = 0.0) -> Tensor:
@@ -27,6 +27,7 @@ def by_hand(x: Tensor, y: Tensor) -> float:
 def test_equals_the_definition():
     x, y = normal(7, seed=0), normal(9, seed=1, shift=0.5)
     assert kid(x, y).value == pytest.approx(by_hand(x, y), rel=1e-12)
+    assert kid(x, Within.of(y)) == kid(Within.of(x), y) == kid(x, y)
 
 
 class AsFeatures(nn.Module):
@@ -108,5 +109,5 @@ def test_a_collapsed_set_has_a_finite_error():
 def test_refuses_what_has_no_variance():
     with pytest.raises(ValueError, match="N >= 4"):
         kid(normal(3, seed=9), normal(10, seed=10))
-    with pytest.raises(ValueError, match="one dimension"):
+    with pytest.raises(ValueError, match="dimensions differ: 3 and 4"):
         kid(normal(10, 3, seed=9), normal(10, 4, seed=10))

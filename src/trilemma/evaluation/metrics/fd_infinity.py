@@ -26,7 +26,7 @@ def fd_infinity(fake: Tensor, real: Moments, *, seed: int = 0, max_parts: int = 
     """Frechet distance without the bias of a finite number of samples.
 
     The distance of N samples is FD_inf + b / N + O(1 / N^2): a line through distances at several N meets 1/N = 0 at
-    FD_inf. Chong and Forsyth 2020 (arXiv:1911.07023), section 4. For j = 1..J the samples are dealt, by a seeded
+    FD_inf. Chong and Forsyth 2020 (arXiv:1911.07023). For j = 1..J the samples are dealt, by a seeded
     shuffle of their sorted features, into j parts of N // j, and the mean of the parts' distances is the point at
     j / N: all samples have a say in every point, where the paper draws one subset for each of 15 sizes. The bias that
     the real set's own size leaves remains.

@@ -19,34 +19,7 @@ class KID:
     stderr: float
 
 
-def kid(x: Tensor, y: Tensor) -> KID:
-    """Unbiased squared MMD of two sets of features under k(x, y) = (x.y / d + 1)^3.
-
-        mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
-
-    Binkowski et al. 2018 (arXiv:1801.01401), section 4; Gretton et al. 2012, equation 3. Symmetric in x and y. Being
-    unbiased, it needs no equal sizes and no subsets: all pairs are used.
-
-    The standard error is the root of an unbiased estimate of the estimator's variance, over new draws of both sets.
-    The spread between overlapping subsets, which other packages print, is of another quantity.
-
-    Args:
-        x: Features [m >= 4, d], drawn independently.
-        y: Features [n >= 4, d], drawn independently of each other and of x.
-
-    Raises:
-        ValueError: If feature dimensions differ or a set has fewer than four features.
-    """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 4:
-        raise ValueError(f"need features [N >= 4, d] of one dimension, got {list(x.shape)} and {list(y.shape)}")
-    x, y = x.double(), y.double()
-    m, n = len(x), len(y)
-    xx, yy, xy = _sums(x), _sums(y), _sums(x, y)
-    value = xx.total / (m * (m - 1)) + yy.total / (n * (n - 1)) - 2 * xy.total / (m * n)
-    return KID(value, _variance(xx, yy, xy, floor=0.0) ** 0.5)
-
-
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """Sums over a kernel matrix: of rows, of columns, of squares."""
 
     rows: Tensor
@@ -55,10 +28,65 @@ class _Sums(NamedTuple):
 
     @property
     def total(self) -> float:
+        """Sum of all entries."""
         return float(self.rows.sum())
 
 
-def _sums(x: Tensor, y: Tensor | None = None) -> _Sums:
+@dataclass(frozen=True)
+class Within:
+    """A set of features with the sums over its own kernel matrix, which a reference need not take twice.
+
+    Attributes:
+        features: float64 [N, d].
+        sums: Over k(x_i, x_j), i != j.
+    """
+
+    features: Tensor
+    sums: Sums
+
+    @staticmethod
+    def of(features: Tensor) -> Within:
+        """Sums of features [N, d].
+
+        Raises:
+            ValueError: If N < 4, which leaves the variance without an unbiased estimate.
+        """
+        if features.ndim != 2 or len(features) < 4:
+            raise ValueError(f"a kernel distance needs features [N >= 4, d], got {list(features.shape)}")
+        wide = features.double()
+        return Within(wide, _sums(wide))
+
+
+def kid(x: Tensor | Within, y: Tensor | Within) -> KID:
+    """Unbiased squared MMD of two sets of features under k(x, y) = (x.y / d + 1)^3.
+
+        mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
+
+    Binkowski et al. 2018 (arXiv:1801.01401); Gretton et al. 2012 (JMLR 13), lemma 6. Symmetric in x and y. Being
+    unbiased, it needs no equal sizes and no subsets: all pairs are used.
+
+    The standard error is the root of an unbiased estimate of the estimator's variance, over new draws of both sets.
+    The spread between overlapping subsets, which other packages print, is of another quantity. Two models scored
+    against one y share its part of the error: their difference is known better than this.
+
+    Args:
+        x: Features [m >= 4, d], drawn independently, or what is kept of them.
+        y: Features [n >= 4, d], drawn independently of each other and of x, or what is kept of them.
+
+    Raises:
+        ValueError: If feature dimensions differ or a set has fewer than four features.
+    """
+    x = x if isinstance(x, Within) else Within.of(x)
+    y = y if isinstance(y, Within) else Within.of(y)
+    if x.features.shape[1] != y.features.shape[1]:
+        raise ValueError(f"feature dimensions differ: {x.features.shape[1]} and {y.features.shape[1]}")
+    m, n = len(x.features), len(y.features)
+    xx, yy, xy = x.sums, y.sums, _sums(x.features, y.features)
+    value = xx.total / (m * (m - 1)) + yy.total / (n * (n - 1)) - 2 * xy.total / (m * n)
+    return KID(value, _variance(xx, yy, xy, floor=0.0) ** 0.5)
+
+
+def _sums(x: Tensor, y: Tensor | None = None) -> Sums:
     """Sums over k(x, y), or over k(x, x) without its diagonal."""
     other = x if y is None else y
     columns, squares = x.new_zeros(len(other)), 0.0
@@ -72,10 +100,10 @@ def _sums(x: Tensor, y: Tensor | None = None) -> _Sums:
         rows.append(kernel.sum(dim=1))
         columns += kernel.sum(dim=0)
         squares += float(torch.linalg.vector_norm(kernel)) ** 2
-    return _Sums(torch.cat(rows), columns, squares)
+    return Sums(torch.cat(rows), columns, squares)
 
 
-def _variance(xx: _Sums, yy: _Sums, xy: _Sums, *, floor: float) -> float:
+def _variance(xx: Sums, yy: Sums, xy: Sums, *, floor: float) -> float:
     """Unbiased estimate of the variance of the unbiased squared MMD (with floor -inf).
 
     With phi(x) = mu_P + u and phi(y) = mu_Q + v in the kernel's feature space, and delta = mu_P - mu_Q, the terms of
@@ -105,8 +133,8 @@ def _variance(xx: _Sums, yy: _Sums, xy: _Sums, *, floor: float) -> float:
     return sum(max(term, floor) for term in terms)
 
 
-def _squared_covariance(sums: _Sums) -> float:
-    """Unbiased estimate of |C|^2 from k(x, x) without its diagonal (Song et al. 2012, equation 5)."""
+def _squared_covariance(sums: Sums) -> float:
+    """Unbiased estimate of |C|^2 from k(x, x) without its diagonal (Song et al. 2012, JMLR 13, the unbiased HSIC)."""
     n = len(sums.rows)
     products = sums.total**2 / ((n - 1) * (n - 2)) - 2 / (n - 2) * float(sums.rows.square().sum())
     return (sums.squares + products) / (n * (n - 3))
