@@ -12,7 +12,10 @@ from rich.console import Console
 from trilemma.data.split import Split
 from trilemma.errors import UserError
 from trilemma.evaluation.evaluate import Evaluation, evaluate_samples
-from trilemma.evaluation.metrics.frechet import frechet_distance
+from trilemma.evaluation.metrics.authenticity import authenticity
+from trilemma.evaluation.metrics.fd_infinity import fd_infinity
+from trilemma.evaluation.metrics.frechet import Moments, frechet_distance
+from trilemma.evaluation.metrics.kid import kid
 from trilemma.evaluation.metrics.prdc import prdc
 from trilemma.evaluation.protocol import Machine, Protocol
 from trilemma.evaluation.rows import print_table, row, write_row
@@ -69,7 +72,10 @@ def test_the_floor_is_what_held_out_images_score(extractor, real, held_out):
     # Held-out images as samples: the same subset, so that every number is its own floor.
     scores = evaluate_samples(held_out.images, real=real, real_floor=held_out, extractor=extractor)
     floor = {name: pytest.approx(value, rel=1e-9, abs=1e-12) for name, value in scores.floor.items()}
-    assert {name: value for name, value in scores.metrics.items() if not name.endswith("_ratio")} == floor
+    # C_T compares halves of the held-out images, and these samples are both halves.
+    del floor["ct"]
+    own = (name for name in scores.metrics if name != "ct" and not name.endswith("_ratio"))
+    assert {name: scores.metrics[name] for name in own} == floor
     assert scores.metrics["precision_ratio"] == scores.metrics["coverage_ratio"] == 1.0
 
 
@@ -87,6 +93,46 @@ def test_a_real_subset_of_equal_size_is_the_reference(extractor, random_images):
     ]
 
 
+def test_distances_and_copies_are_those_of_their_metrics(extractor, random_images):
+    # As many real images as samples, so that the subset is the whole.
+    real, samples, held_out = (random_images(60, seed=seed) for seed in (5, 6, 7))
+    scores = evaluate_samples(samples, real=as_split(real), real_floor=as_split(held_out), extractor=extractor)
+    a, b = extractor.features(samples), extractor.features(real)
+    kernel, limit = kid(a, b), fd_infinity(a, Moments.of(b))
+    name = extractor.name
+    assert scores.metrics[f"KID[{name}]"] == pytest.approx(kernel.value, rel=1e-9)
+    assert scores.metrics[f"KID_stderr[{name}]"] == pytest.approx(kernel.stderr, rel=1e-9)
+    assert scores.metrics[f"FD_inf[{name}]"] == pytest.approx(limit.intercept, rel=1e-9)
+    assert scores.metrics[f"FD_inf_stderr[{name}]"] == pytest.approx(limit.stderr, rel=1e-9)
+    assert scores.metrics["authenticity"] == authenticity(b, a)
+    assert 0 < scores.metrics["authenticity"] < 1
+
+
+def test_no_extrapolation_from_few_samples(extractor, real, held_out, random_images):
+    # A fifth of 35 images is more than the 6 dimensions, a fifth of 34 is not.
+    for num, told in ((35, True), (34, False)):
+        scores = evaluate_samples(random_images(num, seed=16), real=real, real_floor=held_out, extractor=extractor)
+        assert (f"FD_inf[{extractor.name}]" in scores.metrics) is told
+
+
+def test_the_copycat_has_the_best_distance_and_no_authenticity(extractor, held_out, random_images):
+    # As many training images as samples: the copycat is the training set, and its distance is zero.
+    real = as_split(random_images(60, seed=2))
+    samples = random_images(60, seed=17)
+    scores = evaluate_samples(samples, real=real, real_floor=held_out, extractor=extractor)
+    name = f"FD[{extractor.name}]"
+    assert scores.copycat[name] < 1e-9 < 1e-6 < min(scores.floor[name], scores.metrics[name])
+    assert scores.copycat["authenticity"] == 0.0 < scores.floor["authenticity"]
+    assert scores.copycat["ct"] < -5 < -2 < scores.floor["ct"] < 2
+    assert {n for n in scores.metrics if not n.endswith("_ratio")} == set(scores.copycat)
+
+
+def test_a_generator_that_copies_is_seen(extractor, real, held_out):
+    scores = evaluate_samples(real.images[10:70], real=real, real_floor=held_out, extractor=extractor)
+    assert scores.metrics["authenticity"] == 0.0
+    assert scores.metrics["ct"] < -5
+
+
 def test_real_labels_give_the_ceiling_of_label_accuracy(extractor, real, held_out):
     labels = extractor.logits(held_out.images).argmax(1)
     labels[::4] = (labels[::4] + 1) % 3
@@ -99,11 +145,21 @@ def test_real_labels_give_the_ceiling_of_label_accuracy(extractor, real, held_ou
     assert "label_accuracy" not in scores.floor
 
 
-def test_order_changes_nothing_but_rounding(extractor, real, held_out, random_images):
-    samples = random_images(60, seed=8)
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("num", [60, 90])  # all samples, and some chosen from them
+def test_order_changes_nothing_but_rounding(extractor, real, held_out, random_images, num):
+    samples = random_images(num, seed=8)
+    order = torch.randperm(num, generator=torch.Generator().manual_seed(0))
     a, b = (evaluate_samples(s, real=real, real_floor=held_out, extractor=extractor) for s in (samples, samples[order]))
-    assert a.metrics == {name: pytest.approx(value, rel=1e-9, abs=1e-12) for name, value in b.metrics.items()}
+    assert a.metrics == {name: pytest.approx(value, rel=1e-9, abs=1e-10) for name, value in b.metrics.items()}
+
+
+def test_the_size_of_batches_changes_nothing_but_rounding(extractor, real, held_out, random_images):
+    samples = random_images(90, seed=8)
+    a = evaluate_samples(samples, real=real, real_floor=held_out, extractor=extractor)
+    extractor.batch_size = 7
+    b = evaluate_samples(samples, real=real, real_floor=held_out, extractor=extractor)
+    for one, other in ((a.metrics, b.metrics), (a.floor, b.floor), (a.copycat, b.copycat)):
+        assert one == {name: pytest.approx(value, rel=1e-3, abs=1e-6) for name, value in other.items()}
 
 
 def test_fewer_held_out_images_than_samples_is_said(extractor, real, held_out, random_images, caplog):
@@ -157,6 +213,8 @@ def test_a_row_is_read_back(extractor, protocol, images, tmp_path):
     assert content["protocol"]["machine"]["cpu"] == "a CPU"
     assert float(content["metrics"]["psnr"]) == math.inf
     assert content["floor"] == {"recall": 0.75}
+    with_copies = row(protocol, Evaluation({}, {}, {"authenticity": 0.0}), images)
+    assert with_copies["copycat"] == {"authenticity": 0.0}
     assert content["samples_sha256"] == row(protocol, evaluation, images.clone())["samples_sha256"]
     assert content["samples_sha256"] != row(protocol, evaluation, images.flip(0))["samples_sha256"]
 
@@ -166,14 +224,16 @@ def test_the_table_shows_floor_and_tier(protocol, extractor):
     evaluation = Evaluation(
         {name: -1e-12, "recall": 0.5, "class_share/a": 0.25, "class_share/b": 0.75},
         {name: 0.125, "recall": 0.875, "class_share/a": 0.5, "class_share/b": 0.5},
+        {name: 0.0625, "recall": 1.0, "class_share/a": 0.375, "class_share/b": 0.625},
     )
     console = Console(width=120)
     with console.capture() as captured:
         print_table(protocol, evaluation, console)
     text = captured.get()
     lines = {line.split("│")[1].strip(): line for line in text.splitlines() if line.startswith("│")}
-    assert [cell.strip() for cell in lines[name].split("│")[2:4]] == ["0", "0.125"]
+    assert [cell.strip() for cell in lines[name].split("│")[2:5]] == ["0", "0.125", "0.0625"]
     assert "0.250 to 0.750" in lines["class shares, least to most"]
+    assert "0.375 to 0.625" in lines["class shares, least to most"]
     assert "smoke" in text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,13 @@ from trilemma.data.split import Split
 from trilemma.errors import UserError
 from trilemma.evaluation.cache import cached_embed
 from trilemma.evaluation.extractor import Embedding, Extractor, Images, chunks
+from trilemma.evaluation.memorisation import Memorisation
 from trilemma.evaluation.metrics.accuracy import label_accuracy
+from trilemma.evaluation.metrics.fd_infinity import MAX_PARTS, fd_infinity
 from trilemma.evaluation.metrics.frechet import Moments, frechet_distance
 from trilemma.evaluation.metrics.histogram import class_counts, class_kl, class_total_variation, modes_hit
+from trilemma.evaluation.metrics.kid import Within, kid
+from trilemma.evaluation.metrics.order import content_order
 from trilemma.evaluation.metrics.prdc import prdc
 from trilemma.evaluation.metrics.reconstruction import psnr, psnr_pooled, squared_errors, ssim
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from trilemma.models.base import Reconstructs
 
 NEAREST_K = 5
+NUM_KERNEL = 10_000  # real images in the kernel distance, which takes all their pairs
 _log = logging.getLogger(__name__)
 
 
@@ -38,10 +43,13 @@ class Evaluation:
         metrics: By name.
         floor: What held-out real images score in the place of samples: the best a perfect model can expect. Its
             `num_images` says on how many.
+        copycat: What images of the training set score, as many as in the floor: the metrics' check of themselves. A
+            distance as good as the floor's, an authenticity of 0 and a C_T far below 0 are what copying looks like.
     """
 
     metrics: dict[str, float]
     floor: dict[str, float]
+    copycat: dict[str, float] = field(default_factory=dict)
 
 
 def evaluate_samples(
@@ -56,11 +64,14 @@ def evaluate_samples(
 ) -> Evaluation:
     """Quality and coverage of samples.
 
-    `FD[<extractor>]` compares all samples with all real images. Precision, recall, density and coverage (k = 5)
+    `FD[<extractor>]` compares all samples with all real images; `FD_inf[...]` is its limit for infinitely many
+    samples, left out where they are too few to extrapolate from. Precision, recall, density and coverage (k = 5)
     depend on the number of images, so all their sets are seeded subsets of one size n: that of the smallest of
-    samples, held-out images and real images. The floor's Frechet distance is taken at n too. `precision_ratio` and
-    `coverage_ratio` are over the floor's value. Class frequencies of samples are compared with those the extractor
-    sees in the real images, so that its own errors are on both sides.
+    samples, held-out images and real images. The floor's distances are taken at n too. `KID[...]` is of all samples
+    and 10,000 real images at most. `authenticity` is of all samples, `ct` of up to n of them and as many held-out images, half
+    of those there are at most: the other half is its floor. `precision_ratio` and `coverage_ratio` are over the
+    floor's value. Class frequencies of samples are compared with those the extractor sees in the real images, so that
+    its own errors are on both sides. The order of the samples has no part in any of it.
 
     Args:
         samples: uint8 [N, C, H, W].
@@ -88,40 +99,52 @@ def evaluate_samples(
     seen_real = cached_embed(extractor, real.images, cache_dir)
     seen_floor = cached_embed(extractor, real_floor.images, cache_dir)
 
-    floor_rows = _subset(len(real_floor), num, seed + 1)
+    shuffled = _subset(len(real_floor), len(real_floor), seed + 1)
+    floor_rows = shuffled[:num]
     floor_labels = None if real_floor.labels is None else real_floor.labels[floor_rows]
     if floor_labels is not None and int(floor_labels.max()) >= extractor.num_classes:
         floor_labels = None  # a data set with other classes than the extractor's
-    reference = _Reference(seen_real, extractor, num=num, seed=seed)
-    metrics = reference.scores(seen, labels)
-    floor = reference.scores(Embedding(*(part[floor_rows] for part in seen_floor)), floor_labels)
+    # C_T's held-out images come from the other end of the shuffle: no image is compared with itself.
+    others = shuffled[-min(num, len(real_floor) // 2) :]
+    memorisation = Memorisation(seen_real.features, seen_floor.features[others], seed=seed)
+    reference = _Reference(seen_real, memorisation, extractor, num=num, seed=seed)
+    # Samples may come sorted by label or by batch, so their first n are no fair choice.
+    rows = content_order(seen.features)[_subset(len(samples), num, seed + 2)]
+    metrics = reference.scores(seen, labels, rows)
+    floor = reference.scores(_rows_of(seen_floor, floor_rows), floor_labels, torch.arange(num))
+    copycat = reference.scores(_rows_of(seen_real, reference.copies), None, torch.arange(num))
     for name in ("precision", "coverage"):
         # A floor of 0 means balls of radius 0: over k copies of every image, which no ratio can speak of.
         metrics[f"{name}_ratio"] = metrics[name] / floor[name] if floor[name] else float("nan")
-    return Evaluation(metrics, floor)
+    return Evaluation(metrics, floor, copycat)
 
 
 class _Reference:
     """Real images that sets of images are scored against."""
 
-    def __init__(self, real: Embedding, extractor: Extractor, *, num: int, seed: int) -> None:
-        self.extractor, self.num, self.seed = extractor, num, seed
+    def __init__(
+        self, real: Embedding, memorisation: Memorisation, extractor: Extractor, *, num: int, seed: int
+    ) -> None:
+        self.extractor, self.memorisation, self.seed = extractor, memorisation, seed
         self.moments = Moments.of(real.features)
-        self.subset = real.features[_subset(len(real.features), num, seed)]
+        shuffled = _subset(len(real.features), len(real.features), seed)
+        self.subset, self.copies = real.features[shuffled[:num]], shuffled[-num:]
+        self.kernel = Within.of(real.features[shuffled[:NUM_KERNEL]])
         self.counts = class_counts(real.logits.argmax(dim=1), extractor.num_classes)
 
-    def scores(self, seen: Embedding, labels: Tensor | None) -> dict[str, float]:
+    def scores(self, seen: Embedding, labels: Tensor | None, rows: Tensor) -> dict[str, float]:
+        """Scores of a set of images; those that need n of them take `rows`, int64 [n]."""
         features, predicted = seen.features, seen.logits.argmax(dim=1)
-        # Samples may come sorted by label, so their first n are no fair choice.
-        neighbours = prdc(self.subset, features[_subset(len(features), self.num, self.seed + 2)], nearest_k=NEAREST_K)
+        neighbours = prdc(self.subset, features[rows], nearest_k=NEAREST_K)
         counts = class_counts(predicted, self.extractor.num_classes)
         scores = {
             "num_images": float(len(features)),
-            f"FD[{self.extractor.name}]": frechet_distance(features, self.moments),
+            **self._distances(features),
             "precision": neighbours.precision,
             "recall": neighbours.recall,
             "density": neighbours.density,
             "coverage": neighbours.coverage,
+            **self.memorisation.scores(features, rows),
             "modes_hit": float(modes_hit(counts)),
             "class_kl": class_kl(counts, self.counts),
             "class_tv": class_total_variation(counts, self.counts),
@@ -131,6 +154,14 @@ class _Reference:
         shares = counts.double() / len(features)
         names = self.extractor.card.label_names
         return scores | {f"class_share/{name}": float(share) for name, share in zip(names, shares, strict=True)}
+
+    def _distances(self, features: Tensor) -> dict[str, float]:
+        name, kernel = self.extractor.name, kid(features, self.kernel)
+        distances = {f"FD[{name}]": frechet_distance(features, self.moments)}
+        if len(features) // MAX_PARTS > features.shape[1]:  # with fewer, the curve in 1/N bends
+            limit = fd_infinity(features, self.moments, seed=self.seed)
+            distances |= {f"FD_inf[{name}]": limit.intercept, f"FD_inf_stderr[{name}]": limit.stderr}
+        return distances | {f"KID[{name}]": kernel.value, f"KID_stderr[{name}]": kernel.stderr}
 
     def _checked(self, labels: Tensor, num: int) -> Tensor:
         if labels.shape != (num,):
@@ -191,6 +222,10 @@ def evaluate_reconstruction(
     if usage is not None:
         scores |= {f"codebook_{name}": float(value) for name, value in usage.compute().items()}
     return scores
+
+
+def _rows_of(seen: Embedding, rows: Tensor) -> Embedding:
+    return Embedding(*(part[rows] for part in seen))
 
 
 def _subset(num_all: int, num: int, seed: int) -> Tensor:

@@ -27,12 +27,14 @@ def row(protocol: Protocol, evaluation: Evaluation, samples: Images) -> dict[str
         evaluation: The numbers.
         samples: The images that were scored, uint8 [N, C, H, W]; the row holds their hash.
     """
-    return {
+    content: dict[str, Any] = {
         "protocol": protocol.to_dict(),
         "metrics": _plain(evaluation.metrics),
         "floor": _plain(evaluation.floor),
-        "samples_sha256": images_sha256(samples),
     }
+    if evaluation.copycat:
+        content["copycat"] = _plain(evaluation.copycat)
+    return {**content, "samples_sha256": images_sha256(samples)}
 
 
 def write_row(path: str | Path, content: dict[str, Any]) -> None:
@@ -45,17 +47,21 @@ def write_row(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def table(protocol: Protocol, evaluation: Evaluation) -> Table:
-    """The numbers beside their floor; a smoke run says so."""
+    """The numbers beside their floor and what copies of training images score; a smoke run says so."""
     note = " (smoke: too few images to compare models by)" if protocol.tier == "smoke" else ""
     shown = Table(title=f"{protocol.model} on {protocol.data}, {protocol.num_images} images{note}")
     shown.add_column("metric")
     shown.add_column("model", justify="right")
     shown.add_column("held-out real images", justify="right")
-    for name, value in evaluation.metrics.items():
+    columns = [evaluation.metrics, evaluation.floor]
+    if evaluation.copycat:
+        shown.add_column("training images", justify="right")
+        columns.append(evaluation.copycat)
+    for name in evaluation.metrics:
         if not name.startswith(_SHARE):
-            shown.add_row(name.replace("[", r"\["), _display(name, value), _display(name, evaluation.floor.get(name)))
-    if shares := _range(evaluation.metrics):
-        shown.add_row("class shares, least to most", shares, _range(evaluation.floor))
+            shown.add_row(name.replace("[", r"\["), *(_display(name, scores.get(name)) for scores in columns))
+    if _range(evaluation.metrics):
+        shown.add_row("class shares, least to most", *(_range(scores) for scores in columns))
     return shown
 
 
