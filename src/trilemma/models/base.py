@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FORMAT = 1
 
-OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
+OptimizerFactory = Callable[[Iterable[tuple[str, Parameter]]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
@@ -44,7 +44,7 @@ class Family(L.LightningModule, ABC):
     """One kind of generative model: joins a codec, a process, a network, samplers and a condition.
 
     Args:
-        optimizer: Builds the optimiser from the trainable parameters.
+        optimizer: Builds the optimiser from the trainable parameters and their names.
         scheduler: Builds a learning-rate schedule that is stepped once a batch; None keeps the rate constant.
 
     Attributes:
@@ -75,7 +75,7 @@ class Family(L.LightningModule, ABC):
         """Optimise what is trainable; step the schedule once a batch."""
         if self._optimizer is None:
             raise ValueError(f"{type(self).__name__} was built without an optimiser: it can sample, not train")
-        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self._optimizer([(name, p) for name, p in self.named_parameters() if p.requires_grad])
         if self._scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
