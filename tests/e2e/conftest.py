@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from command import run
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,3 +35,37 @@ def command(tmp_path, monkeypatch, capsys):
         return Result(status, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """A prior trained from nothing: its first stage is trained first, in a child process."""
+    folder = tmp_path_factory.mktemp("outputs")
+    arguments = [
+        "experiment=demo/vq_diffusion",
+        "debug=fast",
+        "network.dim=32",
+        "network.depth=1",
+        "run.id=tiny",
+        "codec.overrides=['debug=fast']",
+        f"paths.output_dir={folder}",
+    ]
+    first = run("train", *arguments)
+    assert "First stage: no finished demo/vqvae" in first.stdout
+    assert "warning" not in first.stderr.lower()
+    again = run("train", *arguments)
+    assert "Finished already" in again.stdout
+    other = run(
+        "train",
+        *arguments,
+        "run.id=other",
+        "seed=1",
+        "init_from=" + str(folder / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"),
+    )
+    assert "First stage" not in other.stdout  # found by the content of recipe and data
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prior(runs):
+    return runs / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"

@@ -1,9 +1,6 @@
 """One experiment per family through the entry points, then its checkpoint alone in the other entry points and in Python."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,48 +8,9 @@ import torch
 from PIL import Image
 
 import trilemma
+from command import run
 
-ROOT = Path(__file__).parents[2]
-TINY = ["debug=fast", "network.dim=32", "network.depth=1"]
 pytest.importorskip("mlxtend")
-
-
-def run(script, *arguments):
-    done = subprocess.run([sys.executable, f"{script}.py", *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A prior trained from nothing: its first stage is trained first, in a child process."""
-    folder = tmp_path_factory.mktemp("outputs")
-    arguments = [
-        "experiment=demo/vq_diffusion",
-        *TINY,
-        "run.id=tiny",
-        "codec.overrides=['debug=fast']",
-        f"paths.output_dir={folder}",
-    ]
-    first = run("train", *arguments)
-    assert "First stage: no finished demo/vqvae" in first.stdout
-    assert "warning" not in first.stderr.lower()
-    again = run("train", *arguments)
-    assert "Finished already" in again.stdout
-    other = run(
-        "train",
-        *arguments,
-        "run.id=other",
-        "seed=1",
-        "init_from=" + str(folder / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"),
-    )
-    assert "First stage" not in other.stdout  # found by the content of recipe and data
-    return folder
-
-
-@pytest.fixture(scope="module")
-def prior(runs):
-    return runs / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"
 
 
 def test_a_run_directory_holds_what_the_readme_says(runs):

@@ -22,7 +22,9 @@ from trilemma.evaluation.metrics.accuracy import label_accuracy
 from trilemma.evaluation.metrics.fd_infinity import MAX_PARTS, fd_infinity
 from trilemma.evaluation.metrics.frechet import Moments, frechet_distance
 from trilemma.evaluation.metrics.histogram import class_counts, class_kl, class_total_variation, modes_hit
+from trilemma.evaluation.metrics.jackknife import jackknife_stderr, share_stderr
 from trilemma.evaluation.metrics.kid import Within, kid
+from trilemma.evaluation.metrics.nearest import Neighbours
 from trilemma.evaluation.metrics.order import content_order
 from trilemma.evaluation.metrics.prdc import prdc
 from trilemma.evaluation.metrics.reconstruction import psnr, psnr_pooled, squared_errors, ssim
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from trilemma.models.base import Reconstructs
 
 NEAREST_K = 5
+SHARES = ("precision", "recall", "coverage")  # each a share of images, of which there are n
 NUM_KERNEL = 10_000  # real images in the kernel distance, which takes all their pairs
 _log = logging.getLogger(__name__)
 
@@ -45,11 +48,13 @@ class Evaluation:
             `num_images` says on how many.
         copycat: What images of the training set score, as many as in the floor: the metrics' check of themselves. A
             distance as good as the floor's, an authenticity of 0 and a C_T far below 0 are what copying looks like.
+        neighbours: Of each sample in the training set, by its features.
     """
 
     metrics: dict[str, float]
     floor: dict[str, float]
     copycat: dict[str, float] = field(default_factory=dict)
+    neighbours: Neighbours | None = None
 
 
 def evaluate_samples(
@@ -70,8 +75,10 @@ def evaluate_samples(
     samples, held-out images and real images. The floor's distances are taken at n too. `KID[...]` is of all samples
     and 10,000 real images at most. `authenticity` is of all samples, `ct` of up to n of them and as many held-out images, half
     of those there are at most: the other half is its floor. `precision_ratio` and `coverage_ratio` are over the
-    floor's value. Class frequencies of samples are compared with those the extractor sees in the real images, so that
-    its own errors are on both sides. The order of the samples has no part in any of it.
+    floor's value. `*_stderr` are standard errors over the draw of samples: of the distance by leaving out tenths of
+    them, of the shares as binomial; what another reference or another training would change is not in them. Class
+    frequencies of samples are compared with those the extractor sees in the real images, so that its own errors are on
+    both sides. The order of the samples has no part in any of it.
 
     Args:
         samples: uint8 [N, C, H, W].
@@ -109,14 +116,14 @@ def evaluate_samples(
     memorisation = Memorisation(seen_real.features, seen_floor.features[others], seed=seed)
     reference = _Reference(seen_real, memorisation, extractor, num=num, seed=seed)
     # Samples may come sorted by label or by batch, so their first n are no fair choice.
-    rows = content_order(seen.features)[_subset(len(samples), num, seed + 2)]
-    metrics = reference.scores(seen, labels, rows)
-    floor = reference.scores(_rows_of(seen_floor, floor_rows), floor_labels, torch.arange(num))
-    copycat = reference.scores(_rows_of(seen_real, reference.copies), None, torch.arange(num))
+    fair = content_order(seen.features)[_subset(len(samples), len(samples), seed + 2)]
+    metrics, neighbours = reference.scores(seen, labels, fair)
+    floor, _ = reference.scores(_rows_of(seen_floor, floor_rows), floor_labels, torch.arange(num))
+    copycat, _ = reference.scores(_rows_of(seen_real, reference.copies), None, torch.arange(num))
     for name in ("precision", "coverage"):
         # A floor of 0 means balls of radius 0: over k copies of every image, which no ratio can speak of.
         metrics[f"{name}_ratio"] = metrics[name] / floor[name] if floor[name] else float("nan")
-    return Evaluation(metrics, floor, copycat)
+    return Evaluation(metrics, floor, copycat, neighbours)
 
 
 class _Reference:
@@ -125,26 +132,28 @@ class _Reference:
     def __init__(
         self, real: Embedding, memorisation: Memorisation, extractor: Extractor, *, num: int, seed: int
     ) -> None:
-        self.extractor, self.memorisation, self.seed = extractor, memorisation, seed
+        self.extractor, self.memorisation, self.num, self.seed = extractor, memorisation, num, seed
         self.moments = Moments.of(real.features)
         shuffled = _subset(len(real.features), len(real.features), seed)
         self.subset, self.copies = real.features[shuffled[:num]], shuffled[-num:]
         self.kernel = Within.of(real.features[shuffled[:NUM_KERNEL]])
         self.counts = class_counts(real.logits.argmax(dim=1), extractor.num_classes)
 
-    def scores(self, seen: Embedding, labels: Tensor | None, rows: Tensor) -> dict[str, float]:
-        """Scores of a set of images; those that need n of them take `rows`, int64 [n]."""
+    def scores(self, seen: Embedding, labels: Tensor | None, fair: Tensor) -> tuple[dict[str, float], Neighbours]:
+        """Scores of a set of images, and their nearest training images.
+
+        Those scores that need n images take the first n of `fair`, int64 [N], an order that says nothing of the images.
+        """
         features, predicted = seen.features, seen.logits.argmax(dim=1)
-        neighbours = prdc(self.subset, features[rows], nearest_k=NEAREST_K)
+        balls = prdc(self.subset, features[fair[: self.num]], nearest_k=NEAREST_K)
+        neighbours = self.memorisation.neighbours(features)
         counts = class_counts(predicted, self.extractor.num_classes)
         scores = {
             "num_images": float(len(features)),
-            **self._distances(features),
-            "precision": neighbours.precision,
-            "recall": neighbours.recall,
-            "density": neighbours.density,
-            "coverage": neighbours.coverage,
-            **self.memorisation.scores(features, rows),
+            **self._distances(features[fair]),
+            **{name: getattr(balls, name) for name in ("precision", "recall", "density", "coverage")},
+            **{f"{name}_stderr": share_stderr(getattr(balls, name), self.num) for name in SHARES},
+            **self.memorisation.scores(features, neighbours, fair),
             "modes_hit": float(modes_hit(counts)),
             "class_kl": class_kl(counts, self.counts),
             "class_tv": class_total_variation(counts, self.counts),
@@ -153,11 +162,16 @@ class _Reference:
             scores["label_accuracy"] = label_accuracy(predicted, self._checked(labels, len(features)))
         shares = counts.double() / len(features)
         names = self.extractor.card.label_names
-        return scores | {f"class_share/{name}": float(share) for name, share in zip(names, shares, strict=True)}
+        scores |= {f"class_share/{name}": float(share) for name, share in zip(names, shares, strict=True)}
+        return scores, neighbours
 
     def _distances(self, features: Tensor) -> dict[str, float]:
+        """Distances of features in a fair order."""
         name, kernel = self.extractor.name, kid(features, self.kernel)
-        distances = {f"FD[{name}]": frechet_distance(features, self.moments)}
+        distances = {
+            f"FD[{name}]": frechet_distance(features, self.moments),
+            f"FD_stderr[{name}]": jackknife_stderr(lambda some: frechet_distance(some, self.moments), features),
+        }
         if len(features) // MAX_PARTS > features.shape[1]:  # with fewer, the curve in 1/N bends
             limit = fd_infinity(features, self.moments, seed=self.seed)
             distances |= {f"FD_inf[{name}]": limit.intercept, f"FD_inf_stderr[{name}]": limit.stderr}

@@ -8,7 +8,7 @@ from torch import Tensor
 from trilemma.evaluation.metrics.authenticity import authentic
 from trilemma.evaluation.metrics.ct import Placed, c_t
 from trilemma.evaluation.metrics.kmeans import kmeans, nearest_centre
-from trilemma.evaluation.metrics.nearest import nearest
+from trilemma.evaluation.metrics.nearest import Neighbours, nearest
 
 IMAGES_A_CELL, MAX_CELLS = 100, 50
 _CELLS_FROM = 10_000  # training images; more move the centres by nothing that matters, at six times the cost
@@ -32,15 +32,19 @@ class Memorisation:
         self.centres = kmeans(train[some], num_cells, seed=seed)
         self.held_out = Placed(nearest(held_out, train).distances[:, 0], nearest_centre(held_out, self.centres))
 
-    def scores(self, features: Tensor, rows: Tensor) -> dict[str, float]:
+    def neighbours(self, features: Tensor) -> Neighbours:
+        """Nearest training images of features [N, d]."""
+        return nearest(features, self.train)
+
+    def scores(self, features: Tensor, neighbours: Neighbours, fair: Tensor) -> dict[str, float]:
         """`authenticity` of all features, `ct` of as many as there are held-out images, and `ct_judged`.
 
         Args:
             features: [N, d].
-            rows: Positions in a fair order, int64 [>= 1]: C_T takes the first n.
+            neighbours: Theirs, as `neighbours` finds them.
+            fair: Positions in a fair order, int64 [>= 1]: C_T takes the first n.
         """
-        neighbours = nearest(features, self.train)
-        chosen = rows[: len(self.held_out.cells)]
+        chosen = fair[: len(self.held_out.cells)]
         generated = Placed(neighbours.distances[chosen, 0], nearest_centre(features[chosen], self.centres))
         copying = c_t(self.held_out, generated)
         return {

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 
 SMOKE_BELOW = 2_000
+METRICS = 2  # raised when a metric changes its meaning: older rows are measured anew, never mixed with newer ones
+_INCIDENTAL = ("machine", "budget", "model", "run")
 PREPROCESSING = "round and clip to uint8, native size"
 
 
@@ -51,9 +53,11 @@ class Protocol:
         data: Name of the data set.
         data_fingerprint: Content hash of the data set.
         split: Split that the features are compared with.
+        held_out: Split that the floor, and half of C_T, are taken from.
         num_images: Number of samples (or reconstructions) N.
         extractor: Name of the feature extractor, with its hash.
         model: What was evaluated, for people.
+        run: Run that trained it.
         checkpoint: Content hash of its checkpoint; None where it was built by hand.
         sampler: Name and settings of the sampler.
         guidance: Name and settings of the guidance.
@@ -63,6 +67,7 @@ class Protocol:
         seed: Seed of the samples.
         machine: What computed it.
         budget: What training took, for instance steps and seconds.
+        metrics: Version of the metrics' definitions.
     """
 
     data: str
@@ -73,6 +78,8 @@ class Protocol:
     model: str
     weights: Literal["ema", "raw"]
     seed: int
+    held_out: str = "test"
+    run: str | None = None
     checkpoint: str | None = None
     sampler: dict[str, Any] = field(default_factory=dict)
     guidance: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +87,7 @@ class Protocol:
     preprocessing: str = PREPROCESSING
     machine: Machine = field(default_factory=Machine.here)
     budget: dict[str, Any] = field(default_factory=dict)
+    metrics: int = METRICS
 
     @property
     def tier(self) -> Literal["smoke", "standard"]:
@@ -89,6 +97,11 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, the tier included."""
         return {**dataclasses.asdict(self), "tier": self.tier}
+
+    def describes(self, written: dict[str, Any]) -> bool:
+        """Whether a protocol that was written down is this one; machine, budget and names for people may differ."""
+        own = self.to_dict()
+        return all(written.get(key) == value for key, value in own.items() if key not in _INCIDENTAL)
 
 
 def _cpu_model() -> str:

@@ -1,45 +1,34 @@
-"""What `evaluate.py` does: measure a checkpoint by one protocol and write a row."""
+"""What `evaluate.py` does: measure checkpoints by one protocol, write rows, draw what they teach."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import DictConfig
-from torch import Tensor
+from omegaconf import DictConfig, OmegaConf
 
-from trilemma.atomic import atomic_write_text
-from trilemma.codecs.base import Codec
-from trilemma.data.base import ImageData
-from trilemma.data.images import to_float
 from trilemma.errors import UserError
-from trilemma.evaluation.card import ExtractorCard
-from trilemma.evaluation.evaluate import Evaluation, evaluate_reconstruction, evaluate_samples
-from trilemma.evaluation.extractor import Extractor, load_extractor, save_extractor
-from trilemma.evaluation.protocol import Machine, Protocol
-from trilemma.evaluation.rows import print_table, row, write_row
-from trilemma.images import save_png
-from trilemma.models.base import Family, Reconstructs, Samples
+from trilemma.evaluation.evaluate import NEAREST_K
+from trilemma.evaluation.extractor import Extractor
+from trilemma.evaluation.report import Entry, check_comparable, write_frontier, write_report
+from trilemma.evaluation.rows import read_row, write_row
+from trilemma.evaluation.table import print_row, print_sweep
+from trilemma.models.base import Reconstructs, Samples
 from trilemma.models.classifier import Classifier
-from trilemma.networks.classifier import FeatureClassifier
 from trilemma.runs import schema
-from trilemma.runs.build import build
+from trilemma.runs.cells import Cell, cells_of
 from trilemma.runs.check import check_config
-from trilemma.runs.codes import codec_hash
+from trilemma.runs.classification import evaluate_classifier
 from trilemma.runs.directory import prepare
-from trilemma.runs.load import load_with_config
+from trilemma.runs.measure import is_complete, measure_cell, reconstruction_row
 from trilemma.runs.quiet import quieten
-from trilemma.runs.sample import conditioned_on, draw, grid_of, run_dir_of
-from trilemma.runs.settings import build_sampling, labels_for, sampling_settings, settings_name
-from trilemma.runs.targets import CHECKPOINT
+from trilemma.runs.subject import Subject, extractor_for, load_subject
+
+REPORT = Path("outputs/report")
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Measure what the checkpoint's family can do: samples, reconstructions, or classification.
+    """Measure one checkpoint, compare several, or put rows that exist on one page.
 
     Raises:
         UserError: For anything that is the user's to mend, before anything is drawn.
@@ -48,181 +37,124 @@ def evaluate(cfg: DictConfig) -> None:
     quieten()
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
-    if cfg.num_images < 1 or cfg.batch_size < 1:
-        raise UserError("num_images and batch_size must be at least 1")
-    model, config = load_with_config(cfg.ckpt, weights=cfg.weights, device=cfg.device)
-    data = data_of(config, cfg.data.root)
-    run_dir = run_dir_of(Path(cfg.ckpt))
-    folder = Path(cfg.output_dir) if cfg.output_dir else run_dir / "evaluation"
+    if cfg.batch_size < 1:
+        raise UserError(f"batch_size={cfg.batch_size} must be at least 1")
+    if cfg.num_images <= NEAREST_K:
+        raise UserError(f"num_images={cfg.num_images}: precision and coverage need at least {NEAREST_K + 1} images")
+    given = [name for name in ("ckpt", "ckpts", "rows") if cfg[name] is not None]
+    if len(given) != 1:
+        raise UserError(
+            "name what is to be measured: one of ckpt=PATH (one checkpoint), ckpts=[A,B] (a report that compares them) or "
+            "rows=FOLDER (a report on rows that exist)" + (f"; not {' and '.join(given)} at once" if given else "")
+        )
+    if cfg.rows is not None:
+        _report_rows(cfg)
+    elif cfg.ckpts is not None:
+        _compare(cfg)
+    else:
+        _measure_one(cfg)
+
+
+def _measure_one(cfg: DictConfig) -> None:
+    subject = load_subject(cfg, cfg.ckpt)
+    folder = Path(cfg.output_dir) if cfg.output_dir else subject.run_dir / "evaluation"
     prepare(folder)
-    if isinstance(model, Classifier):
-        _classification(cfg, model, config, data, folder)
+    if isinstance(subject.model, Classifier):
+        evaluate_classifier(subject, folder, device=cfg.device)
         return
-    extractor = load_extractor(cfg.extractor or data.extractor_name)
-    if isinstance(model, Samples):
-        _samples(cfg, model, config, data, extractor, folder)
-    elif isinstance(model, Reconstructs):
-        _reconstructions(cfg, model, config, data, extractor, folder)
+    extractor = extractor_for(cfg, subject.data)
+    if isinstance(subject.model, Samples):
+        cells = cells_of(cfg, subject.config)
+        entries = _measure_all(cells, subject, extractor, folder)
+        rows = [entry.row for entry in entries]
+        if len(cells) > 1:
+            print_sweep(rows)
+            print(f"frontier: {write_frontier(rows, folder)}")
+        else:
+            print_row(rows[0])
+            print(f"row: {entries[0].path}")
+    elif isinstance(subject.model, Reconstructs):
+        images = subject.data.split("test").images[:]
+        row = reconstruction_row(cfg, subject, extractor, images)
+        path = folder / f"{subject.slug}-reconstruction.json"
+        write_row(path, row)
+        print_row(row)
+        print(f"row: {path}")
     else:
         raise UserError(
-            f"{cfg.ckpt} holds a {type(model).__name__}, which neither samples nor reconstructs: nothing to measure"
+            f"{cfg.ckpt} holds a {type(subject.model).__name__}, which neither samples nor reconstructs: nothing to measure"
         )
 
 
-def data_of(config: dict[str, Any], root: str | None) -> ImageData:
-    """The data set a checkpoint was trained on.
-
-    Args:
-        config: The checkpoint's configuration.
-        root: Where the data lies now, where that is not where training found it.
-    """
-    node = dict(config["data"])
-    if root is not None:
-        node["root"] = root
-    data = build(node, allowed=CHECKPOINT, where="data")
-    if not isinstance(data, ImageData):
-        raise UserError("the checkpoint's configuration names no data set; was it written by train.py?")
-    data.setup()
-    return data
-
-
-def _samples(
-    cfg: DictConfig, model: Any, config: dict[str, Any], data: ImageData, extractor: Extractor, folder: Path
-) -> None:
-    sampler_node, guidance_node = sampling_settings(cfg, config)
-    sampler, guidance = build_sampling(sampler_node, guidance_node)
-    condition = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(config))
-    kind = (
-        "none"
-        if condition is None
-        else f"label: {'all in turn' if cfg.condition.label is None else cfg.condition.label}"
-    )
-    protocol = _protocol(
-        cfg, model, config, data, extractor, sampler=sampler_node, guidance=guidance_node, condition=kind
-    )
-    images = draw(model, cfg, condition, sampler, guidance)
-    labels = None if condition is None else torch.tensor(condition)
-    evaluation = evaluate_samples(
-        images,
-        labels,
-        real=data.split("train"),
-        real_floor=data.split("test"),
-        extractor=extractor,
-        cache_dir=Path(cfg.cache_dir) / "features",
-        seed=cfg.seed,
-    )
-    if isinstance(model, Reconstructs):
-        metrics = _reconstruction_metrics(cfg, model, data, extractor)
-        evaluation.metrics.update({f"reconstruction/{name}": value for name, value in metrics.items()})
-    name = f"{_slug(config)}-{settings_name(cfg, config, sampler_node, guidance_node)}"
-    _finish(folder, name, protocol, evaluation, images)
-    save_png(grid_of(images, labels), folder / f"{name}.png")
+def _compare(cfg: DictConfig) -> None:
+    """Measure every checkpoint by one protocol and write the report; all are checked before the first is measured."""
+    paths = [str(path) for path in cfg.ckpts]
+    if not paths:
+        raise UserError("ckpts=[] names no checkpoint")
+    folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
+    prepare(folder)
+    jobs: list[tuple[Subject, Extractor, list[Cell]]] = []
+    for path in dict.fromkeys(paths):
+        one = cfg.copy()
+        OmegaConf.update(one, "ckpt", path)
+        subject = load_subject(one, path)
+        if not isinstance(subject.model, Samples):
+            raise UserError(
+                f"{path} holds a {type(subject.model).__name__}, which draws no images: leave it out of ckpts "
+                f"(ckpt={path} measures what it can do)"
+            )
+        jobs.append((subject, extractor_for(one, subject.data), cells_of(one, subject.config)))
+    first, judge, _ = jobs[0]
+    for subject, extractor, _ in jobs[1:]:
+        if subject.data.fingerprint != first.data.fingerprint:
+            raise UserError(
+                f"{first.path} was trained on {first.data.name} and {subject.path} on {subject.data.name} "
+                f"({first.data.fingerprint[:8]} and {subject.data.fingerprint[:8]}): one report compares models of one data set"
+            )
+        if extractor.name != judge.name:
+            raise UserError(f"extractors {judge.name} and {extractor.name} do not compare: name one with extractor=")
+    entries = [
+        entry
+        for subject, extractor, cells in jobs
+        for entry in _measure_all(cells, subject, extractor, _folder_of(subject))
+    ]
+    _report(entries, folder)
 
 
-def _reconstructions(
-    cfg: DictConfig, model: Any, config: dict[str, Any], data: ImageData, extractor: Extractor, folder: Path
-) -> None:
-    test = data.split("test")
-    metrics = _reconstruction_metrics(cfg, model, data, extractor)
-    protocol = dataclasses.replace(_protocol(cfg, model, config, data, extractor, split="test"), num_images=len(test))
-    _finish(folder, f"{_slug(config)}-reconstruction", protocol, Evaluation(metrics, {}), test.images[:])
+def _folder_of(subject: Subject) -> Path:
+    folder = subject.run_dir / "evaluation"
+    prepare(folder)
+    return folder
 
 
-def _reconstruction_metrics(
-    cfg: DictConfig, model: Reconstructs, data: ImageData, extractor: Extractor
-) -> dict[str, float]:
-    """Scores of the model's reconstructions; those of a codec are kept, since every row of its priors shows them."""
-    codec = getattr(model, "codec", None)
-    kept: Path | None = None
-    if isinstance(codec, Codec):
-        key = f"{type(codec).__name__}-{codec.num_classes}-{codec_hash(codec)}-{data.fingerprint[:16]}-{extractor.name}"
-        kept = Path(cfg.cache_dir) / "reconstruction" / f"{key}.json"
-        if kept.is_file():
-            scores: dict[str, float] = json.loads(kept.read_text())
-            return scores
-    found = evaluate_reconstruction(
-        model,
-        data.split("test").images,
-        extractor=extractor,
-        codec=codec if isinstance(codec, Codec) else None,
-        device=cfg.device,
-        cache_dir=Path(cfg.cache_dir) / "features",
-    )
-    if kept is not None:
-        atomic_write_text(kept, json.dumps(found))
-    return found
+def _report_rows(cfg: DictConfig) -> None:
+    """A report on rows that earlier evaluations wrote: files, or all rows in folders."""
+    given = list(cfg.rows) if OmegaConf.is_list(cfg.rows) else [cfg.rows]
+    files: list[Path] = []
+    for name in given:
+        path = Path(str(name))
+        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not found:
+            raise UserError(f"rows={path}: the folder holds no rows (*.json)")
+        files += found
+    folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
+    prepare(folder)
+    _report([Entry(row=read_row(path), path=path) for path in dict.fromkeys(files)], folder)
 
 
-@torch.no_grad()
-def _classification(cfg: DictConfig, model: Classifier, config: dict[str, Any], data: ImageData, folder: Path) -> None:
-    """Test accuracy, and the network written as a feature extractor that `extractor=PATH` takes."""
-    test = data.split("test")
-    if test.labels is None or data.label_names is None:
-        raise UserError("the data has no labels: there is nothing to classify")
-    accuracy = test_accuracy(model, test.images, test.labels, torch.device(cfg.device))
-    network = model.network
-    if not isinstance(network, FeatureClassifier):
-        print(
-            f"test accuracy {accuracy:.4f} on {len(test)} images; {type(network).__name__} has no features to extract"
-        )
-        return
-    card = ExtractorCard(
-        dataset=data.extractor_name,
-        network=config["model"]["network"],
-        image_shape=data.image_shape,
-        label_names=tuple(data.label_names),
-        test_accuracy=accuracy,
-        command=f"python train.py experiment={config['experiment']}",
-    )
-    path = save_extractor(network, card, folder)
-    print(f"test accuracy {accuracy:.4f} on {len(test)} images; as a feature extractor: {path}")
+def _report(entries: list[Entry], folder: Path) -> None:
+    check_comparable([entry.row for entry in entries])
+    print_sweep([entry.row for entry in entries])
+    print(f"report: {write_report(entries, folder, title='The generative trilemma')}")
 
 
-def test_accuracy(model: Classifier, images: Any, labels: Tensor, device: torch.device) -> float:
-    """Share of uint8 images [N, C, H, W] whose most likely label is right."""
-    right = 0
-    for start in range(0, len(labels), 500):
-        logits = model.network(to_float(images[start : start + 500]).to(device))
-        right += int((logits.argmax(1).cpu() == labels[start : start + 500]).sum())
-    return right / len(labels)
-
-
-def _protocol(
-    cfg: DictConfig,
-    model: Family,
-    config: dict[str, Any],
-    data: ImageData,
-    extractor: Extractor,
-    *,
-    split: str = "train",
-    sampler: dict[str, Any] | None = None,
-    guidance: dict[str, Any] | None = None,
-    condition: str = "none",
-) -> Protocol:
-    return Protocol(
-        data=data.name,
-        data_fingerprint=data.fingerprint,
-        split=split,
-        num_images=cfg.num_images,
-        extractor=extractor.name,
-        model=f"{config.get('experiment')} ({type(model).__name__})",
-        weights=config["weights"],
-        seed=cfg.seed,
-        checkpoint=hashlib.sha256(Path(cfg.ckpt).read_bytes()).hexdigest(),
-        sampler=sampler or {},
-        guidance=guidance or {},
-        condition=condition,
-        machine=Machine.here(cfg.device),
-        budget={"max_steps": config.get("max_steps"), "note": config.get("budget")},
-    )
-
-
-def _slug(config: dict[str, Any]) -> str:
-    """The experiment's name, fit for a file name."""
-    return str(config.get("experiment")).replace("/", "-")
-
-
-def _finish(folder: Path, name: str, protocol: Protocol, evaluation: Evaluation, images: Tensor) -> None:
-    print_table(protocol, evaluation)
-    write_row(folder / f"{name}.json", row(protocol, evaluation, images))
-    print(f"row: {folder / f'{name}.json'}")
+def _measure_all(cells: list[Cell], subject: Subject, extractor: Extractor, folder: Path) -> list[Entry]:
+    """Measure the cells that are not measured yet, one row each."""
+    entries: list[Entry] = []
+    for number, cell in enumerate(cells, 1):
+        if len(cells) > 1:
+            state = "kept" if is_complete(cell, subject, extractor, folder) else "measuring"
+            print(f"{number}/{len(cells)} {cell.name}: {state}", flush=True)
+        path, row = measure_cell(cell, subject, extractor, folder)
+        entries.append(Entry(row=row, path=path))
+    return entries

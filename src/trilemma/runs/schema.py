@@ -63,9 +63,17 @@ SAMPLE: dict[str, Any] = {
 
 EVALUATE: dict[str, Any] = {
     **_SAMPLING,
+    "ckpt": _OPTIONAL_STR,
+    "ckpts": list | None,
+    "rows": str | list | None,
     "condition": {"label": None},
     "data": {"root": _OPTIONAL_STR},
+    "sweep": dict.fromkeys(("sampler", "num_steps", "scale", "temperature", "truncation", "seed")),
     "extractor": _OPTIONAL_STR,
+    "ledger": {"max_seconds": float, "batch_sizes": list},
+    "likelihood": {"num_images": int, "seed": int},
+    "two_stage": bool,
+    "keep_samples": bool,
     "cache_dir": str,
     "device": str,
 }

@@ -68,6 +68,11 @@ def settings_name(
     label = cfg.condition.label
     parts = [f"n{cfg.num_images}", f"steps{sampler.get('num_steps')}"]
     parts.append("unconditional" if label == "none" else f"scale{guidance.get('scale', 1)}")
+    parts += [
+        _class_name(node)
+        for node, key in ((sampler, "sampler"), (guidance, "guidance"))
+        if _is_other(node, config, key)
+    ]
     plainest = {"temperature": 1.0, "truncation": 1.0, "start": 1.0, "stop": 0.0}
     given = {**sampler, **guidance}
     parts += [f"{key}{given[key]}" for key, usual in plainest.items() if given.get(key, usual) != usual]
@@ -80,6 +85,16 @@ def settings_name(
     if Path(cfg.ckpt).stem != "last":
         parts.append(Path(cfg.ckpt).stem)
     return "-".join([*parts, f"seed{cfg.seed}"])
+
+
+def _is_other(node: Mapping[str, Any], config: Mapping[str, Any], key: str) -> bool:
+    """Whether an object is of another class than the checkpoint's own."""
+    own = (config.get(key) or {}).get("_target_")
+    return own is not None and node["_target_"] != own and node.get("scale") is None
+
+
+def _class_name(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rpartition(".")[2].lower()
 
 
 def require_samples(model: Family, path: str) -> Samples:

@@ -1,0 +1,153 @@
+"""Rows as tables for people, in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from trilemma.evaluation.rows import Row
+
+_SHARE = "class_share/"
+_SIGN = {"exact": "=", "bound": "<=", "estimate": "~"}
+
+
+def row_table(row: Row) -> Table:
+    """The numbers beside their floor, what copies of training images score and, in two stages, what a perfect prior would."""
+    protocol = row["protocol"]
+    note = " (smoke: too few images to compare models by)" if protocol["tier"] == "smoke" else ""
+    shown = Table(title=f"{protocol['model']} on {protocol['data']}, {protocol['num_images']} images{note}")
+    oracle = row.get("two_stage", {}).get("oracle")
+    columns = {"model": row["metrics"], "perfect\nprior": oracle, "held-out\nimages": row["floor"]}
+    columns["training\nimages"] = row.get("copycat")
+    present = {title: scores for title, scores in columns.items() if scores}
+    shown.add_column("", no_wrap=True)
+    for title in present:
+        shown.add_column(title, justify="right")
+    for name in row["metrics"]:
+        if not name.startswith(_SHARE) and not is_error(name):
+            cells = (_display(name, scores, error=title == "model") for title, scores in present.items())
+            shown.add_row(name.replace("[", r"\["), *cells)
+    if _range(row["metrics"]):
+        shown.add_row("class shares, min to max", *(_range(scores) for scores in present.values()))
+    for lines in (_stages(row), _likelihood(row), _cost(row)):
+        shown.add_section()
+        for name, value in lines:
+            shown.add_row(name.replace("[", r"\["), value)
+    return shown
+
+
+def print_row(row: Row, console: Console | None = None) -> None:
+    """Print `row_table`."""
+    (console or Console()).print(row_table(row))
+
+
+def print_sweep(rows: Sequence[Row], console: Console | None = None) -> None:
+    """One line a row: its settings, quality, coverage and cost."""
+    first = rows[0]["protocol"]
+    note = " (smoke)" if first["tier"] == "smoke" else ""
+    shown = Table(title=f"{first['model']} on {first['data']}, {first['num_images']} images a row{note}")
+    for name in ("steps", "scale", "other", "FD", "precision", "coverage", "label accuracy", "calls", "images/s"):
+        shown.add_column(name, justify="right")
+    for row in rows:
+        sampler, guidance, metrics = row["protocol"]["sampler"], row["protocol"]["guidance"], row["metrics"]
+        other = [f"{k} {sampler[k]}" for k in ("temperature", "truncation") if sampler.get(k, 1.0) != 1.0]
+        distance = f"FD[{row['protocol']['extractor']}]"
+        shown.add_row(
+            str(sampler.get("num_steps", "")),
+            str(guidance.get("scale", "")),
+            ", ".join([*other, f"seed {row['protocol']['seed']}"]),
+            _display(distance, metrics),
+            _display("precision", metrics),
+            _display("coverage", metrics),
+            _display("label_accuracy", metrics),
+            _calls(row),
+            _rate(row),
+        )
+    (console or Console()).print(shown)
+
+
+def is_error(name: str) -> bool:
+    """Whether a metric is the standard error of another: shown behind it."""
+    return name.partition("[")[0].endswith("_stderr")
+
+
+def error_of(name: str) -> str:
+    """Name of a metric's standard error."""
+    head, bracket, rest = name.partition("[")
+    return f"{head}_stderr{bracket}{rest}"
+
+
+def _display(name: str, scores: dict[str, Any], *, error: bool = True) -> str:
+    if name not in scores:
+        return ""
+    value = float(scores[name])
+    if name in ("num_images", "modes_hit"):
+        return f"{value:.0f}"
+    if "FD[" in name:  # rounding leaves the distance of equal sets a little below zero
+        value = max(value, 0.0)
+    uncertain = scores.get(error_of(name)) if error else None
+    return f"{value:.4g}" + ("" if uncertain is None else f" ±{float(uncertain):.2g}")
+
+
+def _range(scores: dict[str, Any]) -> str:
+    shares = [float(value) for name, value in scores.items() if name.startswith(_SHARE)]
+    return f"{min(shares):.3f} to {max(shares):.3f}" if shares else ""
+
+
+def _stages(row: Row) -> list[tuple[str, str]]:
+    stages = row.get("two_stage")
+    if stages is None:
+        return []
+    codec = stages["codec"]
+    lines = [(f"codec: {name}", _display(name, codec)) for name in codec if name != "num_images"]
+    bits = [(name, stages[f"{name}_bits_per_image"]) for name in ("code", "prior")]
+    return lines + [(f"bits per image, {name}", f"{value:.4g}") for name, value in bits if value is not None]
+
+
+def _likelihood(row: Row) -> list[tuple[str, str]]:
+    score = row.get("likelihood")
+    if score is None:
+        return []
+    bits = f"{_SIGN[score['kind']]} {float(score['bits_per_dim']):.4g} ±{float(score['bits_standard_error']):.2g}"
+    return [(f"bits per {score['unit']} ({score['kind']})", bits)]
+
+
+def _cost(row: Row) -> list[tuple[str, str]]:
+    ledger = row.get("ledger")
+    if ledger is None:
+        return []
+    work, latency = ledger["work"], ledger["latency"]
+    calls = [
+        (f"calls of {part['name']} per image", f"{part['evaluations_per_image']:g}") for part in work["subnetworks"]
+    ]
+    peaks = [
+        (f"peak memory ({peak['measure']}), batch {peak['batch_size']}", f"{peak['peak_bytes'] / 2**20:.0f} MiB")
+        for peak in ledger["memory"]
+    ]
+    return [
+        *calls,
+        ("GFLOP per image", f"{work['flops_per_image'] / 1e9:.3g}"),
+        ("parameters at sampling", f"{work['num_parameters'] / 1e6:.3g} M"),
+        ("latency, p50", f"{latency['p50_seconds']:.3g} s"),
+        ("latency, p95", f"{latency['p95_seconds']:.3g} s"),
+        ("images per second", _rate(row)),
+        *peaks,
+    ]
+
+
+def _calls(row: Row) -> str:
+    if "ledger" not in row:
+        return ""
+    return ", ".join(
+        f"{part['evaluations_per_image']:g} {part['name']}" for part in row["ledger"]["work"]["subnetworks"]
+    )
+
+
+def _rate(row: Row) -> str:
+    if "ledger" not in row:
+        return ""
+    rate = row["ledger"]["throughput"]
+    return f"{rate['images_per_second']:.3g}, batch {rate['batch_size']}"

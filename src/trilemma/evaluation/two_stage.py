@@ -1,0 +1,67 @@
+"""What each stage of a two-stage model loses: the codec alone, a perfect prior on its codes, the prior that was learned."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trilemma.codecs.base import Codec
+from trilemma.data.base import ImageData
+from trilemma.data.images import to_float, to_uint8
+from trilemma.evaluation.evaluate import evaluate_samples
+from trilemma.evaluation.extractor import Extractor, chunks
+from trilemma.evaluation.likelihood import LikelihoodScore
+from trilemma.models.base import Reconstructs
+
+SHOWN = ("FD[", "FD_inf[", "KID[", "precision", "recall", "density", "coverage")
+
+
+@torch.no_grad()
+def oracle_prior(
+    model: Reconstructs,
+    data: ImageData,
+    extractor: Extractor,
+    *,
+    num_images: int,
+    device: torch.device | str = "cpu",
+    batch_size: int = 250,
+    cache_dir: str | Path | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Scores of decoded codes of held-out images: what a prior that draws codes by the data's own law would reach.
+
+    Args:
+        model: Gives images back through its codec.
+        data: Whose held-out images are encoded and decoded.
+        extractor: Names the distances.
+        num_images: How many, as many as samples are scored with, if there are so many.
+        device: Where the model is.
+        batch_size: Images at a time.
+        cache_dir: Where features of real images are kept.
+        seed: Of the choice of images, and of the subsets of the scores.
+    """
+    test = data.split("test")
+    chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[:num_images]
+    parts = [
+        to_uint8(model.reconstruct(to_float(part.to(device)))).cpu() for part in chunks(test.images[chosen], batch_size)
+    ]
+    scores = evaluate_samples(
+        torch.cat(parts), real=data.split("train"), real_floor=test, extractor=extractor, cache_dir=cache_dir, seed=seed
+    ).metrics
+    return {"num_images": scores["num_images"]} | {k: v for k, v in scores.items() if k.startswith(SHOWN)}
+
+
+def code_bits(codec: Codec) -> float | None:
+    """Bits of an image's code as it is stored, L log2 K; None for a continuous code."""
+    return None if codec.num_classes is None else codec.length * math.log2(codec.num_classes)
+
+
+def prior_bits(likelihood: LikelihoodScore | dict[str, Any] | None) -> float | None:
+    """Bits of an image's code under the prior (of the likelihood's kind); None where nothing scored it by tokens."""
+    if likelihood is None:
+        return None
+    content = likelihood if isinstance(likelihood, dict) else likelihood.to_dict()
+    return float(content["nats_per_image"]) / math.log(2) if content["unit"] == "token" else None

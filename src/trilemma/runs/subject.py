@@ -1,0 +1,86 @@
+"""What is measured: a checkpoint with its data set and the extractor that judges it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from trilemma.data.base import ImageData
+from trilemma.errors import UserError
+from trilemma.evaluation.extractor import Extractor, load_extractor
+from trilemma.models.base import Family
+from trilemma.runs.build import build
+from trilemma.runs.load import load_with_config
+from trilemma.runs.sample import run_dir_of
+from trilemma.runs.targets import CHECKPOINT
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under measurement.
+
+    Attributes:
+        path: Its checkpoint.
+        sha256: Content hash of the checkpoint.
+        model: The family, with the weights that were asked for.
+        config: What the checkpoint says of itself.
+        data: The data set it was trained on.
+    """
+
+    path: Path
+    sha256: str
+    model: Family
+    config: dict[str, Any]
+    data: ImageData
+
+    @property
+    def slug(self) -> str:
+        """The experiment's name, fit for a file name."""
+        return str(self.config.get("experiment")).replace("/", "-")
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory the checkpoint lies in."""
+        return run_dir_of(self.path)
+
+    @property
+    def kind(self) -> str:
+        """Experiment and family, for people."""
+        return f"{self.config.get('experiment')} ({type(self.model).__name__})"
+
+
+def load_subject(cfg: DictConfig, ckpt: str) -> Subject:
+    """Load a checkpoint and its data.
+
+    Raises:
+        UserError: If one of them is missing, damaged or foreign.
+    """
+    model, config = load_with_config(ckpt, weights=cfg.weights, device=cfg.device)
+    digest = hashlib.sha256(Path(ckpt).read_bytes()).hexdigest()
+    return Subject(Path(ckpt), digest, model, config, data_of(config, cfg.data.root))
+
+
+def extractor_for(cfg: DictConfig, data: ImageData) -> Extractor:
+    """The extractor named on the command line, else the shipped one of the data set."""
+    return load_extractor(cfg.extractor or data.extractor_name, device=cfg.device)
+
+
+def data_of(config: dict[str, Any], root: str | None) -> ImageData:
+    """The data set a checkpoint was trained on.
+
+    Args:
+        config: The checkpoint's configuration.
+        root: Where the data lies now, where that is not where training found it.
+    """
+    node = dict(config["data"])
+    if root is not None:
+        node["root"] = root
+    data = build(node, allowed=CHECKPOINT, where="data")
+    if not isinstance(data, ImageData):
+        raise UserError("the checkpoint's configuration names no data set; was it written by train.py?")
+    data.setup()
+    return data

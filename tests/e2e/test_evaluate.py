@@ -1,0 +1,189 @@
+"""`evaluate.py` with sweeps, reports and what may go wrong, on a prior of two training steps."""
+
+import json
+
+import pytest
+
+import trilemma.runs.measure as measure
+
+pytest.importorskip("mlxtend")
+QUICK = ["ledger.batch_sizes=[1,2]", "ledger.max_seconds=0.2", "likelihood.num_images=2", "num_images=20"]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Features of the real images, once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def evaluate(command, prior, cache, tmp_path):
+    """evaluate("num_images=30") -> Result; rows go to `tmp_path`."""
+
+    def call(*arguments):
+        target = [] if any(a.startswith(("ckpt", "rows")) for a in arguments) else [f"ckpt={prior}"]
+        where = [] if any(a.startswith("output_dir") for a in arguments) else [f"output_dir={tmp_path}"]
+        return command("evaluate", *target, *where, f"cache_dir={cache}", *QUICK, *arguments)
+
+    return call
+
+
+def rows_in(folder):
+    return {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+SWEEP = ["sweep.num_steps=[2,3]", "sweep.scale=[0,2]"]
+
+
+def test_a_sweep_writes_a_row_a_cell_and_a_frontier(evaluate, tmp_path):
+    result = evaluate(*SWEEP)
+    assert result.status == 0, result.err
+    rows = rows_in(tmp_path)
+    settings = {(r["protocol"]["sampler"]["num_steps"], r["protocol"]["guidance"]["scale"]) for r in rows.values()}
+    assert settings == {(2, 0), (2, 2), (3, 0), (3, 2)}
+    assert (tmp_path / "frontier.png").is_file()
+    for name, row in rows.items():
+        steps, scale = row["protocol"]["sampler"]["num_steps"], row["protocol"]["guidance"]["scale"]
+        network = {p["name"]: p["evaluations_per_image"] for p in row["ledger"]["work"]["subnetworks"]}["network"]
+        assert network == steps * (2 if scale == 2 else 1)
+        assert {"likelihood", "two_stage", "copycat"} <= row.keys()
+        stem = name.removesuffix(".json")
+        assert (tmp_path / f"{stem}.png").is_file()
+        assert (tmp_path / f"{stem}-neighbours.png").is_file()
+    assert len({row["samples_sha256"] for row in rows.values()}) == 4
+    assert len({json.dumps(row["two_stage"]) for row in rows.values()}) == 1
+
+
+def test_a_sweep_that_was_stopped_loses_one_part_and_goes_on(evaluate, tmp_path, monkeypatch):
+    calls = []
+    true_draw, true_ledger = measure.draw, measure.measure_ledger
+
+    def dies_in_the_third_cell(*arguments):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append("draw")
+        return true_draw(*arguments)
+
+    monkeypatch.setattr(measure, "draw", dies_in_the_third_cell)
+    assert evaluate(*SWEEP).status == 130
+    kept = rows_in(tmp_path)
+    assert len(kept) == 2
+
+    def dies_in_the_ledger(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "draw", lambda *a: (calls.append("draw"), true_draw(*a))[1])
+    monkeypatch.setattr(measure, "measure_ledger", dies_in_the_ledger)
+    assert evaluate(*SWEEP).status == 130
+    assert len(rows_in(tmp_path)) == 3
+    monkeypatch.setattr(measure, "measure_ledger", true_ledger)
+    result = evaluate(*SWEEP)
+    assert result.status == 0
+    assert result.out.count(": kept") == 2
+    assert result.out.count(": measuring") == 2
+    assert len(calls) == 4  # no samples are drawn twice, those of the cell whose ledger was cut short neither
+    after = rows_in(tmp_path)
+    assert len(after) == 4
+    assert {name: after[name] for name in kept} == kept
+    again = evaluate(*SWEEP)
+    assert again.out.count(": kept") == 4
+    assert len(calls) == 4
+
+
+def test_another_seed_or_setting_is_another_row(evaluate, tmp_path):
+    for change in ([], ["seed=1"], ["sampler.temperature=0.5"], ["sampler.truncation=0.9"], ["condition.label=7"]):
+        assert evaluate("sampler.num_steps=2", *change).status == 0
+    rows = rows_in(tmp_path)
+    assert len(rows) == 5  # none overwrites another
+    hashes = {row["protocol"]["seed"]: row["samples_sha256"] for row in rows.values()}
+    assert hashes[0] != hashes[1]
+
+
+def test_kept_samples_are_those_of_the_row(evaluate, tmp_path):
+    assert evaluate("sampler.num_steps=2", "keep_samples=true", "ledger.max_seconds=0").status == 0
+    import numpy as np
+    import torch
+
+    from trilemma.evaluation.cache import images_sha256
+
+    [(name, row)] = rows_in(tmp_path).items()
+    assert "ledger" not in row
+    images = np.load((tmp_path / name).with_suffix(".npz"))["arr_0"]
+    assert images_sha256(torch.from_numpy(images).permute(0, 3, 1, 2)) == row["samples_sha256"]
+
+
+def test_a_report_on_two_checkpoints_and_on_their_rows(evaluate, runs, tmp_path):
+    both = [str(runs / f"demo/vq_diffusion/{name}/checkpoints/last.ckpt") for name in ("tiny", "other")]
+    result = evaluate(f"ckpts=[{','.join(both)}]", "sampler.num_steps=2", "ledger.max_seconds=0")
+    assert result.status == 0, result.err
+    page = (tmp_path / "report.html").read_text()
+    folders = [runs / f"demo/vq_diffusion/{name}/evaluation" for name in ("tiny", "other")]
+    rows = [row for folder in folders for row in rows_in(folder).values()]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["protocol"]["checkpoint"] in page
+    listed = ",".join(map(str, folders))
+    again = evaluate(f"rows=[{listed}]", f"output_dir={tmp_path}/again")
+    assert again.status == 0, again.err
+    assert (tmp_path / "again/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["num_images=1"], "at least 6"),
+        (["sweep.num_steps=[]"], "sweep.num_steps is empty"),
+        (["sweep.num_steps=[2,x]"], "'x' is not a whole number"),
+        (["sweep.num_steps=[2,0]"], "num_steps"),
+        (["sweep.sampler=[dpm]"], "no such sampler; choose from ancestral"),
+        (["sweep.steps=[1]"], "unknown override sweep.steps"),
+        (["rows=/nowhere"], "cannot read"),
+        (["ckpts=[]"], "names no checkpoint"),
+        (["ckpt=a", "rows=b"], "one of ckpt=PATH"),
+        (["ckpt=null"], "one of ckpt=PATH"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_drawn(evaluate, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.setattr(measure, "draw", None)
+    result = evaluate(*arguments)
+    assert result.status == 2
+    assert words in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not rows_in(tmp_path)
+
+
+def test_a_checkpoint_that_draws_nothing_is_refused_in_a_report(evaluate, runs, prior):
+    [codec] = (runs / "demo/vqvae").glob("auto-*/checkpoints/last.ckpt")
+    result = evaluate(f"ckpts=[{prior},{codec}]")
+    assert result.status == 2
+    assert "VQVAE, which draws no images: leave it out of ckpts" in result.err
+
+
+def test_rows_of_other_data_or_extractors_are_refused(evaluate, tmp_path):
+    assert evaluate("sampler.num_steps=2", "ledger.max_seconds=0").status == 0
+    [(name, row)] = rows_in(tmp_path).items()
+    for key, other in (("data_fingerprint", "00" * 32), ("extractor", "mnist-00000000"), ("num_images", 21)):
+        folder = tmp_path / key
+        folder.mkdir()
+        changed = json.dumps({**row, "protocol": {**row["protocol"], key: other}})
+        (folder / name).write_text(changed)
+        result = evaluate(f"rows=[{tmp_path / name},{folder}]", f"output_dir={tmp_path}/report")
+        assert result.status == 2, key
+        assert len(result.err.strip().splitlines()) == 1
+
+
+def test_a_corrupt_cache_is_made_again(evaluate, cache, tmp_path):
+    assert evaluate("sampler.num_steps=2").status == 0
+    first = rows_in(tmp_path)
+    for path in cache.rglob("*.*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for path in tmp_path.glob("*.json"):
+        path.unlink()
+    result = evaluate("sampler.num_steps=2")
+    assert result.status == 0
+    assert "damaged" in result.out + result.err
+    second = rows_in(tmp_path)
+    for name, row in first.items():
+        assert second[name]["metrics"] == row["metrics"]
+        assert second[name]["two_stage"] == row["two_stage"]
