@@ -80,7 +80,9 @@ class Scatter(Panel):
         log_y: bool = False,
     ) -> None:
         if (x is None) == (x_setting is None):
-            raise UserError(f"dashboard: the panel {title!r} needs either x, a metric, or x_setting, an entry of the config")
+            raise UserError(
+                f"dashboard: the panel {title!r} needs either x, a metric, or x_setting, an entry of the config"
+            )
         super().__init__(title, keys=[y] if x is None else [y, x], settings=[] if x_setting is None else [x_setting])
         self.y = y
         self.x = x
@@ -144,7 +146,9 @@ class Section:
 
     def __init__(self, *, title: str, panels: Sequence[Panel], is_open: bool = True) -> None:
         if not panels or not all(isinstance(panel, Panel) for panel in panels):
-            raise UserError(f"dashboard: the section {title!r} needs panels, each with a _target_ in trilemma.dashboard.panels")
+            raise UserError(
+                f"dashboard: the section {title!r} needs panels, each with a _target_ in trilemma.dashboard.panels"
+            )
         self.title = title
         self.panels = tuple(panels)
         self.is_open = is_open

@@ -47,7 +47,9 @@ def dashboard(cfg: DictConfig) -> None:
         view.save()
     except (wandb.Error, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"wandb does not take the dashboard ({reason}): wandb login, or print it with save=false") from error
+        raise UserError(
+            f"wandb does not take the dashboard ({reason}): wandb login, or print it with save=false"
+        ) from error
     print(view.url)
 
 
@@ -101,7 +103,9 @@ def _packages() -> tuple[ModuleType, ModuleType]:
             import wandb_workspaces.reports.v2 as reports
             import wandb_workspaces.workspaces as workspaces
     except ModuleNotFoundError as error:
-        raise UserError(f"the dashboard needs {error.name}: pip install -c constraints.txt -e '.[dashboard]'") from error
+        raise UserError(
+            f"the dashboard needs {error.name}: pip install -c constraints.txt -e '.[dashboard]'"
+        ) from error
     return workspaces, reports
 
 
