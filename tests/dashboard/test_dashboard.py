@@ -159,7 +159,7 @@ def test_without_the_package(monkeypatch, capsys):
         ("+dashboard.sections.runs.titl=x", "did you mean dashboard.sections.runs.title?"),
         ("dashboard.sections.runs.panels=[]", "needs panels"),
         ("+dashboard.sections.more=3", "dashboard.sections.more"),
-        ("proyect=x", "unknown override proyect"),
+        ("projekt=x", "unknown override projekt"),
     ],
 )
 def test_bad_input_is_one_line(monkeypatch, capsys, override, line):

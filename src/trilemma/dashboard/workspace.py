@@ -42,7 +42,7 @@ def dashboard(cfg: DictConfig) -> None:
 
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
-        entity = cfg.entity or wandb.Api().default_entity
+        entity = cfg.entity or wandb.Api().default_entity or ""
         view = _workspace(workspaces, reports, cfg.dashboard.name, sections, entity=entity, project=cfg.project)
         view.save()
     except (wandb.Error, OSError) as error:
