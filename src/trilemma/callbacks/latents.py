@@ -59,7 +59,7 @@ class ActiveLatents(Monitor):
         sums = trainer.strategy.reduce(self._sums, reduce_op="sum")
         kl = sums[:-1] / sums[-1]
         self._share = float((kl > self.min_nats).double().mean())
-        pl_module.log_dict({"val/active_latents": self._share, "val/latent_kl": float(kl.sum())})
+        pl_module.log_dict({"val/active_latents": self._share, "val/latent_kl": float(kl.sum())}, sync_dist=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judge the share."""

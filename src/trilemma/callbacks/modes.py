@@ -52,7 +52,7 @@ class ModeHistogram(Monitor):
         *,
         labeller: Labeller,
         every_n_batches: int = 1000,
-        num_images: int = 200,
+        num_images: int = 100,
         min_share: float = 0.5,
         seed: int = 0,
         stop: bool = False,
@@ -84,7 +84,7 @@ class ModeHistogram(Monitor):
         figures = self._measure(pl_module, data, num_classes) if trainer.is_global_zero else None
         figures = trainer.strategy.broadcast(figures)
         assert figures is not None
-        pl_module.log_dict(figures)
+        pl_module.log_dict(figures, sync_dist=True)
         hit = int(figures["val/modes_hit"])
         few = hit < self.min_share * num_classes
         self._problem = f"{self.num_images} samples show {hit} of {num_classes} classes" if few else None

@@ -68,7 +68,7 @@ class TimeLoss(Monitor):
             return
         total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         self._losses = {i: total[i] / count[i] for i in range(self.num_bins) if count[i]}
-        pl_module.log_dict({f"val/loss_t{i:02d}": loss for i, loss in self._losses.items()})
+        pl_module.log_dict({f"val/loss_t{i:02d}": loss for i, loss in self._losses.items()}, sync_dist=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judge the rise."""

@@ -70,6 +70,10 @@ def job(run_job: Callable[[DictConfig], None], cfg: DictConfig) -> None:
     except UserError as error:
         _fail(str(error))
     except TrainingError as stop:
+        from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+        if getattr(rank_zero_only, "rank", 0):  # every process stops, the first one says so
+            raise SystemExit(1) from None
         _fail(str(stop), status=1)
 
 
