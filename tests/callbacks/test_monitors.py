@@ -376,6 +376,38 @@ def test_monitors_change_no_weight(tmp_path):
         assert_equal(a["callbacks"][key], b["callbacks"][key], key)
 
 
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
+    """Checkpoint and metrics, with all monitors on and a stop between two validations."""
+
+    def watched():
+        seed_all()
+        return Watched(
+            validation=lambda n, i: {
+                "time": torch.tensor([0.5]),
+                "time_loss": torch.ones(1),
+                "latent_kl": torch.ones(1, 3),
+            },
+            training=lambda batch: {"real_score": torch.full((2,), 9.0), "fake_score": torch.full((2,), -9.0)},
+        )
+
+    for name in ("alone", "stopped"):
+        (tmp_path / name).mkdir()
+    fit(tmp_path / "alone", model=watched(), extra=everything())
+    crashing = watched()
+    crashing.terms = lambda batch, total: {} if batch < 9 else 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "stopped", model=crashing, extra=everything())
+    newest = newest_valid(tmp_path / "stopped" / "checkpoints")
+    fit(tmp_path / "stopped", model=watched(), extra=everything(), resume=newest)
+    a, b = (read_checkpoint(tmp_path / name / "checkpoints" / "step-00000020.ckpt") for name in ("alone", "stopped"))
+    for key in ("state_dict", "optimizer_states", "callbacks"):
+        assert_equal(a[key], b[key], key)
+    a, b = ((tmp_path / name / "metrics.csv").read_text() for name in ("alone", "stopped"))
+    assert a == b
+    assert "train/discriminator_gap" in a
+    assert "val/active_latents" in a
+
+
 def test_sampling_modes_changes_no_weight(tmp_path):
     models = [Painter(), Painter()]
     models[1].load_state_dict(models[0].state_dict())
