@@ -110,6 +110,20 @@ def test_validation_covers_every_timestep(num_timesteps):
     assert len({(i * stride) % num_timesteps for i in range(num_timesteps)}) == num_timesteps
 
 
+def test_the_losses_by_time_make_up_the_validation_loss(monkeypatch):
+    """Their mean and the prior's share are the bound in bits per token; T images stand at all of 1/T..1."""
+    model, logged = model_of(PROCESSES[0], dtype=torch.float64).eval(), {}
+    monkeypatch.setattr(model, "log", lambda name, value, **options: logged.update({name: value}))
+    T = model.num_timesteps
+    tokens = torch.randint(K, (T, SIDE**2), generator=torch.Generator().manual_seed(1))
+    batch = {"code": tokens, "label": torch.arange(T) % 3, "index": torch.arange(T)}
+    with torch.no_grad():
+        found = model.validation_step(batch, 0)["diagnostics"]
+    prior = model.process.prior_kl(tokens).mean() / math.log(2)
+    assert torch.allclose(found["time_loss"].mean() + prior, logged["val/bits_per_token"])
+    assert torch.equal((found["time"] * T).round().sort().values, torch.arange(1.0, T + 1))
+
+
 def test_what_cannot_be_sampled_is_refused():
     model = model_of(PROCESSES[0])
     for bad, message in [

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trilemma.data.batch import Batch
+from trilemma.models.diagnostics import Diagnostics
 
 if TYPE_CHECKING:
     from trilemma.samplers.base import OnStep, Sampler
@@ -34,10 +35,26 @@ class Loss:
     Attributes:
         total: Scalar that is minimised.
         terms: Named parts, each a scalar, logged as `train/<name>`.
+        diagnostics: For monitors; not logged as such.
     """
 
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+
+
+class StepOutput(TypedDict):
+    """What a step returns; callbacks see it in `on_train_batch_end`, and detached.
+
+    Attributes:
+        loss: Scalar that Lightning minimises.
+        terms: See `Loss`.
+        diagnostics: See `Loss`.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    diagnostics: Diagnostics
 
 
 class Family(L.LightningModule, ABC):
@@ -64,12 +81,13 @@ class Family(L.LightningModule, ABC):
     def loss(self, batch: Batch) -> Loss:
         """Training loss of a batch."""
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log the named terms and return the total."""
+    def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        """Log the named terms and return the total, with what monitors look at."""
         loss = self.loss(batch)
+        terms = {name: term.detach() for name, term in loss.terms.items()}
         self.log("train/loss", loss.total.detach(), prog_bar=True)
-        self.log_dict({f"train/{name}": term.detach() for name, term in loss.terms.items()})
-        return loss.total
+        self.log_dict({f"train/{name}": term for name, term in terms.items()})
+        return {"loss": loss.total, "terms": terms, "diagnostics": loss.diagnostics}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimise what is trainable; step the schedule once a batch."""

@@ -16,6 +16,7 @@ from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.base import Family, Likelihood, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.sampling import in_batches
 from trilemma.models.timesteps import ImportanceTimesteps
 from trilemma.processes.categorical import CategoricalProcess, Weighting
@@ -131,17 +132,23 @@ class DiscreteDiffusion(Family):
 
     # --- validation: the bound over all t -------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the bound in bits per token, each image at its own stratum of timesteps, so that the set covers all of 1..T."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics]:
+        """Log the bound in bits per token, each image at its own stratum of timesteps, so that the set covers all of 1..T.
+
+        Returns:
+            The times and the bound's term at each, in bits per token.
+        """
         x0 = self.tokens(batch)
         noise = Noise(0, batch["index"], self.device)
         condition = self.condition(self._raw(batch), num=len(x0))
         row = batch_idx * len(x0) + torch.arange(len(x0), device=self.device)
         stride = _coprime_stride(self.num_timesteps)
-        kl, cross_entropy = self._terms(x0, (row * stride) % self.num_timesteps + 1, condition, noise)
+        i = (row * stride) % self.num_timesteps + 1
+        kl, cross_entropy = self._terms(x0, i, condition, noise)
         bound = (self.num_timesteps * kl + self.process.prior_kl(x0).mean(1)) / math.log(2)
         self.log("val/bits_per_token", bound.mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
         self.log("val/cross_entropy", cross_entropy.mean(), batch_size=len(x0), sync_dist=True)
+        return {"diagnostics": {"time": i / self.num_timesteps, "time_loss": self.num_timesteps * kl / math.log(2)}}
 
     @torch.no_grad()
     def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:

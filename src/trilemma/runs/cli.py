@@ -60,19 +60,26 @@ def run(main: Callable[[], None]) -> None:
 def job(run_job: Callable[[DictConfig], None], cfg: DictConfig) -> None:
     """Run what an entry point does, inside Hydra's job.
 
-    A `UserError` ends the program here: Hydra would otherwise first print a line of its own.
+    A `UserError` (status 2) and a `TrainingError` (status 1) end the program here: Hydra would otherwise first print a
+    line of its own.
     """
-    from trilemma.errors import UserError
+    from trilemma.errors import TrainingError, UserError
 
     try:
         run_job(cfg)
     except UserError as error:
         _fail(str(error))
+    except TrainingError as stop:
+        from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+        if getattr(rank_zero_only, "rank", 0):  # every process stops, the first one says so
+            raise SystemExit(1) from None
+        _fail(str(stop), status=1)
 
 
-def _fail(line: str) -> NoReturn:
+def _fail(line: str, *, status: int = 2) -> NoReturn:
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(status)
 
 
 def explain(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from trilemma.atomic import atomic_write_text
 from trilemma.callbacks.counting import num_batches as trained_batches
 from trilemma.data.base import ImageData
-from trilemma.errors import UserError
+from trilemma.errors import TrainingError, UserError
 from trilemma.models.base import Family
 from trilemma.runs import schema
 from trilemma.runs.build import build
@@ -37,6 +37,7 @@ def train(cfg: DictConfig) -> None:
 
     Raises:
         UserError: For anything that is the user's to mend, before training starts.
+        TrainingError: If a monitor ended training.
     """
     if OmegaConf.select(cfg, "model._target_") is None or OmegaConf.select(cfg, "data._target_") is None:
         raise UserError(
@@ -97,6 +98,11 @@ def _train(cfg: DictConfig, run_dir: Path) -> None:
     except SystemExit:
         if trainer.interrupted:  # Lightning makes Ctrl-C an exit of its own
             raise KeyboardInterrupt from None
+        raise
+    except TrainingError:
+        if not _rank():
+            done, newest = trained_batches(trainer), newest_valid(run_dir / "checkpoints")
+            write_record(run_dir, **where, status="stopped", checkpoint=newest, num_batches=done)
         raise
     if _rank():
         return

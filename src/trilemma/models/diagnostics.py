@@ -1,0 +1,37 @@
+"""What a family may tell whoever watches its training, beyond the loss."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+
+class Diagnostics(TypedDict, total=False):
+    """Detached tensors of one batch; a family gives those that it has, and monitors look for the key, never for a family.
+
+    A family publishes what is measured in validation by returning it from `validation_step`, and what is measured in
+    training as `Loss.diagnostics`.
+
+    Attributes:
+        time: Time t in (0, 1] at which each example was scored, [B]; with `time_loss`, in validation.
+        time_loss: What each example contributes at its time to the validation loss, [B]: its mean over uniform t is that
+            loss, up to what does not depend on t.
+        latent_kl: KL(q(z|x) || p(z)) of each latent in nats, [B, d]; in validation.
+        real_score: The discriminator's logits of data, [B]; in training.
+        fake_score: The discriminator's logits of samples, [B]; in training.
+    """
+
+    time: Tensor
+    time_loss: Tensor
+    latent_kl: Tensor
+    real_score: Tensor
+    fake_score: Tensor
+
+
+def diagnostics_of(outputs: Any) -> Diagnostics:
+    """The diagnostics in what Lightning hands to `on_train_batch_end` or `on_validation_batch_end`; empty where there are none."""
+    if not isinstance(outputs, dict):
+        return {}
+    found: Diagnostics = outputs.get("diagnostics", {})
+    return found
