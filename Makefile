@@ -68,6 +68,10 @@ format: $(VENV)/.dev-installed ## Mend what the linter can and format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
+.PHONY: sync
+sync: $(VENV)/.demo-installed ## Upload the offline wandb runs in outputs/
+	@$(BIN)/python -m trilemma.runs.sync
+
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Speed against the floor and against peers
 	@$(BIN)/python benchmarks/discrete.py

@@ -1,0 +1,160 @@
+"""Opening and closing a wandb run, which may take its time but never stops the program."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from trilemma.runs.directory import prepare
+from trilemma.runs.wandb_mode import Decision, Mode, decide
+from trilemma.runs.wandb_profile import Profile, prepare_process, profile_settings
+from trilemma.runs.wandb_segments import next_step, segments
+
+if TYPE_CHECKING:
+    from wandb.wandb_run import Run
+
+STEP = "trainer/global_step"
+ATTEMPT = "trainer/attempt"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run to be opened.
+
+    Attributes:
+        project: The wandb project.
+        run_id: Identity of the run, the same after a resume.
+        group: Runs shown together; the experiment.
+        save_dir: The run directory: all files lie below its `wandb`.
+        job_type: "train", "sample" or "evaluate".
+        tags: Labels to filter by.
+        mode: Where the run goes.
+        profile: What is recorded besides what is logged.
+        init_timeout: Seconds that a server may take to answer at the start.
+        finish_timeout: Seconds that it may take at the end.
+    """
+
+    project: str
+    run_id: str
+    group: str
+    save_dir: Path
+    job_type: str
+    tags: Sequence[str] = ()
+    mode: Mode = "auto"
+    profile: Profile = "private"
+    init_timeout: float = 15.0
+    finish_timeout: float = 300.0
+
+    @property
+    def identity(self) -> str:
+        """The id as wandb takes it: without slashes."""
+        return self.run_id.replace("/", "-")
+
+    def decide(self) -> Decision:
+        """Settle the mode; say in one line on stderr if that is offline."""
+        import wandb
+
+        decision = decide(self.mode, server=wandb.setup().settings.base_url)
+        if decision.mode == "offline":
+            say(f"wandb: offline ({decision.reason}); to upload: {self.sync_command}")
+        return decision
+
+    @property
+    def sync_command(self) -> str:
+        """What uploads the run's segments."""
+        return f"make sync, or wandb sync {self.save_dir / 'wandb'}/offline-run-*"
+
+    def open(self, decision: Decision) -> tuple[Run, int]:
+        """Open the run: offline where the server that was to take it does not.
+
+        Returns:
+            The run, whose next row has the number after the last one of earlier segments; and which attempt this is, from 1.
+
+        Raises:
+            UserError: If `save_dir` cannot be written.
+        """
+        import wandb
+
+        if decision.mode != "disabled":
+            prepare(self.save_dir)
+        wandb.setup()
+        prepare_process(self.profile, self.save_dir)
+        earlier = segments(self.save_dir, self.identity)
+        if earlier and earlier[-1].start == time.strftime("%Y%m%d_%H%M%S"):
+            time.sleep(1)  # a folder is named after the second; two of one name would be one
+        try:
+            run = self._init(decision.mode)
+        except wandb.Error as error:  # no connection, no right, no such entity
+            reason = str(error).strip().splitlines()[0]
+            # The failed attempt still holds the id, in wandb's service process.
+            wandb.teardown(exit_code=1)
+            prepare_process(self.profile, self.save_dir)
+            for left in segments(self.save_dir, self.identity):
+                if left not in earlier:
+                    shutil.rmtree(left.folder, ignore_errors=True)
+            say(f"wandb: going on offline, the server did not take the run ({reason}); to upload: {self.sync_command}")
+            run = self._init("offline")
+        if decision.mode == "disabled":
+            return run, 1
+        run.define_metric(STEP)
+        run.define_metric(ATTEMPT, hidden=True)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        if earlier and (step := next_step(earlier)) > run.step:
+            run.log({}, step=step)
+        return run, len(earlier) + 1
+
+    def _init(self, mode: str) -> Run:
+        import wandb
+
+        settings = {
+            # The default of 15 s between flushes loses that much when a job is killed.
+            "x_transaction_log_flush_interval": 1,
+            "silent": mode == "offline",
+            "init_timeout": self.init_timeout,
+            "finish_timeout": self.finish_timeout,
+            "finish_timeout_raises": True,
+            **profile_settings(self.profile),
+        }
+        run: Run = wandb.init(
+            project=self.project,
+            id=self.identity,
+            name=self.run_id,
+            group=self.group,
+            job_type=self.job_type,
+            tags=list(self.tags),
+            dir=str(self.save_dir),
+            mode=mode,  # type: ignore[arg-type]
+            resume="allow",
+            settings=wandb.Settings(**settings),
+        )
+        return run
+
+    def close(self, run: Run, *, exit_code: int) -> None:
+        """Finish the run, so that the next one in this process is another; say so if the server did not take all of it."""
+        try:
+            run.finish(exit_code=exit_code)
+        except TimeoutError:
+            say(
+                f"wandb: the server did not take everything within {self.finish_timeout:g} s; nothing is lost, to send the "
+                f"rest: wandb sync --include-online {self.save_dir / 'wandb'}/run-*-{self.identity}"
+            )
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line to stderr, once a job."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def as_image(picture: Any, caption: str | None = None) -> Any:
+    """A PIL picture or a file as wandb takes it."""
+    import wandb
+
+    return wandb.Image(str(picture) if isinstance(picture, Path) else picture, caption=caption)
