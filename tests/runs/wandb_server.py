@@ -1,17 +1,22 @@
-"""A wandb server of a few lines: it takes what a run sends and keeps it."""
+"""A wandb server of a few lines, which takes what a run sends and keeps it; and what reads a run on the disk."""
 
 import gzip
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 
 KEY = "x" * 40
 
 
 class Received:
-    """What the server was told: `rows` of history and `files` by name, and the names of the `queries`."""
+    """What the server was told: `rows` of history, `files` by name, the `upserts` of runs, and every byte of it."""
 
     def __init__(self):
         self.rows = []
@@ -19,6 +24,7 @@ class Received:
         self.queries = []
         self.upserts = []
         self.bodies = b""
+        self.others = []
 
 
 def _handler(received, address):
@@ -51,8 +57,13 @@ def _handler(received, address):
             self._answer({})
 
         def do_POST(self):
-            content = json.loads(self._body() or b"{}")
-            if not self.path.endswith("/graphql"):  # the file stream
+            body = self._body()
+            if not self.path.endswith(("/graphql", "/file_stream")):
+                received.others.append(self.path)
+                self._answer({})
+                return
+            content = json.loads(body)
+            if self.path.endswith("/file_stream"):
                 for line in content.get("files", {}).get("wandb-history.jsonl", {}).get("content", []):
                     received.rows.append(json.loads(line))
                 self._answer({"exitcode": None, "limits": {}})
@@ -83,12 +94,19 @@ def _handler(received, address):
     return Handler
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # wandb hangs up as it likes
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def wandb_server():
     """Yield (address, Received) of a server on the loopback."""
     received = Received()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(received, lambda: address))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _handler(received, lambda: address))
     address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -98,3 +116,41 @@ def wandb_server():
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """Neither a login nor a server; what wandb's process-wide settings become is undone."""
+    import wandb
+
+    saved = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    for name in saved:
+        del os.environ[name]
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        del os.environ[name]
+    os.environ.update(saved)
+
+
+def records(segment):
+    """Every record of a segment, by wandb's own reader."""
+    return [json.loads(line) for line in _leet("--json", str(segment)).splitlines()]
+
+
+def summary(segment):
+    """State, config and summary of a segment, by wandb's own reader."""
+    return json.loads(_leet("--summary", "--json", str(segment)))
+
+
+def history(segment):
+    """Rows of a segment."""
+    return [record["history"]["item"] for record in records(segment) if record["type"] == "history"]
+
+
+def _leet(*arguments):
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

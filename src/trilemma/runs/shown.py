@@ -43,7 +43,7 @@ def run_settings(cfg: DictConfig) -> dict[str, Any]:
     """
     groups = {name: plain(cfg, name) for name in _GROUPS if name in cfg}
     model = plain(cfg, "model") or {}
-    groups["model"] = {key: value for key, value in model.items() if key not in _GROUPS}
+    groups["model"] = {key: value for key, value in model.items() if value is None or groups.get(key) != value}
     scalars = {name: cfg[name] for name in _SCALARS if name in cfg}
     facts = {key: value for key, value in (plain(cfg, "facts") or {}).items() if key != "codec"}
     return shown({"experiment": cfg.experiment_name, **scalars, **groups, "facts": facts})

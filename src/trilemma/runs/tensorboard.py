@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ class TensorBoardLogger(LightningTensorBoardLogger):
         UserError: If the package is not installed.
     """
 
-    def __init__(self, save_dir: str | os.PathLike[str]) -> None:
+    def __init__(self, save_dir: str | Path) -> None:
         try:
             # Seconds between flushes: what a killed job loses. Without hp_metric no curve of it is drawn.
             super().__init__(

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_only
 
 from trilemma.errors import UserError
 from trilemma.runs.shown import shown
@@ -76,7 +76,7 @@ class WandbLogger(LightningWandbLogger):
         self.attempt = 1
         self._broken = False
         # One process decides for the job, here, before the trainer exists.
-        self._decision = Decision("disabled") if rank_zero_only.rank else self._plan.decide()
+        self._decision = Decision("disabled") if getattr(rank_zero_only, "rank", 0) else self._plan.decide()
 
     @property
     def mode(self) -> str:

@@ -34,20 +34,27 @@ def profile_settings(profile: Profile) -> dict[str, Any]:
     return dict(_PRIVATE) if profile == "private" else {}
 
 
-def prepare_process(profile: Profile, save_dir: Path) -> None:
-    """Settle what wandb reads from the process itself: where it keeps files, all below `save_dir`, and what it reports.
+def set_up(profile: Profile, save_dir: Path) -> str:
+    """Start wandb with what it reads from the process itself: where it keeps files, all below `save_dir`, what it reports.
 
     The folder of its configuration is not moved: it says which server the user has logged in to.
+
+    Returns:
+        The address of the server.
     """
     for name, folder in _FOLDERS.items():
         _set(name, str(save_dir / "wandb" / folder))
     if profile == "private":
         _set("WANDB_ERROR_REPORTING", "false")
         _set("WANDB_DISABLE_CODE", "true")
-        # debug.log would hold the paths of the run
+    import wandb
+
+    server = str(wandb.setup().settings.base_url)  # reads the environment, once
+    if profile == "private":  # debug.log would hold the paths of the run
         logging.getLogger("wandb").setLevel(logging.WARNING)
+    return server
 
 
 def _set(name: str, value: str) -> None:
-    if os.environ.get(name) == _ours.get(name):
+    if os.environ.get(name) in (None, _ours.get(name)):
         os.environ[name] = _ours[name] = value

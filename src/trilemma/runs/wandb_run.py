@@ -8,17 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from lightning.pytorch.utilities import rank_zero_only
+from typing import Any
 
 from trilemma.runs.directory import prepare
 from trilemma.runs.wandb_mode import Decision, Mode, decide
-from trilemma.runs.wandb_profile import Profile, prepare_process, profile_settings
+from trilemma.runs.wandb_profile import Profile, profile_settings, set_up
 from trilemma.runs.wandb_segments import next_step, segments
-
-if TYPE_CHECKING:
-    from wandb.wandb_run import Run
 
 STEP = "trainer/global_step"
 ATTEMPT = "trainer/attempt"
@@ -59,9 +54,7 @@ class RunPlan:
 
     def decide(self) -> Decision:
         """Settle the mode; say in one line on stderr if that is offline."""
-        import wandb
-
-        decision = decide(self.mode, server=wandb.setup().settings.base_url)
+        decision = decide(self.mode, server=set_up(self.profile, self.save_dir))
         if decision.mode == "offline":
             say(f"wandb: offline ({decision.reason}); to upload: {self.sync_command}")
         return decision
@@ -71,7 +64,7 @@ class RunPlan:
         """What uploads the run's segments."""
         return f"make sync, or wandb sync {self.save_dir / 'wandb'}/offline-run-*"
 
-    def open(self, decision: Decision) -> tuple[Run, int]:
+    def open(self, decision: Decision) -> tuple[Any, int]:
         """Open the run: offline where the server that was to take it does not.
 
         Returns:
@@ -84,8 +77,7 @@ class RunPlan:
 
         if decision.mode != "disabled":
             prepare(self.save_dir)
-        wandb.setup()
-        prepare_process(self.profile, self.save_dir)
+        set_up(self.profile, self.save_dir)
         earlier = segments(self.save_dir, self.identity)
         if earlier and earlier[-1].start == time.strftime("%Y%m%d_%H%M%S"):
             time.sleep(1)  # a folder is named after the second; two of one name would be one
@@ -95,7 +87,7 @@ class RunPlan:
             reason = str(error).strip().splitlines()[0]
             # The failed attempt still holds the id, in wandb's service process.
             wandb.teardown(exit_code=1)
-            prepare_process(self.profile, self.save_dir)
+            set_up(self.profile, self.save_dir)
             for left in segments(self.save_dir, self.identity):
                 if left not in earlier:
                     shutil.rmtree(left.folder, ignore_errors=True)
@@ -110,7 +102,7 @@ class RunPlan:
             run.log({}, step=step)
         return run, len(earlier) + 1
 
-    def _init(self, mode: str) -> Run:
+    def _init(self, mode: str) -> Any:
         import wandb
 
         settings = {
@@ -122,7 +114,7 @@ class RunPlan:
             "finish_timeout_raises": True,
             **profile_settings(self.profile),
         }
-        run: Run = wandb.init(
+        return wandb.init(
             project=self.project,
             id=self.identity,
             name=self.run_id,
@@ -134,10 +126,14 @@ class RunPlan:
             resume="allow",
             settings=wandb.Settings(**settings),
         )
-        return run
 
-    def close(self, run: Run, *, exit_code: int) -> None:
-        """Finish the run, so that the next one in this process is another; say so if the server did not take all of it."""
+    def close(self, run: Any, *, exit_code: int) -> None:
+        """Finish the run and wandb itself, which the next run of this process starts anew for its own folder.
+
+        One line is said if the server did not take everything in time.
+        """
+        import wandb
+
         try:
             run.finish(exit_code=exit_code)
         except TimeoutError:
@@ -145,11 +141,11 @@ class RunPlan:
                 f"wandb: the server did not take everything within {self.finish_timeout:g} s; nothing is lost, to send the "
                 f"rest: wandb sync --include-online {self.save_dir / 'wandb'}/run-*-{self.identity}"
             )
+        wandb.teardown()
 
 
-@rank_zero_only
 def say(line: str) -> None:
-    """Print a line to stderr, once a job."""
+    """Print a line to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
