@@ -118,7 +118,16 @@ for profile in ("private", "full"):
     print("CANARY on the console")
     plan.close(run, exit_code=0)
 """
-_VARIABLES = "HF_TOKEN HOSTNAME USER LOGNAME WANDB_USERNAME SLURM_JOB_ID SLURM_JOB_NAME SLURM_JOB_ACCOUNT".split()
+_VARIABLES = [
+    "HF_TOKEN",
+    "HOSTNAME",
+    "USER",
+    "LOGNAME",
+    "WANDB_USERNAME",
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NAME",
+    "SLURM_JOB_ACCOUNT",
+]
 
 
 def test_the_private_profile_keeps_nothing_that_was_not_logged(tmp_path):

@@ -4,10 +4,11 @@ import gzip
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -97,8 +98,23 @@ def _handler(received, address):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.connections = []
+
+    def process_request(self, request, client_address):
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def server_close(self):
+        super().server_close()
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exception(), ConnectionError):  # wandb hangs up as it likes
+        if not isinstance(sys.exception(), (ConnectionError, ValueError)):  # wandb hangs up as it likes, and so do we
             super().handle_error(request, client_address)
 
 

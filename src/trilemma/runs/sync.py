@@ -18,8 +18,8 @@ from trilemma.runs.wandb_mode import has_login
 from trilemma.runs.wandb_segments import Segment, inspect, segment_of
 
 _QUIET_SECONDS = 60.0
-# wandb's words for a log whose last record was cut off; all records before it have then been sent.
-_TORN = "incomplete record"
+# wandb's words for a log whose last record was cut off, and for one of which something was sent.
+_TORN, _BEGUN = "incomplete record", "View run"
 _BAD_MARKS = ("ERROR", "Traceback", "Not authenticated")
 
 
@@ -108,7 +108,7 @@ def _send(segment: Segment) -> tuple[Outcome, str]:
     bad = [line for line in lines if any(mark in line for mark in _BAD_MARKS)]
     if segment.is_sent and not bad:
         return Outcome.SENT, ""
-    if len(bad) == 1 and _TORN in bad[0]:
+    if len(bad) == 1 and _TORN in bad[0] and any(_BEGUN in line for line in lines):
         # A log that was cut off stays so: sending it again would send its rows twice.
         segment.marker.touch()
         return Outcome.TORN, ""

@@ -44,6 +44,8 @@ def set_up(profile: Profile, save_dir: Path) -> str:
     """
     for name, folder in _FOLDERS.items():
         _set(name, str(save_dir / "wandb" / folder))
+    # Who the user is, asked for greetings, takes 10 s more where a server does not answer.
+    _set("WANDB_X_DISABLE_VIEWER", "true")
     if profile == "private":
         _set("WANDB_ERROR_REPORTING", "false")
         _set("WANDB_DISABLE_CODE", "true")
