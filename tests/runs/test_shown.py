@@ -36,10 +36,8 @@ def test_a_class_is_named_without_its_modules():
 def test_settings_of_a_run():
     cli.register_resolvers()
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        cfg = compose(
-            "train",
-            ["experiment=mnist/vq_diffusion", "run.budget=CANARY", "data.root=CANARY", "paths.run_dir=/tmp/CANARY"],
-        )
+        private = ["run.budget=CANARY", "data.root=CANARY", "paths.run_dir=/tmp/CANARY"]
+        cfg = compose("train", ["experiment=mnist/vq_diffusion", "experiment_name=mnist/vq_diffusion", *private])
     OmegaConf.set_struct(cfg, False)
     settings = run_settings(cfg)
     assert "CANARY" not in str(settings)

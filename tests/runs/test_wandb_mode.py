@@ -21,18 +21,18 @@ def closed_server():
 
 
 def test_auto_is_offline_without_a_login(server):
-    assert decide("auto", server=server).mode == "offline"
-    assert "wandb login" in decide("auto", server=server).reason
+    assert decide("auto", server=lambda: server).mode == "offline"
+    assert "wandb login" in decide("auto", server=lambda: server).reason
 
 
 def test_auto_is_online_with_a_login_and_a_server(monkeypatch, server):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert decide("auto", server=server) == Decision("online")
+    assert decide("auto", server=lambda: server) == Decision("online")
 
 
 def test_auto_is_offline_without_a_server(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    decision = decide("auto", server=closed_server())
+    decision = decide("auto", server=closed_server)
     assert decision.mode == "offline"
     assert "cannot be reached" in decision.reason
 
@@ -40,9 +40,9 @@ def test_auto_is_offline_without_a_server(monkeypatch):
 def test_behind_a_proxy_it_is_the_proxy_that_must_answer(monkeypatch, server):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("https_proxy", server)
-    assert decide("auto", server="https://wandb.invalid").mode == "online"
+    assert decide("auto", server=lambda: "https://wandb.invalid").mode == "online"
     monkeypatch.setenv("https_proxy", closed_server())
-    assert decide("auto", server="https://wandb.invalid").mode == "offline"
+    assert decide("auto", server=lambda: "https://wandb.invalid").mode == "offline"
 
 
 def test_a_login_in_the_netrc_file_is_one_for_its_server_alone(tmp_path, server):
@@ -58,15 +58,15 @@ def test_a_login_in_the_netrc_file_is_one_for_its_server_alone(tmp_path, server)
 @pytest.mark.parametrize(("value", "mode"), [("offline", "offline"), ("disabled", "disabled"), ("online", "online")])
 def test_auto_does_what_the_environment_says(monkeypatch, value, mode):
     monkeypatch.setenv("WANDB_MODE", value)
-    assert decide("auto", server="http://127.0.0.1:9").mode == mode
+    assert decide("auto", server=lambda: "http://127.0.0.1:9").mode == mode
 
 
 def test_what_is_asked_for_goes_before_the_environment(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert decide("offline", server="http://127.0.0.1:9").mode == "offline"
+    assert decide("offline", server=lambda: "http://127.0.0.1:9").mode == "offline"
 
 
 def test_a_mode_that_is_none(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "of")
     with pytest.raises(UserError, match="WANDB_MODE=of: choose one of online, offline, disabled"):
-        decide("auto", server="http://127.0.0.1:9")
+        decide("auto", server=lambda: "http://127.0.0.1:9")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,7 +41,7 @@ class Decision:
     reason: str | None = None
 
 
-def decide(mode: Mode, *, server: str) -> Decision:
+def decide(mode: Mode, *, server: Callable[[], str]) -> Decision:
     """Settle the mode before anything is opened.
 
     A mode that is asked for is taken. `auto` does what WANDB_MODE in the environment says; without it a run is online if
@@ -48,20 +49,21 @@ def decide(mode: Mode, *, server: str) -> Decision:
 
     Args:
         mode: What the user asks for.
-        server: Address of the wandb server.
+        server: Gives the address of the wandb server, where it matters.
 
     Raises:
         UserError: If WANDB_MODE is no mode.
     """
+    asked = os.environ.get("WANDB_MODE")
+    if asked and asked not in _FROM_ENVIRONMENT:  # wandb itself would not start
+        raise UserError(f"WANDB_MODE={asked}: choose one of online, offline, disabled, or unset it")
     if mode != "auto":
         return Decision(mode, "mode=offline" if mode == "offline" else None)
-    asked = os.environ.get("WANDB_MODE")
     if asked:
-        if asked not in _FROM_ENVIRONMENT:
-            raise UserError(f"WANDB_MODE={asked}: choose one of online, offline, disabled, or unset it")
         found = _FROM_ENVIRONMENT[asked]
         return Decision(found, f"WANDB_MODE={asked}" if found == "offline" else None)
-    reason = _no_login(server) or _no_connection(server)
+    address = server()
+    reason = _no_login(address) or _no_connection(address)
     return Decision("online") if reason is None else Decision("offline", reason)
 
 

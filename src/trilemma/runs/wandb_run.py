@@ -54,7 +54,7 @@ class RunPlan:
 
     def decide(self) -> Decision:
         """Settle the mode; say in one line on stderr if that is offline."""
-        decision = decide(self.mode, server=set_up(self.profile, self.save_dir))
+        decision = decide(self.mode, server=lambda: set_up(self.profile, self.save_dir))
         if decision.mode == "offline":
             say(f"wandb: offline ({decision.reason}); to upload: {self.sync_command}")
         return decision
@@ -75,8 +75,9 @@ class RunPlan:
         """
         import wandb
 
-        if decision.mode != "disabled":
-            prepare(self.save_dir)
+        if decision.mode == "disabled":
+            return self._init("disabled"), 1
+        prepare(self.save_dir)
         set_up(self.profile, self.save_dir)
         earlier = segments(self.save_dir, self.identity)
         if earlier and earlier[-1].start == time.strftime("%Y%m%d_%H%M%S"):
@@ -93,8 +94,6 @@ class RunPlan:
                     shutil.rmtree(left.folder, ignore_errors=True)
             say(f"wandb: going on offline, the server did not take the run ({reason}); to upload: {self.sync_command}")
             run = self._init("offline")
-        if decision.mode == "disabled":
-            return run, 1
         run.define_metric(STEP)
         run.define_metric(ATTEMPT, hidden=True)
         run.define_metric("*", step_metric=STEP, step_sync=True)
