@@ -28,6 +28,18 @@ def test_numbers_pictures_and_settings_are_on_the_disk(tmp_path):
     assert b"CANARY" not in file.read_bytes()
 
 
+def test_resume_leaves_no_duplicate_and_loses_nothing(tmp_path, monkeypatch):
+    for begin, end, sign in ((0, 10, 1), (5, 12, -1)):
+        monkeypatch.setattr("time.time", lambda now=1.8e9 + begin: now)  # files are ordered by the second they begin in
+        log = TensorBoardLogger(tmp_path)
+        for step in range(begin, end):
+            log.log_metrics({"a": float(sign * step)}, step)
+        log.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [e.value for e in events.Scalars("a")] == [*range(5), *range(-5, -12, -1)]
+
+
 def test_which_loggers_take_pictures(tmp_path):
     assert isinstance(TensorBoardLogger(tmp_path), ShowsPictures)
     assert not isinstance(CSVLogger(tmp_path), ShowsPictures)

@@ -17,6 +17,9 @@ from trilemma.runs.shown import shown
 class TensorBoardLogger(LightningTensorBoardLogger):
     """Writes metrics, pictures and settings into `<save_dir>/tensorboard`; shown by `tensorboard --logdir`.
 
+    The first row of a resumed run tells where it has gone back to: TensorBoard then drops what the process before it wrote
+    of the same step and later.
+
     Args:
         save_dir: The run directory.
 
@@ -34,6 +37,7 @@ class TensorBoardLogger(LightningTensorBoardLogger):
             raise UserError(
                 "logger=tensorboard needs a package that is not installed: pip install -c constraints.txt 'trilemma[tensorboard]'"
             ) from None
+        self._is_begun = False
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -44,7 +48,16 @@ class TensorBoardLogger(LightningTensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write numbers, those that are none too."""
+        if not self._is_begun and step is not None:
+            self._begin(step)
         super().log_metrics({name: float(value) for name, value in metrics.items()}, step)
+
+    def _begin(self, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        start = SessionLog(status=SessionLog.START)
+        self.experiment._get_file_writer().add_event(Event(session_log=start), step)
+        self._is_begun = True
 
     @rank_zero_only
     def log_image(
