@@ -51,6 +51,7 @@ def test_every_segment_is_sent_once_in_order_and_a_torn_one_stops_no_other(tmp_p
     out = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[2].partition(" up to")[0] for line in out] == ["sent", "sent"]
     assert "torn" in out[0]
+    assert login.others == []  # no reports about the machine
     rows = [row["x"] for row in login.rows]
     assert rows == [*range(len(rows) - 5), *range(5, 10)]
     assert len(rows) >= 5

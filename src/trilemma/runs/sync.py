@@ -103,6 +103,7 @@ def _send(segment: Segment) -> tuple[Outcome, str]:
     command = [sys.executable, "-m", "wandb", "sync", str(segment.folder)]
     # WANDB_MODE=offline, set for the runs, is not meant for this.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    environment.setdefault("WANDB_ERROR_REPORTING", "false")
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     lines = [line.strip() for line in (answer.stdout + answer.stderr).splitlines() if line.strip()]
     bad = [line for line in lines if any(mark in line for mark in _BAD_MARKS)]
