@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from wandb_server import history, nowhere, records, summary  # noqa: F401
 
+from trilemma.errors import UserError
 from trilemma.runs.wandb import WandbLogger
 
 pytestmark = pytest.mark.usefixtures("nowhere")
@@ -160,6 +161,22 @@ def test_everything_lies_in_the_run_directory(tmp_path):
     assert Path(os.environ["WANDB_DATA_DIR"]).is_relative_to(tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    "options", [{"project": "a/b"}, {"project": ""}, {"tags": [""]}, {"tags": ["t" * 65]}, {"finish_timeout": 0}]
+)
+def test_what_wandb_would_refuse_is_refused_before_anything_is_built(tmp_path, options):
+    with pytest.raises(UserError):
+        logger(tmp_path, **options)
+
+
+def test_any_name_makes_an_id(tmp_path):
+    log = logger(tmp_path, run_id="a:b?c d'e", mode="offline")
+    log.log_metrics({"x": 1.0}, step=0)
+    log.finalize("success")
+    (segment,) = (tmp_path / "wandb").glob("offline-run-*-a-b-c-d-e")
+    assert summary(segment)["name"] == "a:b?c d'e"
+
+
 def test_disabled_writes_nothing_and_says_nothing(tmp_path, capsys):
     log = logger(tmp_path, mode="disabled")
     log.log_hyperparams({"a": 1})
@@ -172,6 +189,7 @@ def test_disabled_writes_nothing_and_says_nothing(tmp_path, capsys):
 _BEREFT = """
 import os, signal, sys, time
 from pathlib import Path
+from trilemma.errors import UserError
 from trilemma.runs.wandb import WandbLogger
 log = WandbLogger(project="p", run_id="a/b", group="g", save_dir=sys.argv[1], mode="offline")
 log.log_metrics({"x": 1.0}, step=0)

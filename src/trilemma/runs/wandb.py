@@ -11,7 +11,6 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 
-from trilemma.errors import UserError
 from trilemma.runs.shown import shown
 from trilemma.runs.wandb_mode import Decision, Mode
 from trilemma.runs.wandb_profile import Profile
@@ -41,7 +40,7 @@ class WandbLogger(LightningWandbLogger):
         finish_timeout: Seconds that it may take at the end.
 
     Raises:
-        UserError: If WANDB_MODE is no mode, or a timeout is not positive.
+        UserError: If WANDB_MODE is no mode, wandb would refuse the project or a tag, or a timeout is not positive.
     """
 
     def __init__(
@@ -58,8 +57,6 @@ class WandbLogger(LightningWandbLogger):
         init_timeout: float = 15.0,
         finish_timeout: float = 300.0,
     ) -> None:
-        if min(init_timeout, finish_timeout) <= 0:
-            raise UserError("init_timeout and finish_timeout of the wandb logger are seconds, more than 0")
         self._plan = RunPlan(
             project=project,
             run_id=run_id,

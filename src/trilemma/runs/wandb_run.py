@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trilemma.errors import UserError
 from trilemma.runs.directory import prepare
 from trilemma.runs.wandb_mode import Decision, Mode, decide
 from trilemma.runs.wandb_profile import Profile, profile_settings, set_up
@@ -34,6 +36,9 @@ class RunPlan:
         profile: What is recorded besides what is logged.
         init_timeout: Seconds that a server may take to answer at the start.
         finish_timeout: Seconds that it may take at the end.
+
+    Raises:
+        UserError: If wandb would refuse the project or a tag, or a timeout is not positive.
     """
 
     project: str
@@ -47,10 +52,19 @@ class RunPlan:
     init_timeout: float = 15.0
     finish_timeout: float = 300.0
 
+    def __post_init__(self) -> None:
+        if min(self.init_timeout, self.finish_timeout) <= 0:
+            raise UserError("init_timeout and finish_timeout of the wandb logger are seconds, more than 0")
+        if not self.project or re.search(r"[/\\#?%:]", self.project):
+            raise UserError(f"the wandb project '{self.project}' may not be empty or hold any of / \\ # ? % :")
+        for tag in self.tags:
+            if not 1 <= len(tag) <= 64:
+                raise UserError(f"the wandb tag '{tag}' must have 1 to 64 characters")
+
     @property
     def identity(self) -> str:
-        """The id as wandb takes it: without slashes."""
-        return self.run_id.replace("/", "-")
+        """The id as wandb takes it: without the characters it refuses."""
+        return re.sub(r"[:;,#?/'\\%\s]", "-", self.run_id)
 
     def decide(self) -> Decision:
         """Settle the mode; say in one line on stderr if that is offline."""
