@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
+RUNS   := outputs
 DEMO   := outputs/demo
 CKPT   := $(DEMO)/vq_diffusion/demo/checkpoints/last.ckpt
 comma  := ,
@@ -67,6 +68,10 @@ check: $(VENV)/.dev-installed ## Lint, types, spelling and the order of imports;
 format: $(VENV)/.dev-installed ## Mend what the linter can and format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+.PHONY: sync
+sync: $(VENV)/.demo-installed ## Upload the offline wandb runs in outputs/, or in RUNS=DIR
+	@$(BIN)/python -m trilemma.runs.sync $(RUNS)
 
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Speed against the floor and against peers

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 
@@ -20,6 +19,23 @@ from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.images import make_grid, save_png
 from trilemma.models.base import Reconstructs, Samples
+
+
+@runtime_checkable
+class ShowsPictures(Protocol):
+    """A logger that takes pictures."""
+
+    def log_image(
+        self, key: str, images: list[Any], step: int | None = None, *, caption: list[str] | None = None
+    ) -> None:
+        """Show pictures under one name.
+
+        Args:
+            key: The name.
+            images: PIL pictures.
+            step: Batches trained so far.
+            caption: A text for each.
+        """
 
 
 class SampleGrid(L.Callback):
@@ -121,6 +137,6 @@ def _publish(trainer: L.Trainer, name: str, picture: Image.Image) -> None:
     step = num_batches(trainer)
     save_png(picture, Path(trainer.default_root_dir) / name / f"step-{step:08d}.png")
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, ShowsPictures):
             # wandb's slider shows its own call counter: the caption says the batch.
             logger.log_image(name, [picture], step=step, caption=[f"batch {step}"])

@@ -30,6 +30,7 @@ from trilemma.runs.load import init_weights
 from trilemma.runs.lock import run_lock
 from trilemma.runs.quiet import quieten
 from trilemma.runs.record import read_record, write_record
+from trilemma.runs.shown import run_settings
 
 
 def train(cfg: DictConfig) -> None:
@@ -93,6 +94,8 @@ def _train(cfg: DictConfig, run_dir: Path) -> None:
         if resume:
             print(f"Resuming from {resume}", flush=True)
     data.num_train_batches = num_batches
+    for logger in trainer.loggers:
+        logger.log_hyperparams(run_settings(cfg))
     try:
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     except SystemExit:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import netrc
-import os
-import socket
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
-_SERVER = "https://api.wandb.ai"
-_CONNECT_SECONDS = 3.0
+from trilemma.runs.shown import shown
+from trilemma.runs.wandb_mode import Decision, Mode
+from trilemma.runs.wandb_profile import Profile
+from trilemma.runs.wandb_run import ATTEMPT, RunPlan, say
 
 
 class WandbLogger(LightningWandbLogger):
     """Logs a run to wandb, offline by itself where there is no login or no network.
 
-    A run that is resumed under the same `run_id` goes on in the same wandb run. What it writes lies below `save_dir`,
-    so that an offline run can be copied from a cluster and uploaded with `wandb sync`.
+    What it writes lies below `save_dir`, flushed every second, so that a killed job loses no more and an offline run can
+    be copied from a cluster and uploaded. A run that is resumed under the same `run_id` goes on in the same wandb run. The
+    rows that the process before it wrote after its last checkpoint are then there twice: under the same
+    `trainer/global_step`, with the same numbers where training is deterministic, and told apart by `trainer/attempt`,
+    which counts the processes of the run. The highest attempt is the run that lives.
 
     Args:
         project: The wandb project.
@@ -30,7 +33,14 @@ class WandbLogger(LightningWandbLogger):
         save_dir: The run directory.
         job_type: "train", "sample" or "evaluate".
         tags: Labels to filter by.
-        offline: Whether to write locally only; None finds out.
+        mode: "auto" is online where there is a login and the server answers, offline otherwise; WANDB_MODE has its say.
+        profile: "private" records what is logged and nothing of the machine, the user or the command; "full" is
+            wandb's own default.
+        init_timeout: Seconds that the server may take at the start before the run goes on offline.
+        finish_timeout: Seconds that it may take at the end.
+
+    Raises:
+        UserError: If WANDB_MODE is no mode, wandb would refuse the project or a tag, or a timeout is not positive.
     """
 
     def __init__(
@@ -42,63 +52,72 @@ class WandbLogger(LightningWandbLogger):
         save_dir: str,
         job_type: str = "train",
         tags: Sequence[str] = (),
-        offline: bool | None = None,
+        mode: Mode = "auto",
+        profile: Profile = "private",
+        init_timeout: float = 15.0,
+        finish_timeout: float = 300.0,
     ) -> None:
-        # wandb takes ids without slashes only.
-        identity = run_id.replace("/", "-")
-        super().__init__(project=project, id=identity, name=run_id, save_dir=save_dir, log_model=False)
-        folder = Path(save_dir)
-        reason = _why_offline() if offline is None else ("offline=true" if offline else None)
-        # `anonymous` is deprecated, and warned about even as None.
-        self._wandb_init.pop("anonymous", None)
-        self._wandb_init.update(group=group, job_type=job_type, tags=list(tags), settings=self._settings(reason))
-        if reason is not None and os.environ.get("WANDB_MODE") != "disabled":
-            self._wandb_init["mode"] = "offline"
-            _say(f"wandb: offline ({reason}); to upload: wandb sync {folder / 'wandb'}/offline-run-*")
+        self._plan = RunPlan(
+            project=project,
+            run_id=run_id,
+            group=group,
+            save_dir=Path(save_dir),
+            job_type=job_type,
+            tags=tuple(tags),
+            mode=mode,
+            profile=profile,
+            init_timeout=init_timeout,
+            finish_timeout=finish_timeout,
+        )
+        super().__init__(project=project, id=self._plan.identity, name=run_id, save_dir=save_dir, log_model=False)
+        self.attempt = 1
+        self._broken = False
+        # One process decides for the job, here, before the trainer exists.
+        self._decision = Decision("disabled") if getattr(rank_zero_only, "rank", 0) else self._plan.decide()
+
+    @property
+    def mode(self) -> str:
+        """What was decided: "online", "offline" or "disabled"."""
+        return self._decision.mode
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The wandb run, opened when it is first asked for."""
+        if self._experiment is None:
+            self._experiment, self.attempt = self._plan.open(self._decision)
+        return self._experiment
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any) -> None:
+        """Write settings into the run's config: what `shown` lets through."""
+        with self._harmless():
+            self.experiment.config.update(shown(dict(params)), allow_val_change=True)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write a row, with the trainer's step and the attempt."""
+        if not self._broken:
+            with self._harmless():
+                run = self.experiment  # opening it says which attempt this is
+                super().log_metrics({**metrics, ATTEMPT: self.attempt} if run else metrics, step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Close the run, so that the next one in this process is another."""
-        super().finalize(status)
         if self._experiment is not None:
-            self._experiment.finish(exit_code=0 if status == "success" else 1)
+            with self._harmless():
+                self._plan.close(self._experiment, exit_code=0 if status == "success" else 1)
             self._experiment = None
 
-    @staticmethod
-    def _settings(offline_reason: str | None) -> dict[str, object]:
-        # The default of 15 s between flushes loses that much when a job is killed.
-        return {"x_transaction_log_flush_interval": 1, "silent": offline_reason is not None}
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """Its service process may die, of a full memory say: training goes on, and metrics.csv has every row."""
+        import wandb
 
-
-def _why_offline() -> str | None:
-    """Why wandb cannot be online, or None where it can, or where WANDB_MODE says what the user wants."""
-    mode = os.environ.get("WANDB_MODE")
-    if mode in ("offline", "dryrun"):
-        return f"WANDB_MODE={mode}"
-    if mode is not None:
-        return None
-    server = urlsplit(os.environ.get("WANDB_BASE_URL", _SERVER))
-    host = server.hostname or ""
-    if not os.environ.get("WANDB_API_KEY") and not _in_netrc(host):
-        return "no API key: wandb login"
-    try:
-        socket.create_connection((host, server.port or 443), timeout=_CONNECT_SECONDS).close()
-    except OSError:
-        return f"{host} cannot be reached"
-    return None
-
-
-def _in_netrc(host: str) -> bool:
-    candidates = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
-    for path in (Path(candidate).expanduser() for candidate in candidates):
         try:
-            if path.is_file() and netrc.netrc(str(path)).authenticators(host):
-                return True
-        except (netrc.NetrcParseError, OSError):  # wandb will not be able to read it either
-            continue
-    return False
-
-
-@rank_zero_only
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+            yield
+        except (wandb.Error, OSError, RuntimeError) as error:
+            if not self._broken:
+                say(f"wandb: stopped logging, training goes on ({type(error).__name__}: {str(error).strip()[:200]})")
+            self._broken = True
