@@ -71,7 +71,8 @@ def evaluate_samples(
     and 10,000 real images at most. `authenticity` is of all samples, `ct` of up to n of them and as many held-out images, half
     of those there are at most: the other half is its floor. `precision_ratio` and `coverage_ratio` are over the
     floor's value. Class frequencies of samples are compared with those the extractor sees in the real images, so that
-    its own errors are on both sides. The order of the samples has no part in any of it.
+    its own errors are on both sides; with an extractor that has no logits they and `labels` are left out. The order of
+    the samples has no part in any of it.
 
     Args:
         samples: uint8 [N, C, H, W].
@@ -111,8 +112,8 @@ def evaluate_samples(
     # Samples may come sorted by label or by batch, so their first n are no fair choice.
     rows = content_order(seen.features)[_subset(len(samples), num, seed + 2)]
     metrics = reference.scores(seen, labels, rows)
-    floor = reference.scores(_rows_of(seen_floor, floor_rows), floor_labels, torch.arange(num))
-    copycat = reference.scores(_rows_of(seen_real, reference.copies), None, torch.arange(num))
+    floor = reference.scores(seen_floor.rows(floor_rows), floor_labels, torch.arange(num))
+    copycat = reference.scores(seen_real.rows(reference.copies), None, torch.arange(num))
     for name in ("precision", "coverage"):
         # A floor of 0 means balls of radius 0: over k copies of every image, which no ratio can speak of.
         metrics[f"{name}_ratio"] = metrics[name] / floor[name] if floor[name] else float("nan")
@@ -130,13 +131,12 @@ class _Reference:
         shuffled = _subset(len(real.features), len(real.features), seed)
         self.subset, self.copies = real.features[shuffled[:num]], shuffled[-num:]
         self.kernel = Within.of(real.features[shuffled[:NUM_KERNEL]])
-        self.counts = class_counts(real.logits.argmax(dim=1), extractor.num_classes)
+        self.counts = None if real.logits is None else class_counts(real.logits.argmax(dim=1), extractor.num_classes)
 
     def scores(self, seen: Embedding, labels: Tensor | None, rows: Tensor) -> dict[str, float]:
         """Scores of a set of images; those that need n of them take `rows`, int64 [n]."""
-        features, predicted = seen.features, seen.logits.argmax(dim=1)
+        features = seen.features
         neighbours = prdc(self.subset, features[rows], nearest_k=NEAREST_K)
-        counts = class_counts(predicted, self.extractor.num_classes)
         scores = {
             "num_images": float(len(features)),
             **self._distances(features),
@@ -145,14 +145,22 @@ class _Reference:
             "density": neighbours.density,
             "coverage": neighbours.coverage,
             **self.memorisation.scores(features, rows),
+        }
+        return scores if seen.logits is None else scores | self._classes(seen.logits.argmax(dim=1), labels)
+
+    def _classes(self, predicted: Tensor, labels: Tensor | None) -> dict[str, float]:
+        """What the classes say that an extractor with logits saw, int64 [N]."""
+        assert self.counts is not None
+        counts = class_counts(predicted, self.extractor.num_classes)
+        scores = {
             "modes_hit": float(modes_hit(counts)),
             "class_kl": class_kl(counts, self.counts),
             "class_tv": class_total_variation(counts, self.counts),
         }
         if labels is not None:
-            scores["label_accuracy"] = label_accuracy(predicted, self._checked(labels, len(features)))
-        shares = counts.double() / len(features)
-        names = self.extractor.card.label_names
+            scores["label_accuracy"] = label_accuracy(predicted, self._checked(labels, len(predicted)))
+        shares = counts.double() / len(predicted)
+        names = self.extractor.label_names
         return scores | {f"class_share/{name}": float(share) for name, share in zip(names, shares, strict=True)}
 
     def _distances(self, features: Tensor) -> dict[str, float]:
@@ -222,10 +230,6 @@ def evaluate_reconstruction(
     if usage is not None:
         scores |= {f"codebook_{name}": float(value) for name, value in usage.compute().items()}
     return scores
-
-
-def _rows_of(seen: Embedding, rows: Tensor) -> Embedding:
-    return Embedding(*(part[rows] for part in seen))
 
 
 def _subset(num_all: int, num: int, seed: int) -> Tensor:

@@ -50,8 +50,10 @@ def evaluate_stacked_modes(
 def channel_classes(images: Images, extractor: Extractor, cache_dir: str | Path | None = None) -> Tensor:
     """The class that each channel shows, int64 [N, C], of images uint8 [N, C, H, W]; raises as `Extractor.embed`."""
     channels = images[:].flatten(0, 1).unsqueeze(1)
-    predicted = cached_embed(extractor, channels, cache_dir).logits.argmax(dim=1)
-    return predicted.view(len(images), -1)
+    logits = cached_embed(extractor, channels, cache_dir).logits
+    if logits is None:
+        raise UserError(f"extractor {extractor.name} sees no classes: modes are counted by a classifier")
+    return logits.argmax(dim=1).view(len(images), -1)
 
 
 def _scores(classes: Tensor, extractor: Extractor) -> dict[str, float]:
