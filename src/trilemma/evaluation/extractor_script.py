@@ -2,8 +2,8 @@
 
 `extractor=DIR/inception.pt` reads `DIR/inception.pt.json`, which says how images enter and where the features come out:
 
-    {"resize": 299, "range": [0, 255], "input": "uint8", "arguments": {"return_features": true}}
-        the `inception-2015-12-05.pt` of StyleGAN's authors
+    {"input": "uint8", "range": [0, 255], "arguments": {"return_features": true}}
+        `inception-2015-12-05.pt` of the authors of StyleGAN, which resizes inside
     {"resize": 224, "range": [0, 1], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
         DINOv2, exported with torch.jit.trace(model.eval(), torch.zeros(1, 3, 224, 224)).save("dinov2.pt")
 
