@@ -66,6 +66,7 @@ EVALUATE: dict[str, Any] = {
     "condition": {"label": None},
     "data": {"root": _OPTIONAL_STR},
     "extractor": _OPTIONAL_STR,
+    "oracle": None,
     "cache_dir": str,
     "device": str,
 }

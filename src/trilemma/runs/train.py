@@ -38,6 +38,8 @@ def train(cfg: DictConfig) -> None:
     Raises:
         UserError: For anything that is the user's to mend, before training starts.
     """
+    if OmegaConf.select(cfg, "oracle") is not None:
+        raise UserError("an oracle is not trained: run python evaluate.py experiment=oracle/... instead")
     if OmegaConf.select(cfg, "model._target_") is None or OmegaConf.select(cfg, "data._target_") is None:
         raise UserError(
             "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"
