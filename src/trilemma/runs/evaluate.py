@@ -32,6 +32,7 @@ from trilemma.runs.check import check_config
 from trilemma.runs.codes import codec_hash
 from trilemma.runs.directory import prepare
 from trilemma.runs.load import load_with_config
+from trilemma.runs.oracle import run_oracle
 from trilemma.runs.quiet import quieten
 from trilemma.runs.sample import conditioned_on, draw, grid_of, run_dir_of
 from trilemma.runs.settings import build_sampling, labels_for, sampling_settings, settings_name
@@ -39,11 +40,14 @@ from trilemma.runs.targets import CHECKPOINT
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Measure what the checkpoint's family can do: samples, reconstructions, or classification.
+    """Measure what the checkpoint's family can do: samples, reconstructions, or classification; or run an oracle.
 
     Raises:
         UserError: For anything that is the user's to mend, before anything is drawn.
     """
+    if cfg.oracle is not None:
+        run_oracle(cfg)
+        return
     check_config(cfg, schema.EVALUATE)
     quieten()
     if cfg.num_threads:
