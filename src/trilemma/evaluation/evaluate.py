@@ -24,7 +24,7 @@ from trilemma.evaluation.metrics.frechet import Moments, frechet_distance
 from trilemma.evaluation.metrics.histogram import class_counts, class_kl, class_total_variation, modes_hit
 from trilemma.evaluation.metrics.kid import Within, kid
 from trilemma.evaluation.metrics.order import content_order
-from trilemma.evaluation.metrics.prdc import prdc
+from trilemma.evaluation.metrics.prdc import Balls, prdc
 from trilemma.evaluation.metrics.reconstruction import psnr, psnr_pooled, squared_errors, ssim
 
 if TYPE_CHECKING:
@@ -129,14 +129,14 @@ class _Reference:
         self.extractor, self.memorisation, self.seed = extractor, memorisation, seed
         self.moments = Moments.of(real.features)
         shuffled = _subset(len(real.features), len(real.features), seed)
-        self.subset, self.copies = real.features[shuffled[:num]], shuffled[-num:]
+        self.balls, self.copies = Balls.of(real.features[shuffled[:num]], nearest_k=NEAREST_K), shuffled[-num:]
         self.kernel = Within.of(real.features[shuffled[:NUM_KERNEL]])
         self.counts = None if real.logits is None else class_counts(real.logits.argmax(dim=1), extractor.num_classes)
 
     def scores(self, seen: Embedding, labels: Tensor | None, rows: Tensor) -> dict[str, float]:
         """Scores of a set of images; those that need n of them take `rows`, int64 [n]."""
         features = seen.features
-        neighbours = prdc(self.subset, features[rows], nearest_k=NEAREST_K)
+        neighbours = prdc(self.balls, features[rows], nearest_k=NEAREST_K)
         scores = {
             "num_images": float(len(features)),
             **self._distances(features),
