@@ -12,6 +12,8 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # before torch loads
 
 import argparse
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -78,7 +80,9 @@ def comparisons(real_images: Tensor, fake_images: Tensor, extractor: Extractor) 
         theirs = metric.compute()
         yield what, "torchmetrics", ours, float(theirs[0] if isinstance(theirs, tuple) else theirs)
     found = vars(prdc(real, fake, nearest_k=5))
-    for name, value in prdc_package.compute_prdc(y, x, 5).items():
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the sizes
+        theirs_all = prdc_package.compute_prdc(y, x, 5)
+    for name, value in theirs_all.items():
         yield name, "prdc", found[name], float(value)
     among = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(y)
     distances, nearest = (a[:, 0] for a in among.kneighbors(x, n_neighbors=1))
@@ -119,6 +123,8 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder of the MNIST files")
     parser.add_argument("--runs", type=int, default=3, help="whole evaluations to time; 0 for none")
     options = parser.parse_args()
+    # Features that are zero for all digits leave the covariance singular, which scipy says and our root does not mind.
+    warnings.filterwarnings("ignore", category=scipy.linalg.LinAlgWarning)
     warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
     one_job = sklearn.metrics.pairwise_distances
     # The prdc package asks for eight processes whatever the machine has.
