@@ -7,14 +7,18 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
+from trilemma.evaluation.oracles.base import Oracle
 from trilemma.runs import cli, schema
 from trilemma.runs.check import check_config
 from trilemma.runs.cli import register_resolvers
+from trilemma.runs.targets import COMMAND_LINE, locate
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(
     str(p.relative_to(CONF / "experiment").with_suffix("")) for p in (CONF / "experiment").rglob("*.yaml")
 )
+ORACLES = [name for name in EXPERIMENTS if name.startswith("oracle/")]
+TRAINED = [name for name in EXPERIMENTS if name not in ORACLES]
 FACTS = {"image_shape": [1, 32, 32], "num_labels": 10, "code_shape": [8, 8], "num_classes": 16, "num_states": 17}
 
 
@@ -33,7 +37,7 @@ def composed(entry, *overrides):
     return cfg
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_an_experiment_composes_and_passes_the_checks(name):
     root = ["data.root=somewhere"] if name.startswith("images/") else []
     cfg = composed("train", f"experiment={name}", *root)
@@ -44,11 +48,19 @@ def test_an_experiment_composes_and_passes_the_checks(name):
     OmegaConf.to_container(cfg, resolve=True)  # every interpolation has an answer once the facts are known
 
 
+@pytest.mark.parametrize("name", ORACLES)
+def test_an_oracle_composes_and_passes_the_checks(name):
+    cfg = composed("evaluate", f"experiment={name}", "ckpt=none")
+    check_config(cfg, schema.EVALUATE)
+    assert issubclass(locate(cfg.oracle._target_, COMMAND_LINE, "oracle"), Oracle)
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_says_how_it_is_run(name):
+    script = "evaluate" if name in ORACLES else "train"
     lines = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
-    assert any(line.startswith(f"#   python train.py experiment={name}") for line in lines[:6])
+    assert any(line.startswith(f"#   python {script}.py experiment={name}") for line in lines[:6])
 
 
 @pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "vq_diffusion" in n])

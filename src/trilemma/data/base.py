@@ -79,6 +79,11 @@ class ImageData(L.LightningDataModule, ABC):
         """Data set whose feature extractor measures samples of this one: itself, unless it is a part of another."""
         return self.name
 
+    @property
+    def channels_are_images(self) -> bool:
+        """Whether each channel shows an image of its own, of the data set that `extractor_name` names."""
+        return False
+
     @abstractmethod
     def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
         """Read the splits "train", "val" and "test", and the names of the labels (None without labels)."""

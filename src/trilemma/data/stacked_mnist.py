@@ -67,6 +67,16 @@ class StackedMNIST(ImageData):
             raise UserError(f"data.digits_val_size={digits_val_size} must lie between 1 and 59999")
         self.digits = MNIST(root=root, val_size=digits_val_size, download=download, split_seed=split_seed)
 
+    @property
+    def extractor_name(self) -> str:
+        """A channel is measured as a digit of MNIST."""
+        return MNIST.name
+
+    @property
+    def channels_are_images(self) -> bool:
+        """Three digits."""
+        return True
+
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:
         """Read MNIST and stack it."""
         digits, _ = self.digits.read()

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from trilemma.atomic import atomic_write
 from trilemma.data.split import MappedImages
-from trilemma.evaluation.extractor import Embedding, Extractor, Images, chunks
+from trilemma.evaluation.extractor_base import Embedding, Extractor, Images, chunks
 
 _log = logging.getLogger(__name__)
 _CHUNK = 4096
@@ -41,7 +41,7 @@ def cached_embed(extractor: Extractor, images: Images, folder: str | Path | None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             _log.warning("the feature cache %s is damaged (%s); computing it anew", path, error)
     embedding = extractor.embed(images)
-    tensors = embedding._asdict()
+    tensors = {name: part for name, part in embedding._asdict().items() if part is not None}
     with atomic_write(path) as handle:
         handle.write(save(tensors, {_DIGEST_KEY: _digest(embedding)}))
     return embedding
@@ -60,7 +60,8 @@ def images_sha256(images: Images) -> str:
 
 def _read(path: Path) -> Embedding:
     with safe_open(path, "pt") as reader:
-        embedding = Embedding(reader.get_tensor("features"), reader.get_tensor("logits"))
+        logits = reader.get_tensor("logits") if "logits" in reader.keys() else None  # noqa: SIM118 - no mapping
+        embedding = Embedding(reader.get_tensor("features"), logits)
         digest = (reader.metadata() or {})[_DIGEST_KEY]
     if digest != _digest(embedding):
         raise ValueError("its content is not what was written")
@@ -70,6 +71,8 @@ def _read(path: Path) -> Embedding:
 def _digest(embedding: Embedding) -> str:
     digest = hashlib.sha256()
     for part in embedding:
+        if part is None:
+            continue
         digest.update(repr(tuple(part.shape)).encode())
         digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()

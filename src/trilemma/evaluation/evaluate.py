@@ -16,6 +16,7 @@ from trilemma.data.images import to_float, to_uint8
 from trilemma.data.split import Split
 from trilemma.errors import UserError
 from trilemma.evaluation.cache import cached_embed
+from trilemma.evaluation.distributed import embed_distributed
 from trilemma.evaluation.extractor import Embedding, Extractor, Images, chunks
 from trilemma.evaluation.memorisation import Memorisation
 from trilemma.evaluation.metrics.accuracy import label_accuracy
@@ -26,7 +27,7 @@ from trilemma.evaluation.metrics.jackknife import jackknife_stderr, share_stderr
 from trilemma.evaluation.metrics.kid import Within, kid
 from trilemma.evaluation.metrics.nearest import Neighbours
 from trilemma.evaluation.metrics.order import content_order
-from trilemma.evaluation.metrics.prdc import prdc
+from trilemma.evaluation.metrics.prdc import Balls, prdc
 from trilemma.evaluation.metrics.reconstruction import psnr, psnr_pooled, squared_errors, ssim
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 NEAREST_K = 5
 SHARES = ("precision", "recall", "coverage")  # each a share of images, of which there are n
+MAX_SHARES = 100  # classes whose shares are told one by one
 NUM_KERNEL = 10_000  # real images in the kernel distance, which takes all their pairs
 _log = logging.getLogger(__name__)
 
@@ -78,7 +80,8 @@ def evaluate_samples(
     floor's value. `*_stderr` are standard errors over the draw of samples: of the distance by leaving out tenths of
     them, of the shares as binomial; what another reference or another training would change is not in them. Class
     frequencies of samples are compared with those the extractor sees in the real images, so that its own errors are on
-    both sides. The order of the samples has no part in any of it.
+    both sides (`class_kl`, `class_tv`); `uniform_kl` is their divergence from the uniform law. With an extractor that
+    has no logits they and `labels` are left out. The order of the samples has no part in any of it.
 
     Args:
         samples: uint8 [N, C, H, W].
@@ -102,7 +105,7 @@ def evaluate_samples(
         _log.warning(
             "only %d real images for %d samples: the floor and precision to coverage use %d", num, len(samples), num
         )
-    seen = extractor.embed(samples)
+    seen = embed_distributed(extractor, samples)
     seen_real = cached_embed(extractor, real.images, cache_dir)
     seen_floor = cached_embed(extractor, real_floor.images, cache_dir)
 
@@ -118,8 +121,8 @@ def evaluate_samples(
     # Samples may come sorted by label or by batch, so their first n are no fair choice.
     fair = content_order(seen.features)[_subset(len(samples), len(samples), seed + 2)]
     metrics, neighbours = reference.scores(seen, labels, fair)
-    floor, _ = reference.scores(_rows_of(seen_floor, floor_rows), floor_labels, torch.arange(num))
-    copycat, _ = reference.scores(_rows_of(seen_real, reference.copies), None, torch.arange(num))
+    floor, _ = reference.scores(seen_floor.rows(floor_rows), floor_labels, torch.arange(num))
+    copycat, _ = reference.scores(seen_real.rows(reference.copies), None, torch.arange(num))
     for name in ("precision", "coverage"):
         # A floor of 0 means balls of radius 0: over k copies of every image, which no ratio can speak of.
         metrics[f"{name}_ratio"] = metrics[name] / floor[name] if floor[name] else float("nan")
@@ -135,35 +138,46 @@ class _Reference:
         self.extractor, self.memorisation, self.num, self.seed = extractor, memorisation, num, seed
         self.moments = Moments.of(real.features)
         shuffled = _subset(len(real.features), len(real.features), seed)
-        self.subset, self.copies = real.features[shuffled[:num]], shuffled[-num:]
+        self.balls, self.copies = Balls.of(real.features[shuffled[:num]], nearest_k=NEAREST_K), shuffled[-num:]
         self.kernel = Within.of(real.features[shuffled[:NUM_KERNEL]])
-        self.counts = class_counts(real.logits.argmax(dim=1), extractor.num_classes)
+        self.counts = None if real.logits is None else class_counts(real.logits.argmax(dim=1), extractor.num_classes)
 
     def scores(self, seen: Embedding, labels: Tensor | None, fair: Tensor) -> tuple[dict[str, float], Neighbours]:
         """Scores of a set of images, and their nearest training images.
 
         Those scores that need n images take the first n of `fair`, int64 [N], an order that says nothing of the images.
         """
-        features, predicted = seen.features, seen.logits.argmax(dim=1)
-        balls = prdc(self.subset, features[fair[: self.num]], nearest_k=NEAREST_K)
+        features = seen.features
+        shared = prdc(self.balls, features[fair[: self.num]], nearest_k=NEAREST_K)
         neighbours = self.memorisation.neighbours(features)
-        counts = class_counts(predicted, self.extractor.num_classes)
         scores = {
             "num_images": float(len(features)),
             **self._distances(features[fair]),
-            **{name: getattr(balls, name) for name in ("precision", "recall", "density", "coverage")},
-            **{f"{name}_stderr": share_stderr(getattr(balls, name), self.num) for name in SHARES},
+            **{name: getattr(shared, name) for name in ("precision", "recall", "density", "coverage")},
+            **{f"{name}_stderr": share_stderr(getattr(shared, name), self.num) for name in SHARES},
             **self.memorisation.scores(features, neighbours, fair),
+        }
+        if seen.logits is not None:
+            scores |= self._classes(seen.logits.argmax(dim=1), labels)
+        return scores, neighbours
+
+    def _classes(self, predicted: Tensor, labels: Tensor | None) -> dict[str, float]:
+        """What the classes say that an extractor with logits saw, int64 [N]."""
+        assert self.counts is not None
+        counts = class_counts(predicted, self.extractor.num_classes)
+        scores = {
             "modes_hit": float(modes_hit(counts)),
             "class_kl": class_kl(counts, self.counts),
             "class_tv": class_total_variation(counts, self.counts),
+            "uniform_kl": class_kl(counts, torch.ones_like(counts), smoothing=0.0),
         }
         if labels is not None:
-            scores["label_accuracy"] = label_accuracy(predicted, self._checked(labels, len(features)))
-        shares = counts.double() / len(features)
-        names = self.extractor.card.label_names
-        scores |= {f"class_share/{name}": float(share) for name, share in zip(names, shares, strict=True)}
-        return scores, neighbours
+            scores["label_accuracy"] = label_accuracy(predicted, self._checked(labels, len(predicted)))
+        if len(counts) > MAX_SHARES:
+            return scores
+        shares = counts.double() / len(predicted)
+        names = self.extractor.label_names
+        return scores | {f"class_share/{name}": float(share) for name, share in zip(names, shares, strict=True)}
 
     def _distances(self, features: Tensor) -> dict[str, float]:
         """Distances of features in a fair order."""
@@ -236,10 +250,6 @@ def evaluate_reconstruction(
     if usage is not None:
         scores |= {f"codebook_{name}": float(value) for name, value in usage.compute().items()}
     return scores
-
-
-def _rows_of(seen: Embedding, rows: Tensor) -> Embedding:
-    return Embedding(*(part[rows] for part in seen))
 
 
 def _subset(num_all: int, num: int, seed: int) -> Tensor:

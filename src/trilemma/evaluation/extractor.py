@@ -1,4 +1,4 @@
-"""Feature extractors: small classifiers with fixed, hashed weights.
+"""Feature extractors by name or path; ours are small classifiers with fixed, hashed weights.
 
 Retraining an extractor moves a Frechet distance by up to 1.7 times, so a number is named after the exact weights
 behind it (`FD[mnist-1a2b3c4d]`) and a file is refused when its bytes are not the ones its name promises.
@@ -7,9 +7,8 @@ behind it (`FD[mnist-1a2b3c4d]`) and a file is refused when its bytes are not th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,29 +17,30 @@ from torch import Tensor
 
 from trilemma.atomic import atomic_write
 from trilemma.data.images import to_float
-from trilemma.data.split import MappedImages
 from trilemma.errors import UserError
 from trilemma.evaluation.card import ExtractorCard, build_network
+from trilemma.evaluation.extractor_base import Embedding, Extractor, Images, chunks
+from trilemma.evaluation.extractor_script import SUFFIXES, load_script
 from trilemma.networks.classifier import FeatureClassifier
+
+__all__ = [
+    "ClassifierExtractor",
+    "Embedding",
+    "Extractor",
+    "Images",
+    "chunks",
+    "find_extractor",
+    "load_extractor",
+    "save_extractor",
+]
 
 SHIPPED = Path(__file__).parent / "extractors"
 MAX_BYTES = 2_000_000
-Images = Tensor | MappedImages  # uint8 [N, C, H, W], in memory or on disk
 _METADATA_KEY = "trilemma.extractor"
 
 
-class Embedding(NamedTuple):
-    """What an extractor sees: features float32 [N, d] and logits float32 [N, K], on the CPU."""
-
-    features: Tensor
-    logits: Tensor
-
-
-class Extractor:
-    """A frozen classifier that turns uint8 images into features.
-
-    Images pass in batches of one size, the last one padded: the kernels that run, and with them the rounding of an
-    image's features, do not depend on how many images there are.
+class ClassifierExtractor(Extractor):
+    """A classifier of ours, frozen: its last hidden layer gives the features. It reads images of one shape only.
 
     Args:
         network: The classifier.
@@ -59,66 +59,27 @@ class Extractor:
         device: torch.device | str = "cpu",
         batch_size: int = 250,
     ) -> None:
+        super().__init__(
+            name=f"{card.dataset}-{sha256[:8]}", label_names=card.label_names, device=device, batch_size=batch_size
+        )
         self.network = network.to(device).eval().requires_grad_(False)
         self.card = card
         self.sha256 = sha256
-        self.device = torch.device(device)
-        self.batch_size = batch_size
 
-    @property
-    def name(self) -> str:
-        """`<dataset>-<sha8>`."""
-        return f"{self.card.dataset}-{self.sha256[:8]}"
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K of the logits."""
-        return len(self.card.label_names)
-
-    def features(self, images: Images) -> Tensor:
-        """Features float32 [N, d], on the CPU, of images uint8 [N, C, H, W]; raises as `embed` does."""
-        return self.embed(images).features
-
-    def logits(self, images: Images) -> Tensor:
-        """Logits float32 [N, K], on the CPU, of images uint8 [N, C, H, W]; raises as `embed` does."""
-        return self.embed(images).logits
-
-    @torch.no_grad()
-    def embed(self, images: Images) -> Embedding:
-        """Features and logits.
-
-        Args:
-            images: uint8 [N, C, H, W] of the shape it was trained on, N >= 1.
-
-        Raises:
-            UserError: If the images have another shape or type.
-        """
-        if images.dtype != torch.uint8:
-            raise UserError(
-                f"extractor {self.name} reads uint8 images, got {images.dtype}: round them with to_uint8 first"
-            )
-        if len(images.shape) != 4 or tuple(images.shape[1:]) != self.card.image_shape or len(images) == 0:
+    def check(self, images: Images) -> None:
+        """Raise `UserError` unless the images have the shape it was trained on."""
+        if tuple(images.shape[1:]) != self.card.image_shape:
             shape = ", ".join(map(str, self.card.image_shape))
             raise UserError(
                 f"extractor {self.name} reads images [N, {shape}], got {list(images.shape)}: "
                 "evaluate at the native size, or name an extractor of this size"
             )
+
+    def see(self, batch: Tensor) -> Embedding:
+        """Features [B, d] and logits [B, K] of a batch, uint8 [B, C, H, W]."""
         self.network.eval()  # whoever holds the module may have switched it
-        features: list[Tensor] = []
-        logits: list[Tensor] = []
-        for chunk in chunks(images, self.batch_size):
-            padding = chunk.new_zeros(self.batch_size - len(chunk), *chunk.shape[1:])
-            batch = to_float(torch.cat([chunk, padding]).to(self.device))
-            seen = self.network.features(batch)[: len(chunk)]
-            features.append(seen.float().cpu())
-            logits.append(self.network.head(seen).float().cpu())
-        return Embedding(torch.cat(features), torch.cat(logits))
-
-
-def chunks(images: Images, size: int) -> Iterator[Tensor]:
-    """Consecutive images, `size` at a time."""
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
+        features = self.network.features(to_float(batch))
+        return Embedding(features, self.network.head(features))
 
 
 def save_extractor(network: FeatureClassifier, card: ExtractorCard, folder: str | Path = SHIPPED) -> Path:
@@ -169,29 +130,52 @@ def find_extractor(dataset: str, folder: str | Path = SHIPPED) -> Path:
 
 
 def load_extractor(source: str | Path, *, device: torch.device | str = "cpu") -> Extractor:
-    """Load an extractor and check that its bytes are those its name promises.
+    """Load an extractor.
 
     Args:
-        source: A data set (`mnist`), a shipped extractor (`mnist-1a2b3c4d`) or the path of a file
-            `<dataset>-<sha8>.safetensors`.
+        source: A data set (`mnist`), a shipped extractor (`mnist-1a2b3c4d`), the path of a file of ours,
+            `<dataset>-<sha8>.safetensors`, whose bytes must be those its name promises, or the path of any network as
+            a TorchScript file with a card beside it (`extractor_script`). TorchScript runs the code in the file: name
+            only files that you trust.
         device: Where it is to run.
 
     Raises:
         UserError: If there is no such file, or it is damaged, or not an extractor.
     """
-    path = _resolve(source)
+    path = Path(source)
+    if path.suffix in SUFFIXES or (path.suffix != ".safetensors" and path.is_file()):
+        return load_script(path, device=device)
+    return _load_classifier(_resolve(source), device)
+
+
+def _load_classifier(path: Path, device: torch.device | str) -> ClassifierExtractor:
     try:
         payload = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the extractor {path}: {error.strerror or error}; check the path") from error
     sha256 = hashlib.sha256(payload).hexdigest()
-    if path.stem.rpartition("-")[2] != sha256[:8]:
+    truthful = path.stem.rpartition("-")[2] == sha256[:8]
+    try:
+        with safe_open(path, "pt") as reader:
+            metadata = reader.metadata() or {}
+        bare = _METADATA_KEY not in metadata
+    except SafetensorError as error:
+        if truthful:
+            raise UserError(
+                f"{path} is not a file of extractor weights ({error}): make one with experiment=*/classifier"
+            ) from error
+        bare = False
+    if bare:
+        raise UserError(
+            f"{path} holds weights only: a safetensors file needs a card in its metadata that names a class of "
+            "trilemma.networks (experiment=*/classifier writes one); give any other network as TorchScript, "
+            "extractor=NAME.pt with NAME.pt.json beside it"
+        )
+    if not truthful:
         raise UserError(
             f"{path} has the hash {sha256[:8]}, not the one in its name: it was changed or damaged; restore it"
         )
     try:
-        with safe_open(path, "pt") as reader:
-            metadata = reader.metadata() or {}
         card = ExtractorCard.from_json(metadata[_METADATA_KEY])
         state = load(payload)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -205,7 +189,7 @@ def load_extractor(source: str | Path, *, device: torch.device | str = "cpu") ->
         network.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{path}: its weights do not fit the network that it names") from error
-    return Extractor(network, card, sha256=sha256, device=device)
+    return ClassifierExtractor(network, card, sha256=sha256, device=device)
 
 
 def _resolve(source: str | Path) -> Path:

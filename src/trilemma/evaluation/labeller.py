@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from trilemma.data.base import ImageData
+from trilemma.errors import UserError
 from trilemma.evaluation.extractor import SHIPPED, Extractor, load_extractor
 
 
@@ -17,7 +19,11 @@ class ShippedLabeller:
     def num_classes(self, data: ImageData) -> int | None:
         """Number of classes, or None where no extractor is shipped for this data set at this size."""
         extractor = self._extractor(data.extractor_name)
-        if extractor is None or extractor.card.image_shape != tuple(data.image_shape):
+        if extractor is None:
+            return None
+        try:
+            extractor.check(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
+        except UserError:
             return None
         return extractor.num_classes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trilemma.evaluation.metrics.authenticity import authentic
+from trilemma.evaluation.metrics.authenticity import Spacing, authentic
 from trilemma.evaluation.metrics.ct import Placed, c_t
 from trilemma.evaluation.metrics.kmeans import kmeans, nearest_centre
 from trilemma.evaluation.metrics.nearest import Neighbours, nearest
@@ -26,7 +26,7 @@ class Memorisation:
     """
 
     def __init__(self, train: Tensor, held_out: Tensor, *, seed: int) -> None:
-        self.train = train
+        self.train, self.spacing = train, Spacing(train)
         num_cells = min(MAX_CELLS, max(1, len(held_out) // IMAGES_A_CELL))
         some = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:_CELLS_FROM]
         self.centres = kmeans(train[some], num_cells, seed=seed)
@@ -48,7 +48,7 @@ class Memorisation:
         generated = Placed(neighbours.distances[chosen, 0], nearest_centre(features[chosen], self.centres))
         copying = c_t(self.held_out, generated)
         return {
-            "authenticity": float(authentic(self.train, neighbours).double().mean()),
+            "authenticity": float(authentic(self.spacing, neighbours).double().mean()),
             "ct": copying.score,
             "ct_judged": copying.judged,
         }

@@ -92,6 +92,11 @@ def explain(error: BaseException) -> str:
     ):
         group, _, option = match["path"].rpartition("/")
         return _unknown_option(match["path"]) or f"there is no {option} in group {group}"
+    if match := re.search(r"In 'experiment/(?P<name>[^']+)': Could not override '(?P<key>[^']+)'", text):
+        return (
+            f"experiment={match['name']} sets {match['key']}, which this command does not have: train with python train.py "
+            f"experiment={match['name']}, or measure with python evaluate.py ckpt=... or experiment=oracle/..."
+        )
     if match := re.search(r"Could not override '(?P<key>[^']+)'", text):
         if choice := re.search(r"No match in the defaults list", text):
             return f"unknown override {match['key']}: {_near_key(match['key']) or choice[0]}"

@@ -21,6 +21,7 @@ from trilemma.runs.check import check_config
 from trilemma.runs.classification import evaluate_classifier
 from trilemma.runs.directory import prepare
 from trilemma.runs.measure import is_complete, measure_cell, reconstruction_row
+from trilemma.runs.oracle import run_oracle
 from trilemma.runs.quiet import quieten
 from trilemma.runs.subject import Subject, extractor_for, load_subject
 
@@ -28,11 +29,14 @@ REPORT = Path("outputs/report")
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Measure one checkpoint, compare several, or put rows that exist on one page.
+    """Measure one checkpoint, compare several, put rows that exist on one page, or run an oracle.
 
     Raises:
         UserError: For anything that is the user's to mend, before anything is drawn.
     """
+    if cfg.oracle is not None:
+        run_oracle(cfg)
+        return
     check_config(cfg, schema.EVALUATE)
     quieten()
     if cfg.num_threads:

@@ -74,6 +74,7 @@ EVALUATE: dict[str, Any] = {
     "likelihood": {"num_images": int, "seed": int},
     "two_stage": bool,
     "keep_samples": bool,
+    "oracle": None,
     "cache_dir": str,
     "device": str,
 }

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.evaluation.extractor import Extractor, load_extractor
+from trilemma.evaluation.extractor_stacked import StackedExtractor
 from trilemma.models.base import Family
 from trilemma.runs.build import build
 from trilemma.runs.load import load_with_config
@@ -66,7 +67,10 @@ def load_subject(cfg: DictConfig, ckpt: str) -> Subject:
 
 def extractor_for(cfg: DictConfig, data: ImageData) -> Extractor:
     """The extractor named on the command line, else the shipped one of the data set."""
-    return load_extractor(cfg.extractor or data.extractor_name, device=cfg.device)
+    extractor = load_extractor(cfg.extractor or data.extractor_name, device=cfg.device)
+    if cfg.extractor is None and data.channels_are_images:
+        return StackedExtractor(extractor, data.image_shape[0])
+    return extractor
 
 
 def data_of(config: dict[str, Any], root: str | None) -> ImageData:

@@ -40,6 +40,8 @@ def train(cfg: DictConfig) -> None:
         UserError: For anything that is the user's to mend, before training starts.
         TrainingError: If a monitor ended training.
     """
+    if OmegaConf.select(cfg, "oracle") is not None:
+        raise UserError("an oracle is not trained: run python evaluate.py experiment=oracle/... instead")
     if OmegaConf.select(cfg, "model._target_") is None or OmegaConf.select(cfg, "data._target_") is None:
         raise UserError(
             "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"

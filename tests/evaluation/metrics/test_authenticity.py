@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from trilemma.evaluation.metrics.authenticity import authenticity
+from trilemma.evaluation.metrics import authenticity as module
+from trilemma.evaluation.metrics.authenticity import Spacing, authenticity
 
 
 def normal(num: int, dim: int = 3, *, seed: int) -> torch.Tensor:
@@ -50,3 +51,13 @@ def test_held_out_points_on_a_line_are_authentic_one_time_in_three():
     # On a line two thirds of all points are the nearest neighbour of their nearest neighbour.
     shares = [authenticity(normal(1000, 1, seed=6 + s), normal(1000, 1, seed=106 + s)) for s in range(4)]
     assert sum(shares) / 4 == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_spacing_is_found_once_and_right(monkeypatch):
+    train = normal(40, seed=8)
+    expected = torch.cdist(train, train).fill_diagonal_(torch.inf).min(dim=1).values
+    spacing = Spacing(train)
+    for points in (torch.tensor([3, 7, 3]), torch.tensor([7, 9, 0])):
+        torch.testing.assert_close(spacing.of(points), expected[points])
+    monkeypatch.setattr(module, "nearest", lambda *args, **kwargs: pytest.fail("searched again"))
+    torch.testing.assert_close(spacing.of(torch.tensor([9, 3])), expected[[9, 3]])

@@ -4,7 +4,7 @@ import sklearn.metrics
 import torch
 
 from trilemma.evaluation.metrics import prdc as module
-from trilemma.evaluation.metrics.prdc import PRDC, prdc
+from trilemma.evaluation.metrics.prdc import PRDC, Balls, prdc
 
 
 def normal(num: int, dim: int = 8, *, seed: int, shift: float = 0.0, spread: float = 1.0) -> torch.Tensor:
@@ -64,6 +64,13 @@ def test_blind_to_order_and_to_chunks(monkeypatch):
     assert prdc(real[torch.randperm(130, generator=generator)], fake[torch.randperm(130, generator=generator)]) == whole
     monkeypatch.setattr(module, "CHUNK", 17)
     assert prdc(real, fake) == whole
+
+
+def test_a_reference_is_prepared_once():
+    real, fake = normal(90, seed=8) + 50, normal(90, seed=9, shift=50.3)
+    assert prdc(Balls.of(real, nearest_k=3), fake, nearest_k=3) == prdc(real, fake, nearest_k=3)
+    with pytest.raises(ValueError, match="reach to neighbour 5, not 3"):
+        prdc(Balls.of(real), fake, nearest_k=3)
 
 
 def test_refuses_unequal_sets_and_bad_k():

@@ -26,19 +26,45 @@ def authenticity(train: Tensor, fake: Tensor) -> float:
     Raises:
         ValueError: If shapes do not fit or M < 2.
     """
-    return float(authentic(train, nearest(fake, train)).double().mean())
+    return float(authentic(Spacing(train), nearest(fake, train)).double().mean())
 
 
-def authentic(train: Tensor, neighbours: Neighbours) -> Tensor:
-    """Which samples are authentic, bool [N].
+class Spacing:
+    """How far each training point is from the nearest other one; each is found once, when first asked for.
 
     Args:
         train: Features [M >= 2, d].
-        neighbours: Of the samples in `train`.
+    """
+
+    def __init__(self, train: Tensor) -> None:
+        self._train = train
+        self._found = torch.full((len(train),), torch.nan, dtype=torch.float64, device=train.device)
+
+    def of(self, points: Tensor) -> Tensor:
+        """Distances float64 [n] of the points at positions int64 [n].
+
+        Raises:
+            ValueError: If M < 2.
+        """
+        missing = torch.unique(points[self._found[points].isnan()])
+        if len(missing):
+            self._found[missing] = nearest(self._train[missing], self._train, exclude=missing).distances[:, 0]
+        return self._found[points]
+
+
+def authentic(spacing: Spacing, neighbours: Neighbours) -> Tensor:
+    """Which samples are authentic, bool [N].
+
+    Args:
+        spacing: Of the training set.
+        neighbours: Of the samples in it.
 
     Raises:
-        ValueError: If M < 2.
+        ValueError: If the training set has fewer than two points.
     """
-    points, which = torch.unique(neighbours.indices[:, 0], return_inverse=True)
-    to_other = nearest(train[points], train, exclude=points).distances[:, 0]
-    return neighbours.distances[:, 0] > to_other[which]
+    distances, points = neighbours.distances[:, 0], neighbours.indices[:, 0]
+    # Nothing is closer than a copy: what its original's neighbours are need not be known.
+    open_question = distances > 0
+    found = torch.zeros_like(open_question)
+    found[open_question] = distances[open_question] > spacing.of(points[open_question])
+    return found

@@ -21,8 +21,13 @@ def squared_distances(x: Tensor, y: Tensor, *, num_rows: int) -> Iterator[tuple[
 
     Yields:
         Which rows of x, and their distances to all of y, [<= num_rows, M]; rounding may leave one a little below zero.
+        The next block is written over them: a block of a few megabytes stays in the cache, and new memory for each
+        would cost as much as the product.
     """
     norms_x, norms_y = x.square().sum(dim=1), y.square().sum(dim=1)
+    memory = x.new_empty(min(num_rows, len(x)), len(y))
     for start in range(0, len(x), num_rows):
         rows = slice(start, start + num_rows)
-        yield rows, torch.addmm(norms_x[rows, None] + norms_y, x[rows], y.mT, alpha=-2)
+        block = memory[: len(x[rows])]
+        torch.add(norms_x[rows, None], norms_y, out=block)
+        yield rows, block.addmm_(x[rows], y.mT, alpha=-2)

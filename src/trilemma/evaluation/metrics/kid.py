@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MAX_ENTRIES = 2**23  # of the kernel matrix that exist at a time: 64 MB
+MAX_ENTRIES = 2**20  # of the kernel matrix that exist at a time: 8 MB, which a cache holds
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trilemma.evaluation.metrics.distances import squared_distances
 
-CHUNK = 1024  # rows of the distance matrix that exist at a time: 80 MB at N = 10,000
+CHUNK = 128  # rows of the distance matrix that exist at a time: 10 MB at N = 10,000, which a cache holds
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,36 @@ class PRDC:
     coverage: float
 
 
-def prdc(real: Tensor, fake: Tensor, *, nearest_k: int = 5) -> PRDC:
+@dataclass(frozen=True)
+class Balls:
+    """A set of features with the squared radii of its balls, which a reference need not find twice.
+
+    Attributes:
+        features: [N, d].
+        nearest_k: k.
+        squared_radii: float64 [N].
+    """
+
+    features: Tensor
+    nearest_k: int
+    squared_radii: Tensor
+
+    @staticmethod
+    def of(features: Tensor, *, nearest_k: int = 5) -> Balls:
+        """Balls of features [N, d].
+
+        Raises:
+            ValueError: If N <= k.
+        """
+        num = len(features)
+        if not 0 < nearest_k < num:
+            raise ValueError(f"nearest_k must lie in 1..{num - 1} for {num} features, got {nearest_k}")
+        # Centring keeps the cancellation in the distances small.
+        wide = features.double()
+        return Balls(features, nearest_k, _squared_radii(wide - wide.mean(dim=0), nearest_k))
+
+
+def prdc(real: Tensor | Balls, fake: Tensor, *, nearest_k: int = 5) -> PRDC:
     """Compare two sets of features by the balls that reach to each one's k-th nearest neighbour.
 
     Precision and recall: Kynkaanniemi et al. 2019 (arXiv:1904.06991), equation 1. Density and coverage: Naeem et al.
@@ -34,32 +63,33 @@ def prdc(real: Tensor, fake: Tensor, *, nearest_k: int = 5) -> PRDC:
         coverage   share of reals with a fake in their B(real)
 
     Args:
-        real: Features [N, d].
+        real: Features [N, d], or what is kept of them.
         fake: Features [N, d]: all four depend on N, so both sets must have the same.
-        nearest_k: k.
+        nearest_k: k, which must be that of `Balls` where they are given.
 
     Raises:
         ValueError: If shapes differ, or N <= k.
     """
-    if real.ndim != 2 or real.shape != fake.shape:
+    points = real.features if isinstance(real, Balls) else real
+    if points.ndim != 2 or points.shape != fake.shape:
         raise ValueError(
-            f"equal numbers of real and fake features are needed, got {list(real.shape)} and {list(fake.shape)}"
+            f"equal numbers of real and fake features are needed, got {list(points.shape)} and {list(fake.shape)}"
         )
-    num = len(real)
-    if not 0 < nearest_k < num:
-        raise ValueError(f"nearest_k must lie in 1..{num - 1} for {num} features, got {nearest_k}")
-    # Centring keeps the cancellation in the distances small.
-    centre = real.double().mean(dim=0)
-    real, fake = real.double() - centre, fake.double() - centre
+    balls = real if isinstance(real, Balls) else Balls.of(real, nearest_k=nearest_k)
+    if balls.nearest_k != nearest_k:
+        raise ValueError(f"the balls reach to neighbour {balls.nearest_k}, not {nearest_k}")
+    num = len(points)
+    centre = points.double().mean(dim=0)
+    a, b = points.double() - centre, fake.double() - centre
     # A tie (d = radius, as with copied training images) is outside the open ball, and rounding must not decide
     # otherwise.
-    margin = 1e-12 * float(torch.cat([real, fake]).square().sum(dim=1).max())
-    radii_real = _squared_radii(real, nearest_k) - margin
-    radii_fake = _squared_radii(fake, nearest_k) - margin
+    margin = 1e-12 * float(torch.cat([a, b]).square().sum(dim=1).max())
+    radii_real = balls.squared_radii - margin
+    radii_fake = _squared_radii(b, nearest_k) - margin
 
-    balls_around = torch.zeros(num, dtype=torch.int64, device=real.device)
+    balls_around = torch.zeros(num, dtype=torch.int64, device=points.device)
     recalled = covered = 0
-    for rows, squared in squared_distances(real, fake, num_rows=CHUNK):
+    for rows, squared in squared_distances(a, b, num_rows=CHUNK):
         in_real = squared < radii_real[rows, None]
         balls_around += in_real.sum(dim=0)
         covered += int(in_real.any(dim=1).sum())

@@ -1,0 +1,1 @@
+"""Cases whose answers are known in advance: a metric or a sampler proves itself on them."""
