@@ -20,6 +20,7 @@ from trilemma.runs.cells import Cell, cells_of
 from trilemma.runs.check import check_config
 from trilemma.runs.classification import evaluate_classifier
 from trilemma.runs.directory import prepare
+from trilemma.runs.evaluation_logger import EvaluationLogger, take_logger
 from trilemma.runs.measure import is_complete, measure_cell, reconstruction_row
 from trilemma.runs.oracle import run_oracle
 from trilemma.runs.quiet import quieten
@@ -37,6 +38,7 @@ def evaluate(cfg: DictConfig) -> None:
     if cfg.oracle is not None:
         run_oracle(cfg)
         return
+    log = take_logger(cfg)
     check_config(cfg, schema.EVALUATE)
     quieten()
     if cfg.num_threads:
@@ -52,14 +54,14 @@ def evaluate(cfg: DictConfig) -> None:
             "rows=FOLDER (a report on rows that exist)" + (f"; not {' and '.join(given)} at once" if given else "")
         )
     if cfg.rows is not None:
-        _report_rows(cfg)
+        _report_rows(cfg, log)
     elif cfg.ckpts is not None:
-        _compare(cfg)
+        _compare(cfg, log)
     else:
-        _measure_one(cfg)
+        _measure_one(cfg, log)
 
 
-def _measure_one(cfg: DictConfig) -> None:
+def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
     subject = load_subject(cfg, cfg.ckpt)
     folder = Path(cfg.output_dir) if cfg.output_dir else subject.run_dir / "evaluation"
     prepare(folder)
@@ -69,7 +71,7 @@ def _measure_one(cfg: DictConfig) -> None:
     extractor = extractor_for(cfg, subject.data)
     if isinstance(subject.model, Samples):
         cells = cells_of(cfg, subject.config)
-        entries = _measure_all(cells, subject, extractor, folder)
+        entries = _measure_all(cells, subject, extractor, folder, log)
         rows = [entry.row for entry in entries]
         if len(cells) > 1:
             print_sweep(rows)
@@ -90,7 +92,7 @@ def _measure_one(cfg: DictConfig) -> None:
         )
 
 
-def _compare(cfg: DictConfig) -> None:
+def _compare(cfg: DictConfig, log: EvaluationLogger) -> None:
     """Measure every checkpoint by one protocol and write the report; all are checked before the first is measured."""
     paths = [str(path) for path in cfg.ckpts]
     if not paths:
@@ -120,9 +122,9 @@ def _compare(cfg: DictConfig) -> None:
     entries = [
         entry
         for subject, extractor, cells in jobs
-        for entry in _measure_all(cells, subject, extractor, _folder_of(subject))
+        for entry in _measure_all(cells, subject, extractor, _folder_of(subject), log)
     ]
-    _report(entries, folder)
+    _report(entries, folder, log)
 
 
 def _folder_of(subject: Subject) -> Path:
@@ -131,7 +133,7 @@ def _folder_of(subject: Subject) -> Path:
     return folder
 
 
-def _report_rows(cfg: DictConfig) -> None:
+def _report_rows(cfg: DictConfig, log: EvaluationLogger) -> None:
     """A report on rows that earlier evaluations wrote: files, or all rows in folders."""
     given = list(cfg.rows) if OmegaConf.is_list(cfg.rows) else [cfg.rows]
     files: list[Path] = []
@@ -143,16 +145,19 @@ def _report_rows(cfg: DictConfig) -> None:
         files += found
     folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
     prepare(folder)
-    _report([Entry(row=read_row(path), path=path) for path in dict.fromkeys(files)], folder)
+    _report([Entry(row=read_row(path), path=path) for path in dict.fromkeys(files)], folder, log)
 
 
-def _report(entries: list[Entry], folder: Path) -> None:
+def _report(entries: list[Entry], folder: Path, log: EvaluationLogger) -> None:
     check_comparable([entry.row for entry in entries])
     print_sweep([entry.row for entry in entries])
     print(f"report: {write_report(entries, folder, title='The generative trilemma')}")
+    log.report(folder)
 
 
-def _measure_all(cells: list[Cell], subject: Subject, extractor: Extractor, folder: Path) -> list[Entry]:
+def _measure_all(
+    cells: list[Cell], subject: Subject, extractor: Extractor, folder: Path, log: EvaluationLogger
+) -> list[Entry]:
     """Measure the cells that are not measured yet, one row each."""
     entries: list[Entry] = []
     for number, cell in enumerate(cells, 1):
@@ -160,5 +165,6 @@ def _measure_all(cells: list[Cell], subject: Subject, extractor: Extractor, fold
             state = "kept" if is_complete(cell, subject, extractor, folder) else "measuring"
             print(f"{number}/{len(cells)} {cell.name}: {state}", flush=True)
         path, row = measure_cell(cell, subject, extractor, folder)
+        log.row(row, path, subject)
         entries.append(Entry(row=row, path=path))
     return entries

@@ -75,6 +75,7 @@ EVALUATE: dict[str, Any] = {
     "two_stage": bool,
     "keep_samples": bool,
     "oracle": None,
+    "logger": None,
     "cache_dir": str,
     "device": str,
 }

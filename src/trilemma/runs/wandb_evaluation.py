@@ -62,11 +62,48 @@ def log_evaluation(
         init_timeout=init_timeout,
         finish_timeout=finish_timeout,
     )
-    run, _ = plan.open(plan.decide())
     protocol = {key: value for key, value in row["protocol"].items() if key != "machine"}
-    run.config.update(shown(protocol), allow_val_change=True)
-    run.log({**evaluation_metrics(row), **{f"eval/{name}": as_image(picture) for name, picture in pictures.items()}})
+    _log(plan, protocol, {**evaluation_metrics(row), **_images(pictures)})
+
+
+def log_report(
+    pictures: Mapping[str, Image.Image | Path],
+    *,
+    save_dir: Path,
+    project: str = "trilemma",
+    tags: Sequence[str] = (),
+    mode: Mode = "auto",
+    profile: Profile = "private",
+) -> None:
+    """Write the pictures of a report as a wandb run with `job_type="report"`; arguments as in `log_evaluation`.
+
+    Raises:
+        UserError: If WANDB_MODE is no mode, or `save_dir` cannot be written.
+    """
+    plan = RunPlan(
+        project=project,
+        run_id=f"report-{save_dir.absolute().name}",
+        group="report",
+        save_dir=save_dir,
+        job_type="report",
+        tags=tuple(tags),
+        mode=mode,
+        profile=profile,
+        init_timeout=15.0,
+        finish_timeout=300.0,
+    )
+    _log(plan, {}, _images(pictures))
+
+
+def _log(plan: RunPlan, config: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    run, _ = plan.open(plan.decide())
+    run.config.update(shown(dict(config)), allow_val_change=True)
+    run.log(dict(content))
     plan.close(run, exit_code=0)
+
+
+def _images(pictures: Mapping[str, Image.Image | Path]) -> dict[str, Any]:
+    return {f"eval/{name}": as_image(picture) for name, picture in pictures.items()}
 
 
 def evaluation_metrics(row: Mapping[str, Any]) -> dict[str, float]:
