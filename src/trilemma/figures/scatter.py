@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _LABEL_SIZE = 8.5
 _LOG_FROM = 30.0  # a linear axis would press the smaller values together
 Interval = tuple[float, float]
+Place = Callable[[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
             larger_x_is_better=panel.x.larger_is_better,
             larger_y_is_better=panel.y.larger_is_better,
         )
-        axes.plot(*zip(*corners, strict=True), color=INK, linewidth=1.0, linestyle=":", zorder=1.8)
+        axes.plot(*zip(*corners, strict=True), color=INK, linewidth=1.3, linestyle=":", zorder=1.8)
     for one in panel.series:
         _draw_series(axes, one)
     _draw_labels(axes, panel)
@@ -113,7 +114,7 @@ def legend_handles(series: Sequence[Series], *, reference: str | None, front: bo
     if reference is not None:
         handles.append(Line2D([], [], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, label=reference))
     if front:
-        handles.append(Line2D([], [], color=INK, linestyle=":", linewidth=1.0, label="Pareto front"))
+        handles.append(Line2D([], [], color=INK, linestyle=":", linewidth=1.3, label="Pareto front"))
     return handles
 
 
@@ -136,9 +137,10 @@ def _scale(axes: Axes, which: str, axis: Axis, values: list[float]) -> None:
     set_label(axis.label)
     if low > 0 and (axis.log if axis.log is not None else high / low > _LOG_FROM):
         set_scale("log")
-        pad = max((high / low) ** 0.08, 3.0 / (high / low), 1.0) ** (1.0 if high / low > 3 else 0.5)
-        set_limits(low / pad, high * pad)
-        ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,)))
+        span = max((high / low) ** 1.2, 3.0)  # of a factor of 3 at least, so that some ticks are in it
+        centre = math.sqrt(low * high)
+        set_limits(centre / math.sqrt(span), centre * math.sqrt(span))
+        ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 300 else (1.0,)))
         ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ticks.set_minor_locator(NullLocator())
         ticks.set_minor_formatter(NullFormatter())
@@ -151,9 +153,7 @@ def _scale(axes: Axes, which: str, axis: Axis, values: list[float]) -> None:
 
 
 def _draw_series(axes: Axes, series: Series) -> None:
-    dots = sorted(_finite(series.dots), key=lambda dot: dot.x) if not series.joined else _finite(series.dots)
-    if not dots:
-        return
+    dots = _finite(series.dots)
     tone = colour(series.index)
     x, y = [dot.x for dot in dots], [dot.y for dot in dots]
     if series.joined and len(dots) > 1:
@@ -173,7 +173,7 @@ def _draw_labels(axes: Axes, panel: Panel) -> None:
     figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the layout, and with it where points are
     to_points = 72.0 / figure.dpi
 
-    def at(x: float, y: float) -> tuple[float, float]:
+    def at(x: float, y: float) -> Interval:
         px, py = axes.transData.transform((x, y))
         return float(px) * to_points, float(py) * to_points
 
@@ -182,7 +182,8 @@ def _draw_labels(axes: Axes, panel: Panel) -> None:
     sizes = [(0.66 * _LABEL_SIZE * len(dot.label), 1.1 * _LABEL_SIZE if dot.label else 0.0) for dot in dots]
     window = axes.get_window_extent()
     inside = Box(*(float(edge) * to_points for edge in (window.x0, window.y0, window.x1, window.y1)))
-    boxes = place_labels(anchors, sizes, inside=inside, crossed=list(_along(panel, at)))
+    crossed = [*_along(panel, at), *_along_references(panel, at, inside)]
+    boxes = place_labels(anchors, sizes, inside=inside, crossed=crossed)
     tones = [colour(one.index) for one in panel.series for _ in _finite(one.dots)]
     for dot, (x, y), box, tone in zip(dots, anchors, boxes, tones, strict=True):
         if box is not None:
@@ -193,9 +194,8 @@ def _draw_labels(axes: Axes, panel: Panel) -> None:
             )  # fmt: skip
 
 
-def _along(panel: Panel, at: object) -> Iterator[tuple[float, float]]:
+def _along(panel: Panel, at: Place) -> Iterator[Interval]:
     """Places along the lines and the intervals of a panel."""
-    assert callable(at)
     for one in panel.series:
         dots = _finite(one.dots)
         segments = []
@@ -209,3 +209,14 @@ def _along(panel: Panel, at: object) -> Iterator[tuple[float, float]]:
         for (x0, y0), (x1, y1) in segments:
             steps = max(2, int(math.hypot(x1 - x0, y1 - y0) / 3))
             yield from ((x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(steps + 1))
+
+
+def _along_references(panel: Panel, at: Place, inside: Box) -> Iterator[Interval]:
+    """Places along the dashed lines, which cross the whole panel."""
+    some = panel.dots()[0]
+    if panel.y.reference is not None:
+        height = at(some.x, panel.y.reference)[1]
+        yield from ((inside.left + 3.0 * i, height) for i in range(int((inside.right - inside.left) / 3)))
+    if panel.x.reference is not None:
+        across = at(panel.x.reference, some.y)[0]
+        yield from ((across, inside.bottom + 3.0 * i) for i in range(int((inside.top - inside.bottom) / 3)))
