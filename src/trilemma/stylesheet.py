@@ -15,8 +15,10 @@ SERIES_COLOURS = (
 
 _LIGHT = {"page": "#ffffff", "panel": "#f5f6f8", "ink": "#1b1f24", "muted": "#59636e", "line": "#d5dae0"}
 _DARK = {"page": "#14171b", "panel": "#1e2329", "ink": "#e7eaee", "muted": "#a0abb7", "line": "#39414a"}
-_ACCENTS = ({"link": "#0058a3", "warn": "#8a4b00", "warn-page": "#fff3df"}, {"link": "#7cbcf5", "warn": "#ffc980",
-                                                                           "warn-page": "#3a2a10"})
+_ACCENTS = (
+    {"link": "#0058a3", "warn": "#8a4b00", "warn-page": "#fff3df"},
+    {"link": "#7cbcf5", "warn": "#ffc980", "warn-page": "#3a2a10"},
+)
 
 
 def _variables(index: int) -> str:

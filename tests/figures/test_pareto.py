@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ def test_the_staircase_parts_what_is_reached_from_what_is_not(points, larger):
         assert (x, y) in points or any(dominates(p, (x, y), *larger) for p in points)
         better = (x + (0.5 if larger[0] else -0.5), y + (0.5 if larger[1] else -0.5))
         assert not any(dominates(p, better, *larger) for p in points)
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(corners):
         assert x0 == x1 or y0 == y1
 
 

@@ -22,10 +22,7 @@ class Box:
     def overlaps(self, other: Box) -> bool:
         """Whether they share an area."""
         return (
-            self.left < other.right
-            and other.left < self.right
-            and self.bottom < other.top
-            and other.bottom < self.top
+            self.left < other.right and other.left < self.right and self.bottom < other.top and other.bottom < self.top
         )
 
     def within(self, other: Box) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 Point = tuple[float, float]
 
@@ -23,9 +24,9 @@ def pareto_front(
     sign_x, sign_y = -1 if larger_x_is_better else 1, -1 if larger_y_is_better else 1
     costs = [(sign_x * x, sign_y * y, i) for i, (x, y) in enumerate(points) if x == x and y == y]
     front: list[int] = []
-    least, at = float("inf"), None
+    least = at = float("inf")
     for x, y, i in sorted(costs):  # from the best x on, only a new best y is not dominated
-        if y < least or not front or (x, y) == (at, least):
+        if not front or y < least or (x, y) == (at, least):
             front.append(i)
             least, at = y, x
     return front[::-1] if larger_x_is_better else front
@@ -52,6 +53,6 @@ def staircase(
     worse_x = min if larger_x_is_better else max
     worse_y = min if larger_y_is_better else max
     corners = chosen[:1]
-    for before, after in zip(chosen, chosen[1:], strict=False):
+    for before, after in pairwise(chosen):
         corners += [(worse_x(before[0], after[0]), worse_y(before[1], after[1])), after]
     return corners

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from trilemma.figures.labels import Box, place_labels
@@ -164,7 +165,14 @@ def _draw_series(axes: Axes, series: Series) -> None:
         if dot.y_interval is not None:
             axes.plot((dot.x, dot.x), dot.y_interval, color=tone, linewidth=1.0, zorder=2.2)
     axes.plot(
-        x, y, color=tone, marker=marker(series.index)[0], markersize=6.5, linestyle="none", markeredgecolor=PAGE, zorder=3
+        x,
+        y,
+        color=tone,
+        marker=marker(series.index)[0],
+        markersize=6.5,
+        linestyle="none",
+        markeredgecolor=PAGE,
+        zorder=3,
     )
 
 
@@ -200,7 +208,7 @@ def _along(panel: Panel, at: Place) -> Iterator[Interval]:
         dots = _finite(one.dots)
         segments = []
         if one.joined:
-            segments += [(at(a.x, a.y), at(b.x, b.y)) for a, b in zip(dots, dots[1:], strict=False)]
+            segments += [(at(a.x, a.y), at(b.x, b.y)) for a, b in pairwise(dots)]
         for dot in dots:
             if dot.y_interval is not None:
                 segments.append((at(dot.x, dot.y_interval[0]), at(dot.x, dot.y_interval[1])))

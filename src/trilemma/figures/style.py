@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trilemma.atomic import atomic_write, atomic_write_text
 from trilemma.html import Html
@@ -48,7 +48,7 @@ def plotting() -> Iterator[None]:
     """Our settings of matplotlib, for drawing and for writing; those of the user are as before afterwards."""
     import matplotlib as mpl
 
-    settings = {
+    settings: dict[Any, Any] = {
         "font.family": [_FONT],
         "font.size": 10,
         "axes.titlesize": 11,
@@ -67,6 +67,7 @@ def plotting() -> Iterator[None]:
         "axes.axisbelow": True,
         "grid.color": LINE,
         "grid.linewidth": 0.6,
+        "text.parse_math": False,  # a dollar in a name is a dollar
         "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
         "svg.hashsalt": "trilemma",  # names within the file are the same each time
     }

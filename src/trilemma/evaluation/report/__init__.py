@@ -2,6 +2,7 @@
 
 from trilemma.evaluation.report.comparable import check_comparable
 from trilemma.evaluation.report.frontier import write_frontier
+from trilemma.evaluation.report.page import write_report
 from trilemma.evaluation.report.row import Entry, Row, read_row
 
-__all__ = ["Entry", "Row", "check_comparable", "read_row", "write_frontier"]
+__all__ = ["Entry", "Row", "check_comparable", "read_row", "write_frontier", "write_report"]

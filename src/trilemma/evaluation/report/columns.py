@@ -65,10 +65,10 @@ class Column:
             if found.interval is not None:
                 low, high = (show.datum(end, self.shown) for end in found.interval)
                 small.append(join(["95 %: ", low, " to ", high]))
-            if len(group.rows) > found.num and found.num < num_repetitions(group):
-                small.append(join([f"{found.num} of {num_repetitions(group)}"]))
         elif self.stderr is not None and (error := group.spread(self.stderr)) is not None:
             small.append(join(["se ", show.datum(error.mean, show.short)]))
+        if found.num < group.num_repetitions:
+            small.append(Html(f"{found.num} of {group.num_repetitions}"))
         for before, number, shown, after in self.below:
             if (extra := group.spread(number)) is not None:
                 small.append(join([before, show.datum(extra.mean, shown), after]))
@@ -94,12 +94,6 @@ class Column:
         """A value that is not finite is shown as it is: it is a finding."""
         values = [value for row in group.rows if (value := self.number(row)) is not None]
         return show.datum(values[0], self.shown) if values else MISSING
-
-
-def num_repetitions(group: Group) -> int:
-    """Checkpoints, or the seeds of a single one."""
-    num = len({row.protocol.get("checkpoint") for row in group.rows})
-    return num if num > 1 else len(group.rows)
 
 
 def distance(value: float) -> str:

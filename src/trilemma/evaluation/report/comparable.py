@@ -38,4 +38,6 @@ def check_comparable(rows: Sequence[Row]) -> None:
         samples = row.content.get("samples_sha256")
         twin = seen.setdefault((samples, settings_key(row)), row)
         if samples is not None and twin is not row:
-            raise UserError(f"{twin.name} and {row.name} are the same samples, which no seed varies: leave out one of them")
+            raise UserError(
+                f"{twin.name} and {row.name} are the same samples, which no seed varies: leave out one of them"
+            )

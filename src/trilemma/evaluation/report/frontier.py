@@ -13,13 +13,13 @@ from trilemma.evaluation.report.plots import (
     coverage,
     distance,
     distance_axis,
-    latency,
     precision,
     seconds_axis,
     series_of,
     share_axis,
     work_axis,
 )
+from trilemma.evaluation.report.quantities import latency
 from trilemma.evaluation.report.row import Entry, Row
 from trilemma.figures.scatter import Panel, draw_panel, legend_handles
 from trilemma.figures.style import plotting, save_figure

@@ -38,12 +38,20 @@ class Group:
         return describe(self.rows[0])
 
     @property
+    def num_repetitions(self) -> int:
+        """Number of checkpoints; of a single one, of its rows."""
+        return self._num_checkpoints if self._num_checkpoints > 1 else len(self.rows)
+
+    @property
     def repetitions(self) -> str:
         """What was repeated how often; empty for a single row."""
         if len(self.rows) == 1:
             return ""
-        num = len({row.protocol.get("checkpoint") for row in self.rows})
-        return f"{num} training runs" if num > 1 else f"{len(self.rows)} sample seeds"
+        return f"{self.num_repetitions} {'training runs' if self._num_checkpoints > 1 else 'sample seeds'}"
+
+    @property
+    def _num_checkpoints(self) -> int:
+        return len({row.protocol.get("checkpoint") for row in self.rows})
 
     def spread(self, number: Number) -> Spread | None:
         """Of the finite values; None where no row has one."""

@@ -43,7 +43,9 @@ def work_axis(rows: Sequence[Row]) -> tuple[Axis, Number]:
         label = "function evaluations per image (fewer is better)"
         return Axis(label=label, larger_is_better=False, log=True), calls_per_image
     label = "sampler steps, guidance not counted (fewer is better)"
-    return Axis(label=label, larger_is_better=False, log=True), lambda row: row.number("protocol", "sampler", "num_steps")
+    return Axis(label=label, larger_is_better=False, log=True), lambda row: row.number(
+        "protocol", "sampler", "num_steps"
+    )
 
 
 def reference(rows: Sequence[Row], name: str) -> float | None:
@@ -110,13 +112,9 @@ def trilemma_panels(series_groups: Sequence[tuple[str, Sequence[Group]]]) -> lis
     return [panel for panel in panels if panel.dots()]
 
 
-def series_of(
-    series_groups: Sequence[tuple[str, Sequence[Group]]], x: Number, y: Number
-) -> tuple[Series, ...]:
+def series_of(series_groups: Sequence[tuple[str, Sequence[Group]]], x: Number, y: Number) -> tuple[Series, ...]:
     """The series of one panel."""
-    return tuple(
-        Series(name=name, index=i, dots=dots(groups, x, y)) for i, (name, groups) in enumerate(series_groups)
-    )
+    return tuple(Series(name=name, index=i, dots=dots(groups, x, y)) for i, (name, groups) in enumerate(series_groups))
 
 
 def _stderr(number: Number) -> Number:

@@ -98,6 +98,4 @@ def read_row(path: str | Path) -> Row:
     if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in _NEEDED):
         raise UserError(f"{path} is no row of results (it lacks {', '.join(_NEEDED)}): name one that evaluate.py wrote")
     samples, neighbours = path.with_suffix(".png"), path.with_name(f"{path.stem}-neighbours.png")
-    return Row(
-        path.stem, content, samples if samples.is_file() else None, neighbours if neighbours.is_file() else None
-    )
+    return Row(path.stem, content, samples if samples.is_file() else None, neighbours if neighbours.is_file() else None)

@@ -66,7 +66,9 @@ def student_975(freedom: int) -> float:
         num = 400
         step = angle / num
         values = [math.cos(i * step) ** (freedom - 1) for i in range(num + 1)]
-        return math.exp(log_norm) * step / 3 * (values[0] + 4 * sum(values[1::2]) + 2 * sum(values[2:-1:2]) + values[-1])
+        return (
+            math.exp(log_norm) * step / 3 * (values[0] + 4 * sum(values[1::2]) + 2 * sum(values[2:-1:2]) + values[-1])
+        )
 
     low, high = 0.0, math.pi / 2
     for _ in range(60):

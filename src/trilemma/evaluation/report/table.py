@@ -27,7 +27,10 @@ def main_table(groups: Sequence[Group], anchors: Mapping[int, str]) -> Html:
         if column.title == _AFTER_LIKELIHOOD:
             heads.append(_head("Likelihood", "bits, test ↓"))
         heads.append(_head(column.title, column.unit))
-    body = [_line(group, shown, anchors, first=i == 0 or groups[i - 1].entry != group.entry) for i, group in enumerate(groups)]
+    body = [
+        _line(group, shown, anchors, first=i == 0 or groups[i - 1].entry != group.entry)
+        for i, group in enumerate(groups)
+    ]
     references = [
         ("Floor", "held-out real images: no model is expected below it", "floor", _DISTANCES),
         ("Ceiling", "the same images: no model is expected above it for long", "floor", None),
@@ -62,7 +65,10 @@ def _line(group: Group, shown: Sequence[Column], anchors: Mapping[int, str], *, 
     links = join(
         part
         for i, row in enumerate(group.rows)
-        for part in (" " if i else "", element("a", f"[{anchors[id(row)].rpartition('-')[2]}]", href=f"#{anchors[id(row)]}"))
+        for part in (
+            " " if i else "",
+            element("a", f"[{anchors[id(row)].rpartition('-')[2]}]", href=f"#{anchors[id(row)]}"),
+        )
     )
     name = element(
         "th",
