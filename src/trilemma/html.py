@@ -14,7 +14,7 @@ from trilemma.stylesheet import STYLESHEET
 
 # Whatever slips into a page, the browser loads nothing and runs nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_VOID = {"br", "col", "hr", "img", "meta"}
+_VOID = {"br", "hr", "img", "meta", "wbr"}
 
 
 class Html(str):
@@ -51,6 +51,11 @@ def element(tag: str, /, *children: str, **attributes: str | int | bool | None) 
 def join(parts: Iterable[str]) -> Html:
     """Markup and text, one after the other; text is escaped."""
     return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts))
+
+
+def breakable(text: str) -> Html:
+    """A name that may be broken after its slashes and underscores."""
+    return Html(escape(text).replace("/", "/<wbr>").replace("_", "_<wbr>"))
 
 
 def page(title: str, body: Iterable[str]) -> str:

@@ -32,10 +32,11 @@ _RULES = """
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--page);color:var(--ink);
  font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:1440px;margin:0 auto;padding:1.5rem 1.25rem 4rem}
+main{max-width:1560px;margin:0 auto;padding:1.5rem 1.25rem 4rem}
 h1{font-size:1.75rem;line-height:1.2;margin:0 0 .25rem;overflow-wrap:anywhere}
 h2{font-size:1.25rem;line-height:1.3;margin:2.5rem 0 .5rem}
 h3{font-size:1rem;margin:1.5rem 0 .5rem}
+h4{font-size:.8125rem;margin:.75rem 0 .25rem}
 p,ul,ol{max-width:75ch;margin:.5rem 0}
 li{margin:.2rem 0}
 a{color:var(--link)}
@@ -47,14 +48,13 @@ a{color:var(--link)}
 .scroll{overflow-x:auto;max-width:100%;margin:.75rem 0;border:1px solid var(--line);border-radius:6px}
 table{border-collapse:collapse;font-size:.8125rem;line-height:1.35;font-variant-numeric:tabular-nums}
 .scroll>table{width:100%}
-th,td{padding:.4rem .55rem;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
+th,td{padding:.35rem .4rem;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
 tbody tr:last-child>*{border-bottom:0}
 thead th{vertical-align:bottom;font-weight:600;background:var(--panel)}
-thead th .small{display:block;font-weight:400;white-space:nowrap}
 th[scope=row],th.name,table.pairs th,table.pairs td{text-align:left}
 th[scope=row]{font-weight:600}
 td{white-space:nowrap}
-td .small,th[scope=row] .small{display:block;font-weight:400}
+td .small,th .small{display:block;font-size:.6875rem;font-weight:400}
 .scroll th[scope=row],.scroll th.name{position:sticky;left:0;background:var(--panel);z-index:1;min-width:10rem;max-width:17rem;
  overflow-wrap:anywhere;border-right:1px solid var(--line)}
 tr.reference>*{background:var(--panel);color:var(--muted);font-style:italic}
@@ -63,7 +63,7 @@ table.pairs{width:100%;margin:.25rem 0 .75rem}
 table.pairs th{width:17rem;font-weight:400;color:var(--muted)}
 table.pairs td{white-space:normal;overflow-wrap:anywhere}
 .plots,.grids{display:grid;gap:1.25rem;margin:.75rem 0;align-items:start}
-.plots{grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}
+.plots{grid-template-columns:repeat(auto-fit,minmax(min(100%,34rem),1fr))}
 .grids{grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr))}
 .pairs-grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}
 figure{margin:0;min-width:0}
@@ -78,7 +78,7 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:
 @media (max-width:600px){
  main{padding:1rem .75rem 3rem}
  h1{font-size:1.375rem}
- .scroll th[scope=row],.scroll th.name{min-width:7.5rem;max-width:8.5rem}
+ .scroll th[scope=row],.scroll th.name{min-width:8.5rem;max-width:9.5rem}
  table.pairs th{width:38%}
 }
 @page{size:A4 landscape;margin:12mm}
@@ -87,11 +87,17 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:
  main{max-width:none;padding:0}
  a{color:inherit;text-decoration:none}
  .scroll{overflow:visible;border:0}
- .scroll th[scope=row],.scroll th.name{position:static;min-width:0}
+ .scroll th[scope=row],.scroll th.name{position:static;width:11em;min-width:11em}
+ .scroll .small{font-size:.9em}
  .scroll table{font-size:6.5pt}
- .scroll th,.scroll td{padding:.25em .4em}
+ .scroll th,.scroll td{padding:.25em .35em}
  .badge{font-size:.9em}
  .plots{grid-template-columns:1fr 1fr}
+ details{border:0;padding:0}
+ details>div{columns:3;font-size:6.5pt}
+ details>div table.pairs{font-size:inherit;line-height:1.2}
+ details>div table.pairs :is(th,td){padding:.1em .3em}
+ details>div h4{margin:.5em 0 0;break-after:avoid}
  .grids{grid-template-columns:repeat(4,1fr)}
  .pairs-grid{grid-template-columns:1fr 1fr}
  h2,h3,summary{break-after:avoid}

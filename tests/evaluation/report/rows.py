@@ -16,8 +16,22 @@ from trilemma.evaluation.report import Row, read_row
 EXTRACTOR = "invented-00000000"
 FD, KID = f"FD[{EXTRACTOR}]", f"KID[{EXTRACTOR}]"
 
-_SCORES = {"precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.75, "label_accuracy": 0.9, "authenticity": 0.6}
-_REAL = {"precision": 0.92, "recall": 0.91, "density": 0.99, "coverage": 0.96, "label_accuracy": 0.99, "authenticity": 0.55}
+_SCORES = {
+    "precision": 0.8,
+    "recall": 0.7,
+    "density": 0.9,
+    "coverage": 0.75,
+    "label_accuracy": 0.9,
+    "authenticity": 0.6,
+}
+_REAL = {
+    "precision": 0.92,
+    "recall": 0.91,
+    "density": 0.99,
+    "coverage": 0.96,
+    "label_accuracy": 0.99,
+    "authenticity": 0.55,
+}
 
 
 def content(
@@ -44,7 +58,13 @@ def content(
                "coverage_stderr": 0.009, "ct": -0.5, **scores}  # fmt: skip
     metrics["precision_ratio"] = metrics["precision"] / _REAL["precision"]
     metrics["coverage_ratio"] = metrics["coverage"] / _REAL["coverage"]
-    machine = machine or {"cpu": "Invented CPU", "num_cores": 2, "num_threads": 1, "accelerator": None, "torch_version": "0"}
+    machine = machine or {
+        "cpu": "Invented CPU",
+        "num_cores": 2,
+        "num_threads": 1,
+        "accelerator": None,
+        "torch_version": "0",
+    }
     row: dict[str, Any] = {
         "format": 2,
         "protocol": {

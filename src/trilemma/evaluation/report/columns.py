@@ -40,6 +40,7 @@ class Column:
         unit: Below the head; with the direction that is better.
         number: Of a row.
         shown: How it is written.
+        spread_shown: How its standard error and deviation are written.
         stderr: Its standard error, where rows state one.
         below: Further numbers in small type: words before, number, how it is written, words after.
         name: Of the metric in a row's reference parts, for the lines of real and of copied images.
@@ -49,6 +50,7 @@ class Column:
     unit: str
     number: Number
     shown: show.Show = show.plain
+    spread_shown: show.Show = show.rounded
     stderr: Number | None = None
     below: tuple[tuple[str, Number, show.Show, str], ...] = field(default=())
     name: str | None = None
@@ -60,13 +62,13 @@ class Column:
             return self._lone(group)
         small: list[Html] = []
         lines = [show.datum(found.mean, self.shown)]
-        if found.sd is not None:
-            lines += [Html(" ± "), show.datum(found.sd, self.shown)]
+        if found.sd:  # what is the same in all repetitions, a count, has no spread to show
+            lines += [Html(" ± "), show.datum(found.sd, self.spread_shown)]
             if found.interval is not None:
                 low, high = (show.datum(end, self.shown) for end in found.interval)
-                small.append(join(["95 %: ", low, " to ", high]))
-        elif self.stderr is not None and (error := group.spread(self.stderr)) is not None:
-            small.append(join(["se ", show.datum(error.mean, show.short)]))
+                small.append(join(["95 % ", low, "–", high]))
+        elif found.num == 1 and self.stderr is not None and (error := group.spread(self.stderr)) is not None:
+            small.append(join(["se ", show.datum(error.mean, self.spread_shown)]))
         if found.num < group.num_repetitions:
             small.append(Html(f"{found.num} of {group.num_repetitions}"))
         for before, number, shown, after in self.below:
@@ -96,6 +98,10 @@ class Column:
         return show.datum(values[0], self.shown) if values else MISSING
 
 
+def _rounded_thousandths(value: float) -> str:
+    return show.rounded(1000 * value)
+
+
 def distance(value: float) -> str:
     """Four digits, no less than zero."""
     return show.plain(shown_distance(value))
@@ -117,24 +123,26 @@ def columns(rows: Sequence[Row]) -> list[Column]:
             stderr=metric("{FD_stderr}"), below=(("floor ", real("{FD}"), distance, ""),),
         ),
         Column(
-            title="KID", unit=f"[{extractor}] ↓", number=metric("{KID}"), name="{KID}",
-            stderr=metric("{KID_stderr}"), below=(("floor ", real("{KID}"), show.plain, ""),),
+            title="KID", unit=f"[{extractor}] ×10⁻³ ↓", number=metric("{KID}"), name="{KID}",
+            shown=show.thousandths, spread_shown=_rounded_thousandths,
+            stderr=metric("{KID_stderr}"), below=(("floor ", real("{KID}"), show.thousandths, ""),),
         ),
         *shares,
         Column(title="Label accuracy", unit="↑", number=metric("label_accuracy"), shown=show.share, name="label_accuracy"),
         Column(title="Authenticity", unit="↑", number=metric("authenticity"), shown=show.share, name="authenticity"),
         Column(title="Calls", unit="per image ↓", number=calls_per_image, shown=show.short),
-        Column(title="GFLOPs", unit="per image ↓", number=flops_per_image, shown=show.giga),
+        Column(title="GFLOPs", unit="per image ↓", number=flops_per_image, shown=show.giga, spread_shown=show.giga),
         Column(
-            title="Latency", unit="p50, p95 ↓", number=latency, shown=show.seconds,
-            below=(("p95 ", latency_p95, show.seconds, ""),),
+            title="Latency", unit="p50, p95, ms ↓", number=latency, shown=show.milliseconds,
+            spread_shown=show.milliseconds,
+            below=(("p95 ", latency_p95, show.milliseconds, ""),),
         ),
         Column(
             title="Images/s", unit="best batch ↑", number=images_per_second, shown=show.short,
             below=(("batch ", best_batch_size, show.short, ""),),
         ),
-        Column(title="Parameters", unit="million, in use", number=num_parameters, shown=show.millions),
-        Column(title="Memory", unit="peak, MiB ↓", number=peak_bytes, shown=show.mebibytes),
+        Column(title="Parameters", unit="million, in use", number=num_parameters, shown=show.millions, spread_shown=show.millions),
+        Column(title="Memory", unit="peak, MiB ↓", number=peak_bytes, shown=show.mebibytes, spread_shown=show.mebibytes),
     ]  # fmt: skip
 
 
@@ -151,5 +159,5 @@ def likelihood_cell(group: Group) -> Html:
     ((kind, unit),) = kinds
     parts: list[str] = [f"{_SIGNS.get(kind, kind)} ", show.datum(found.mean, show.plain)]
     if found.sd is not None:
-        parts += [" ± ", show.datum(found.sd, show.short)]
+        parts += [" ± ", show.datum(found.sd, show.rounded)]
     return join([*parts, element("span", f"bits/{unit}", class_="small")])

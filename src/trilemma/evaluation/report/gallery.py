@@ -60,8 +60,7 @@ def write_sheet(entries: Sequence[Entry], path: Path) -> Path | None:
             with Image.open(best[1].samples) as opened:
                 image = opened.convert("RGB")
             height = round(image.height * _SHEET_WIDTH / image.width)
-            steps = "" if group.steps is None else f"{group.steps} steps, "
-            text = f"{entry.name}\n{steps}{group.settings}\nseed {row.protocol.get('seed')}"
+            text = f"{entry.name}\n{_caption(group, row)}"
             tiles.append((text, image.resize((_SHEET_WIDTH, height), Image.Resampling.LANCZOS)))
     if not tiles:
         return None
@@ -71,10 +70,14 @@ def write_sheet(entries: Sequence[Entry], path: Path) -> Path | None:
 
 def _figure(group: Group, row: Row, path: Path | None, what: str) -> Html:
     assert path is not None
-    steps = "" if group.steps is None else f"{group.steps} steps, "
-    caption = f"{steps}{group.settings}, seed {row.protocol.get('seed')}"
+    caption = _caption(group, row)
     image = picture(path, alt=f"{what} {group.entry}: {caption}", max_width=_MAX_GRID_WIDTH)
     return element("figure", image, element("figcaption", element("strong", group.entry), Html("<br>"), caption))
+
+
+def _caption(group: Group, row: Row) -> str:
+    seed = f"seed {row.protocol.get('seed')}"
+    return f"{group.manner}, {seed}" if group.manner else seed
 
 
 def _best(entry: Entry) -> tuple[Group, Row] | None:

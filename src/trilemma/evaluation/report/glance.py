@@ -29,9 +29,8 @@ def at_a_glance(groups: Sequence[Group], anchors: Mapping[int, str]) -> Html:
         group = groups[i]
         ceiling = group.spread(real(name)) if name else None
         beside = "" if ceiling is None else f", where held-out real images have {shown(ceiling.mean)}"
-        steps = "" if group.steps is None else f"{group.steps} steps, "
         anchor = anchors[id(group.rows[0])]
-        link = element("a", f"{group.entry} ({steps}{group.settings})", href=f"#{anchor}")
+        link = element("a", group.title, href=f"#{anchor}")
         items.append(
             element("li", element("strong", title), ": ", link, f": {before}", show.datum(value, shown), beside)
         )

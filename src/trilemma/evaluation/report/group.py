@@ -38,6 +38,17 @@ class Group:
         return describe(self.rows[0])
 
     @property
+    def manner(self) -> str:
+        """How samples were drawn, in words; empty for a model that has no choice."""
+        steps = "" if self.steps is None else f"{self.steps} step{'s' if self.steps != 1 else ''}"
+        return ", ".join(part for part in (steps, self.settings) if part)
+
+    @property
+    def title(self) -> str:
+        """Model and manner."""
+        return f"{self.entry} ({self.manner})" if self.manner else self.entry
+
+    @property
     def num_repetitions(self) -> int:
         """Number of checkpoints; of a single one, of its rows."""
         return self._num_checkpoints if self._num_checkpoints > 1 else len(self.rows)

@@ -44,9 +44,8 @@ def flat(content: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _details(group: Group, row: Row, anchor: str) -> Html:
-    steps = "" if group.steps is None else f", {group.steps} steps"
     number = anchor.rpartition("-")[2]
-    title = f"[{number}] {group.entry}: {group.settings}{steps}, seed {row.protocol.get('seed')}"
+    title = f"[{number}] {group.title}, seed {row.protocol.get('seed')}"
     badge = element("span", "smoke", class_="badge") if row.is_smoke() else ""
     parts: list[Html] = []
     for name, content in row.content.items():

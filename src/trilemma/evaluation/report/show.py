@@ -30,6 +30,21 @@ def seconds(value: float) -> str:
     return f"{short(1000 * value)} ms" if value < 1 else f"{short(value)} s"
 
 
+def milliseconds(value: float) -> str:
+    """Without the unit."""
+    return short(1000 * value)
+
+
+def thousandths(value: float) -> str:
+    """In units of 1e-3."""
+    return f"{1000 * value:.3g}"
+
+
+def rounded(value: float) -> str:
+    """Two digits: a standard error or deviation from few measurements is known to no more."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+
+
 def giga(value: float) -> str:
     """In units of 1e9."""
     return short(value / 1e9)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from trilemma.evaluation.report.columns import Column, columns, likelihood_cell
 from trilemma.evaluation.report.group import Group
 from trilemma.evaluation.report.row import Row
-from trilemma.html import Html, element, join
+from trilemma.html import Html, breakable, element, join
 
 _AFTER_LIKELIHOOD = "Calls"
 _DISTANCES = ("FD", "KID")
@@ -72,7 +72,7 @@ def _line(group: Group, shown: Sequence[Column], anchors: Mapping[int, str], *, 
     )
     name = element(
         "th",
-        group.entry,
+        breakable(group.entry),
         Html(" ") if group.rows[0].is_smoke() else "",
         badge if group.rows[0].is_smoke() else "",
         element("span", group.settings, Html(" "), links, class_="small"),

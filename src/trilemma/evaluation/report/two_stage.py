@@ -9,7 +9,7 @@ from trilemma.evaluation.report.columns import MISSING, Column, distance
 from trilemma.evaluation.report.group import Group, Number, groups_of
 from trilemma.evaluation.report.quantities import metric
 from trilemma.evaluation.report.row import Entry, Row
-from trilemma.html import Html, element
+from trilemma.html import Html, breakable, element
 
 
 def of_codec(name: str) -> Number:
@@ -34,12 +34,19 @@ def two_stage_table(entries: Sequence[Entry]) -> Html | None:
     lines = []
     shown = _columns(entries[0].rows[0])
     for entry in entries:
-        rows = tuple(row for row in entry.rows if any(column.number(row) is not None for column in shown))
+        # All rows of a checkpoint state the same of its codec: one of them is enough.
+        rows = {
+            row.protocol.get("checkpoint"): row
+            for row in entry.rows
+            if any(column.number(row) is not None for column in shown)
+        }
         if not rows:
             continue
-        group = Group(entry.name, rows)
+        group = Group(entry.name, tuple(rows.values()))
         cells = [element("td", column.cell(group)) for column in shown]
-        lines.append(element("tr", element("th", entry.name, scope="row"), *cells, element("td", _best(entry))))
+        lines.append(
+            element("tr", element("th", breakable(entry.name), scope="row"), *cells, element("td", _best(entry)))
+        )
     if not lines:
         return None
     heads = [element("th", "Model", scope="col", class_="name")]
