@@ -64,6 +64,8 @@ table.pairs th{width:17rem;font-weight:400;color:var(--muted)}
 table.pairs td{white-space:normal;overflow-wrap:anywhere}
 .plots,.grids{display:grid;gap:1.25rem;margin:.75rem 0;align-items:start}
 .plots{grid-template-columns:repeat(auto-fit,minmax(min(100%,34rem),1fr))}
+.curves{grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr))}
+.curves h3{margin:.25rem 0}
 .grids{grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr))}
 .pairs-grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}
 figure{margin:0;min-width:0}
@@ -97,7 +99,8 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:
  details>div{columns:3;font-size:6.5pt}
  details>div table.pairs{font-size:inherit;line-height:1.2}
  details>div table.pairs :is(th,td){padding:.1em .3em}
- details>div h4{margin:.5em 0 0;break-after:avoid}
+ details>div table.pairs th{width:46%}
+ details>div h4{font-size:8pt;margin:.5em 0 0;break-after:avoid}
  .grids{grid-template-columns:repeat(4,1fr)}
  .pairs-grid{grid-template-columns:1fr 1fr}
  h2,h3,summary{break-after:avoid}

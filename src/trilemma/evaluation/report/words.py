@@ -80,7 +80,7 @@ TWO_STAGE: tuple[Html, ...] = (
 )
 
 SAMPLES = element(
-    "p", "Not chosen: the first images of a seed. Where seeds are equal, so is the noise that models started from."
+    "p", "Not chosen: the first images of a seed. Of one seed, all settings of a model start from the same noise."
 )
 
 NEIGHBOURS = element(
