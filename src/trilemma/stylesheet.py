@@ -30,10 +30,10 @@ def _variables(index: int) -> str:
 _RULES = """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--page);color:var(--ink);
+body{margin:0;overflow-wrap:anywhere;background:var(--page);color:var(--ink);
  font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 main{max-width:1560px;margin:0 auto;padding:1.5rem 1.25rem 4rem}
-h1{font-size:1.75rem;line-height:1.2;margin:0 0 .25rem;overflow-wrap:anywhere}
+h1{font-size:1.75rem;line-height:1.2;margin:0 0 .25rem}
 h2{font-size:1.25rem;line-height:1.3;margin:2.5rem 0 .5rem}
 h3{font-size:1rem;margin:1.5rem 0 .5rem}
 h4{font-size:.8125rem;margin:.75rem 0 .25rem}
@@ -48,7 +48,7 @@ a{color:var(--link)}
 .scroll{overflow-x:auto;max-width:100%;margin:.75rem 0;border:1px solid var(--line);border-radius:6px}
 table{border-collapse:collapse;font-size:.8125rem;line-height:1.35;font-variant-numeric:tabular-nums}
 .scroll>table{width:100%}
-th,td{padding:.35rem .4rem;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
+th,td{overflow-wrap:normal;padding:.35rem .4rem;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
 tbody tr:last-child>*{border-bottom:0}
 thead th{vertical-align:bottom;font-weight:600;background:var(--panel)}
 th[scope=row],th.name,table.pairs th,table.pairs td{text-align:left}
@@ -73,10 +73,10 @@ figure svg,figure img{display:block;width:100%;height:auto}
 figure img{image-rendering:pixelated;background:#fff;border:1px solid var(--line)}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;font-size:.8125rem;margin:.5rem 0;padding:0;list-style:none;max-width:none}
 details{border:1px solid var(--line);border-radius:6px;margin:.4rem 0;padding:.4rem .75rem}
-summary{cursor:pointer;overflow-wrap:anywhere}
+summary{cursor:pointer}
 :target{outline:2px solid var(--link);outline-offset:2px}
 pre{overflow-x:auto;font:.75rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;margin:.5rem 0}
-code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.875em;overflow-wrap:anywhere}
+code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.875em}
 @media (max-width:600px){
  main{padding:1rem .75rem 3rem}
  h1{font-size:1.375rem}

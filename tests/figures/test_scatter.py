@@ -4,7 +4,7 @@ import re
 import pytest
 
 from pages import check_page
-from trilemma.figures.scatter import Axis, Dot, Panel, Series, draw_panel, legend_handles
+from trilemma.figures.scatter import Axis, Dot, Panel, Series, draw_panels, legend_handles
 from trilemma.figures.style import colour, inline_svg, plotting, save_figure
 from trilemma.html import page
 
@@ -29,8 +29,7 @@ def drawn(*panels):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")
-    for axes, one in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw_panel(axes, one)
+    draw_panels(figure, list(zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)))
     return figure
 
 

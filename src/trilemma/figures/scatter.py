@@ -14,6 +14,7 @@ from trilemma.figures.style import INK, MUTED, PAGE, colour, marker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 _LABEL_SIZE = 8.5
@@ -77,12 +78,36 @@ class Panel:
         return [dot for one in self.series for dot in _finite(one.dots)]
 
 
-def draw_panel(axes: Axes, panel: Panel) -> None:
-    """Draw on empty axes of a figure whose layout is constrained.
+def draw_panels(figure: Figure, panels: Sequence[tuple[Axes, Panel]]) -> None:
+    """Draw on empty axes, then settle the figure's layout and put in the labels: whatever takes room must be there.
 
     Raises:
-        ValueError: If there is nothing to draw.
+        ValueError: If a panel has nothing to draw.
     """
+    for axes, panel in panels:
+        _draw_panel(axes, panel)
+    figure.draw_without_rendering()  # only now is it known where the points are
+    figure.set_layout_engine("none")
+    for axes, panel in panels:
+        _draw_labels(axes, panel)
+
+
+def legend_handles(series: Sequence[Series], *, reference: str | None, front: bool) -> list[Line2D]:
+    """What a legend of matplotlib shows for these panels."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour(one.index), marker=marker(one.index)[0], linewidth=1.4, label=one.name)
+        for one in series
+    ]
+    if reference is not None:
+        handles.append(Line2D([], [], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, label=reference))
+    if front:
+        handles.append(Line2D([], [], color=INK, linestyle=":", linewidth=1.3, label="Pareto front"))
+    return handles
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
     dots = panel.dots()
     if not dots:
         raise ValueError(f"no point of {panel.title!r} has both coordinates")
@@ -101,22 +126,6 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
         axes.plot(*zip(*corners, strict=True), color=INK, linewidth=1.3, linestyle=":", zorder=1.8)
     for one in panel.series:
         _draw_series(axes, one)
-    _draw_labels(axes, panel)
-
-
-def legend_handles(series: Sequence[Series], *, reference: str | None, front: bool) -> list[Line2D]:
-    """What a legend of matplotlib shows for these panels."""
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=colour(one.index), marker=marker(one.index)[0], linewidth=1.4, label=one.name)
-        for one in series
-    ]
-    if reference is not None:
-        handles.append(Line2D([], [], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, label=reference))
-    if front:
-        handles.append(Line2D([], [], color=INK, linestyle=":", linewidth=1.3, label="Pareto front"))
-    return handles
 
 
 def _finite(dots: Sequence[Dot]) -> list[Dot]:
@@ -177,9 +186,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
 
 
 def _draw_labels(axes: Axes, panel: Panel) -> None:
-    figure = axes.figure
-    figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the layout, and with it where points are
-    to_points = 72.0 / figure.dpi
+    to_points = 72.0 / axes.figure.dpi
 
     def at(x: float, y: float) -> Interval:
         px, py = axes.transData.transform((x, y))

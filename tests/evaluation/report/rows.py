@@ -53,7 +53,7 @@ def content(
                                         "temperature": 1.0, "truncation": 1.0}  # fmt: skip
     guidance = {} if scale is None else {"_target_": "trilemma.samplers.guidance.ClassifierFree", "scale": scale,
                                          "start": 1.0, "stop": 0.0}  # fmt: skip
-    metrics = {"num_images": float(num_images), FD: fd, f"FD_stderr[{EXTRACTOR}]": 0.05, KID: fd / 1000,
+    metrics = {"num_images": float(num_images), FD: fd, f"FD_stderr[{EXTRACTOR}]": 0.05, KID: float(fd) / 1000,
                f"KID_stderr[{EXTRACTOR}]": 0.0001, **_SCORES, "precision_stderr": 0.01, "recall_stderr": 0.012,
                "coverage_stderr": 0.009, "ct": -0.5, **scores}  # fmt: skip
     metrics["precision_ratio"] = metrics["precision"] / _REAL["precision"]

@@ -158,6 +158,6 @@ def likelihood_cell(group: Group) -> Html:
         return MISSING
     ((kind, unit),) = kinds
     parts: list[str] = [f"{_SIGNS.get(kind, kind)} ", show.datum(found.mean, show.plain)]
-    if found.sd is not None:
+    if found.sd:
         parts += [" ± ", show.datum(found.sd, show.rounded)]
     return join([*parts, element("span", f"bits/{unit}", class_="small")])

@@ -21,7 +21,7 @@ from trilemma.evaluation.report.plots import (
 )
 from trilemma.evaluation.report.quantities import latency
 from trilemma.evaluation.report.row import Entry, Row
-from trilemma.figures.scatter import Panel, draw_panel, legend_handles
+from trilemma.figures.scatter import Panel, draw_panels, legend_handles
 from trilemma.figures.style import plotting, save_figure
 
 NAME = "frontier"
@@ -62,12 +62,12 @@ def write_frontier(rows: Sequence[Row], folder: str | Path) -> Path:
         columns = max(1, min(len(keys), int(width / 2.4)))
         height += 0.3 + _LEGEND_INCHES * -(-len(keys) // columns)
         figure = Figure(figsize=(width, height), layout="constrained")
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            draw_panel(axes, panel)
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
         first = rows[0].protocol
         smoke = " (smoke: too few to compare models by)" if rows[0].is_smoke() else ""
         note = f"{first.get('model')} on {first.get('data')}, {first.get('num_images')} samples a point{smoke}"
         figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False, title=note)
+        draw_panels(figure, list(zip(grid, panels, strict=True)))
         return save_figure(figure, Path(folder) / NAME)
 
 

@@ -20,7 +20,7 @@ from trilemma.evaluation.report.quantities import timed_on
 from trilemma.evaluation.report.row import Entry, Row
 from trilemma.evaluation.report.table import main_table
 from trilemma.evaluation.report.two_stage import two_stage_table
-from trilemma.figures.scatter import Panel, Series, draw_panel, legend_handles
+from trilemma.figures.scatter import Panel, Series, draw_panels, legend_handles
 from trilemma.figures.style import inline_svg, marker, plotting, save_figure
 from trilemma.html import Html, element, page
 
@@ -119,7 +119,7 @@ def _plots(entries: Sequence[Entry], rows: Sequence[Row], folder: Path) -> list[
         drawings = []
         for i, panel in enumerate(panels):
             figure = Figure(figsize=_PANEL_INCHES, layout="constrained")
-            draw_panel(figure.subplots(), panel)
+            draw_panels(figure, [(figure.subplots(), panel)])
             description = f"{panel.title}: {panel.y.label} over {panel.x.label}; the numbers are in the table above"
             drawings.append(element("figure", inline_svg(figure, f"plot{i}", description=description)))
         save_figure(_together(panels), folder / PLOTS)
@@ -150,9 +150,8 @@ def _together(panels: Sequence[Panel]) -> Figure:
     grid = figure.subplots(num_rows, columns, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    for axes, panel in zip(grid, panels, strict=False):
-        draw_panel(axes, panel)
     figure.legend(handles=keys, loc="outside lower center", ncols=legend_columns, frameon=False)
+    draw_panels(figure, list(zip(grid, panels, strict=False)))
     return figure
 
 
