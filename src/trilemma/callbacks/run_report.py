@@ -44,7 +44,7 @@ class RunReport(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the end; the last checkpoint is there by now."""
-        if stage == "fit":
+        if stage == "fit" and trainer.is_global_zero:
             planned = planned_batches(trainer)
             complete = planned is None or num_batches(trainer) >= planned
             self._write(trainer, "finished" if complete else "stopped")
