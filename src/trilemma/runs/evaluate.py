@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from trilemma.errors import UserError
 from trilemma.evaluation.evaluate import NEAREST_K
 from trilemma.evaluation.extractor import Extractor
-from trilemma.evaluation.report import Entry, check_comparable, write_frontier, write_report
-from trilemma.evaluation.rows import read_row, write_row
+from trilemma.evaluation.report import Row, check_comparable, entries_of, read_row, write_frontier, write_report
+from trilemma.evaluation.rows import write_row
 from trilemma.evaluation.table import print_row, print_sweep
 from trilemma.models.base import Reconstructs, Samples
 from trilemma.models.classifier import Classifier
@@ -71,14 +71,13 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
     extractor = extractor_for(cfg, subject.data)
     if isinstance(subject.model, Samples):
         cells = cells_of(cfg, subject.config)
-        entries = _measure_all(cells, subject, extractor, folder, log)
-        rows = [entry.row for entry in entries]
+        rows = _measure_all(cells, subject, extractor, folder, log)
         if len(cells) > 1:
-            print_sweep(rows)
+            print_sweep([row.content for row in rows])
             print(f"frontier: {write_frontier(rows, folder)}")
         else:
-            print_row(rows[0])
-            print(f"row: {entries[0].path}")
+            print_row(rows[0].content)
+            print(f"row: {folder / rows[0].name}.json")
     elif isinstance(subject.model, Reconstructs):
         images = subject.data.split("test").images[:]
         row = reconstruction_row(cfg, subject, extractor, images)
@@ -119,12 +118,12 @@ def _compare(cfg: DictConfig, log: EvaluationLogger) -> None:
             )
         if extractor.name != judge.name:
             raise UserError(f"extractors {judge.name} and {extractor.name} do not compare: name one with extractor=")
-    entries = [
-        entry
+    rows = [
+        row
         for subject, extractor, cells in jobs
-        for entry in _measure_all(cells, subject, extractor, _folder_of(subject), log)
+        for row in _measure_all(cells, subject, extractor, _folder_of(subject), log)
     ]
-    _report(entries, folder, log)
+    _report(rows, folder, log)
 
 
 def _folder_of(subject: Subject) -> Path:
@@ -145,26 +144,26 @@ def _report_rows(cfg: DictConfig, log: EvaluationLogger) -> None:
         files += found
     folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
     prepare(folder)
-    _report([Entry(row=read_row(path), path=path) for path in dict.fromkeys(files)], folder, log)
+    _report([read_row(path) for path in dict.fromkeys(files)], folder, log)
 
 
-def _report(entries: list[Entry], folder: Path, log: EvaluationLogger) -> None:
-    check_comparable([entry.row for entry in entries])
-    print_sweep([entry.row for entry in entries])
-    print(f"report: {write_report(entries, folder, title='The generative trilemma')}")
+def _report(rows: list[Row], folder: Path, log: EvaluationLogger) -> None:
+    check_comparable(rows)
+    print_sweep([row.content for row in rows])
+    print(f"report: {write_report(entries_of(rows), folder, title='The generative trilemma')}")
     log.report(folder)
 
 
 def _measure_all(
     cells: list[Cell], subject: Subject, extractor: Extractor, folder: Path, log: EvaluationLogger
-) -> list[Entry]:
+) -> list[Row]:
     """Measure the cells that are not measured yet, one row each."""
-    entries: list[Entry] = []
+    rows: list[Row] = []
     for number, cell in enumerate(cells, 1):
         if len(cells) > 1:
             state = "kept" if is_complete(cell, subject, extractor, folder) else "measuring"
             print(f"{number}/{len(cells)} {cell.name}: {state}", flush=True)
         path, row = measure_cell(cell, subject, extractor, folder)
         log.row(row, path, subject)
-        entries.append(Entry(row=row, path=path))
-    return entries
+        rows.append(read_row(path))
+    return rows

@@ -1,0 +1,94 @@
+"""The frontier of one checkpoint: what its samplers and guidances trade against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trilemma.errors import UserError
+from trilemma.evaluation.report.comparable import check_comparable
+from trilemma.evaluation.report.group import Group, groups_of
+from trilemma.evaluation.report.plots import (
+    REAL,
+    coverage,
+    distance,
+    distance_axis,
+    precision,
+    seconds_axis,
+    series_of,
+    share_axis,
+    work_axis,
+)
+from trilemma.evaluation.report.quantities import latency
+from trilemma.evaluation.report.row import Entry, Row
+from trilemma.figures.scatter import Panel, draw_panels, legend_handles
+from trilemma.figures.style import plotting, save_figure
+
+NAME = "frontier"
+_PANEL_INCHES = (4.6, 3.9)
+_LEGEND_INCHES = 0.28
+
+
+def write_frontier(rows: Sequence[Row], folder: str | Path) -> Path:
+    """Draw `frontier.png` and `frontier.svg`: quality against work, and precision against coverage.
+
+    One line a setting, its points labelled with the steps; seconds where every row was timed.
+
+    Args:
+        rows: Of one checkpoint.
+        folder: Where to.
+
+    Returns:
+        Path of the PNG.
+
+    Raises:
+        UserError: If the rows are not comparable, not of one checkpoint or hold nothing to draw, or the file system refuses.
+    """
+    check_comparable(rows)
+    for row in rows:
+        if row.protocol.get("checkpoint") != rows[0].protocol.get("checkpoint"):
+            raise UserError(
+                f"{rows[0].name} and {row.name} are of different checkpoints: draw one frontier each, or write a report of both"
+            )
+    lines = by_settings(groups_of(Entry("", tuple(rows))))
+    panels = [panel for panel in _panels(rows, lines) if panel.dots()]
+    if not panels:
+        raise UserError(f"{rows[0].name} has no distance, precision or coverage to draw: run evaluate.py again")
+    with plotting():
+        from matplotlib.figure import Figure
+
+        keys = legend_handles(panels[0].series, reference=REAL, front=True)
+        width, height = _PANEL_INCHES[0] * len(panels), _PANEL_INCHES[1]
+        columns = max(1, min(len(keys), int(width / 2.4)))
+        height += 0.3 + _LEGEND_INCHES * -(-len(keys) // columns)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        first = rows[0].protocol
+        smoke = " (smoke: too few to compare models by)" if rows[0].is_smoke() else ""
+        note = f"{first.get('model')} on {first.get('data')}, {first.get('num_images')} samples a point{smoke}"
+        figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False, title=note)
+        draw_panels(figure, list(zip(grid, panels, strict=True)))
+        return save_figure(figure, Path(folder) / NAME)
+
+
+def by_settings(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Groups that differ in their steps alone, under their common settings."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.settings, []).append(group)
+    return list(found.items())
+
+
+def _panels(rows: Sequence[Row], lines: list[tuple[str, list[Group]]]) -> list[Panel]:
+    fd = distance_axis(rows)
+    work, calls = work_axis(rows)
+    panels = [Panel(title="Quality and work", x=work, y=fd, series=series_of(lines, calls, distance))]
+    if all(latency(row) is not None for row in rows):
+        panels.append(
+            Panel(title="Quality and speed", x=seconds_axis(), y=fd, series=series_of(lines, latency, distance))
+        )
+    cover, exact = share_axis(rows, "coverage"), share_axis(rows, "precision")
+    return [
+        *panels,
+        Panel(title="Precision and coverage", x=cover, y=exact, series=series_of(lines, coverage, precision)),
+    ]

@@ -1,0 +1,237 @@
+"""A plot of measured settings: points with intervals, one line a series, the front as a staircase."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from trilemma.figures.labels import Box, place_labels
+from trilemma.figures.pareto import staircase
+from trilemma.figures.style import INK, MUTED, PAGE, colour, marker
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+_LABEL_SIZE = 8.5
+_LOG_FROM = 30.0  # a linear axis would press the smaller values together
+Interval = tuple[float, float]
+Place = Callable[[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """One measured setting; the intervals run from their lower to their upper end."""
+
+    x: float
+    y: float
+    label: str = ""
+    x_interval: Interval | None = None
+    y_interval: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Settings that belong together, drawn in one colour; `index` chooses it, in every plot of a page."""
+
+    name: str
+    index: int
+    dots: tuple[Dot, ...]
+    joined: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One of the two axes.
+
+    Attributes:
+        label: With its unit.
+        larger_is_better: The direction of the front.
+        reference: A value to draw a dashed line at.
+        share: Whether values lie in [0, 1], so that the axis needs no zero.
+        log: Whether it is logarithmic; None where values that are far apart decide.
+    """
+
+    label: str
+    larger_is_better: bool
+    reference: float | None = None
+    share: bool = False
+    log: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One plot; points of which a coordinate is not finite are left out."""
+
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    front: bool = True
+
+    def dots(self) -> list[Dot]:
+        """Those that can be drawn."""
+        return [dot for one in self.series for dot in _finite(one.dots)]
+
+
+def draw_panels(figure: Figure, panels: Sequence[tuple[Axes, Panel]]) -> None:
+    """Draw on empty axes, then settle the figure's layout and put in the labels: whatever takes room must be there.
+
+    Raises:
+        ValueError: If a panel has nothing to draw.
+    """
+    for axes, panel in panels:
+        _draw_panel(axes, panel)
+    figure.draw_without_rendering()  # only now is it known where the points are
+    figure.set_layout_engine("none")
+    for axes, panel in panels:
+        _draw_labels(axes, panel)
+
+
+def legend_handles(series: Sequence[Series], *, reference: str | None, front: bool) -> list[Line2D]:
+    """What a legend of matplotlib shows for these panels."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour(one.index), marker=marker(one.index)[0], linewidth=1.4, label=one.name)
+        for one in series
+    ]
+    if reference is not None:
+        handles.append(Line2D([], [], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, label=reference))
+    if front:
+        handles.append(Line2D([], [], color=INK, linestyle=":", linewidth=1.3, label="Pareto front"))
+    return handles
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    dots = panel.dots()
+    if not dots:
+        raise ValueError(f"no point of {panel.title!r} has both coordinates")
+    axes.set_title(panel.title)
+    _scale(axes, "x", panel.x, [value for dot in dots for value in (dot.x, *(dot.x_interval or ()))])
+    _scale(axes, "y", panel.y, [value for dot in dots for value in (dot.y, *(dot.y_interval or ()))])
+    for line, at in ((axes.axvline, panel.x.reference), (axes.axhline, panel.y.reference)):
+        if at is not None:
+            line(at, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, zorder=1.5)
+    if panel.front:
+        corners = staircase(
+            [(dot.x, dot.y) for dot in dots],
+            larger_x_is_better=panel.x.larger_is_better,
+            larger_y_is_better=panel.y.larger_is_better,
+        )
+        axes.plot(*zip(*corners, strict=True), color=INK, linewidth=1.3, linestyle=":", zorder=1.8)
+    for one in panel.series:
+        _draw_series(axes, one)
+
+
+def _finite(dots: Sequence[Dot]) -> list[Dot]:
+    return [dot for dot in dots if math.isfinite(dot.x) and math.isfinite(dot.y)]
+
+
+def _scale(axes: Axes, which: str, axis: Axis, values: list[float]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    finite = [v for v in values if math.isfinite(v)]
+    if axis.reference is not None:
+        finite.append(axis.reference)
+    low, high = min(finite), max(finite)
+    set_scale, set_limits, ticks, set_label = (
+        (axes.set_xscale, axes.set_xlim, axes.xaxis, axes.set_xlabel)
+        if which == "x"
+        else (axes.set_yscale, axes.set_ylim, axes.yaxis, axes.set_ylabel)
+    )
+    set_label(axis.label)
+    if low > 0 and (axis.log if axis.log is not None else high / low > _LOG_FROM):
+        set_scale("log")
+        span = max((high / low) ** 1.2, 3.0)  # of a factor of 3 at least, so that some ticks are in it
+        centre = math.sqrt(low * high)
+        set_limits(centre / math.sqrt(span), centre * math.sqrt(span))
+        ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 300 else (1.0,)))
+        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticks.set_minor_locator(NullLocator())
+        ticks.set_minor_formatter(NullFormatter())
+        return
+    if axis.share:
+        pad = max(0.08 * (high - low), 0.02)
+        set_limits(max(low - pad, -0.02), min(high + pad, 1.02) if high <= 1 else high + pad)
+    else:
+        set_limits(min(low, 0.0), high + 0.08 * (high - min(low, 0.0)) or 1.0)
+
+
+def _draw_series(axes: Axes, series: Series) -> None:
+    dots = _finite(series.dots)
+    tone = colour(series.index)
+    x, y = [dot.x for dot in dots], [dot.y for dot in dots]
+    if series.joined and len(dots) > 1:
+        axes.plot(x, y, color=tone, linewidth=1.4, alpha=0.7, zorder=2)
+    for dot in dots:
+        if dot.x_interval is not None:
+            axes.plot(dot.x_interval, (dot.y, dot.y), color=tone, linewidth=1.0, zorder=2.2)
+        if dot.y_interval is not None:
+            axes.plot((dot.x, dot.x), dot.y_interval, color=tone, linewidth=1.0, zorder=2.2)
+    axes.plot(
+        x,
+        y,
+        color=tone,
+        marker=marker(series.index)[0],
+        markersize=6.5,
+        linestyle="none",
+        markeredgecolor=PAGE,
+        zorder=3,
+    )
+
+
+def _draw_labels(axes: Axes, panel: Panel) -> None:
+    to_points = 72.0 / axes.figure.dpi
+
+    def at(x: float, y: float) -> Interval:
+        px, py = axes.transData.transform((x, y))
+        return float(px) * to_points, float(py) * to_points
+
+    dots = panel.dots()
+    anchors = [at(dot.x, dot.y) for dot in dots]
+    sizes = [(0.66 * _LABEL_SIZE * len(dot.label), 1.1 * _LABEL_SIZE if dot.label else 0.0) for dot in dots]
+    window = axes.get_window_extent()
+    inside = Box(*(float(edge) * to_points for edge in (window.x0, window.y0, window.x1, window.y1)))
+    crossed = [*_along(panel, at), *_along_references(panel, at, inside)]
+    boxes = place_labels(anchors, sizes, inside=inside, crossed=crossed)
+    tones = [colour(one.index) for one in panel.series for _ in _finite(one.dots)]
+    for dot, (x, y), box, tone in zip(dots, anchors, boxes, tones, strict=True):
+        if box is not None:
+            centre = (box.left + box.right) / 2 - x, (box.bottom + box.top) / 2 - y
+            axes.annotate(
+                dot.label, (dot.x, dot.y), xytext=centre, textcoords="offset points", ha="center", va="center",
+                fontsize=_LABEL_SIZE, color=tone, zorder=4,
+            )  # fmt: skip
+
+
+def _along(panel: Panel, at: Place) -> Iterator[Interval]:
+    """Places along the lines and the intervals of a panel."""
+    for one in panel.series:
+        dots = _finite(one.dots)
+        segments = []
+        if one.joined:
+            segments += [(at(a.x, a.y), at(b.x, b.y)) for a, b in pairwise(dots)]
+        for dot in dots:
+            if dot.y_interval is not None:
+                segments.append((at(dot.x, dot.y_interval[0]), at(dot.x, dot.y_interval[1])))
+            if dot.x_interval is not None:
+                segments.append((at(dot.x_interval[0], dot.y), at(dot.x_interval[1], dot.y)))
+        for (x0, y0), (x1, y1) in segments:
+            steps = max(2, int(math.hypot(x1 - x0, y1 - y0) / 3))
+            yield from ((x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(steps + 1))
+
+
+def _along_references(panel: Panel, at: Place, inside: Box) -> Iterator[Interval]:
+    """Places along the dashed lines, which cross the whole panel."""
+    some = panel.dots()[0]
+    if panel.y.reference is not None:
+        height = at(some.x, panel.y.reference)[1]
+        yield from ((inside.left + 3.0 * i, height) for i in range(int((inside.right - inside.left) / 3)))
+    if panel.x.reference is not None:
+        across = at(panel.x.reference, some.y)[0]
+        yield from ((across, inside.bottom + 3.0 * i) for i in range(int((inside.top - inside.bottom) / 3)))

@@ -1,0 +1,182 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rows import row, written
+
+from pages import check_page
+from trilemma.errors import UserError
+from trilemma.evaluation.report import Entry, Row, check_comparable, read_row, write_frontier, write_report
+
+HOSTILE = '<script>alert(1)</script>"$x_{$&'
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
+
+
+def entries(folder):
+    sweep = [
+        written(folder, f"vq-{steps}-{scale:g}", fd=1 + 3 / steps / scale, steps=steps, scale=scale, seconds=0.01 * steps * scale,
+                coverage=0.9 - 0.5 / steps)
+        for scale in (1.0, 2.0) for steps in (5, 10)
+    ]  # fmt: skip
+    gans = [
+        written(folder, f"gan-{i}", fd=3 + 0.1 * i, steps=None, scale=None, seconds=0.002, two_stage=False, seed=i,
+                checkpoint=str(i) * 64) for i in range(3)
+    ]  # fmt: skip
+    return [Entry("toy/vq", tuple(sweep)), Entry("toy/gan", tuple(gans))]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(entries(folder / "rows"), folder, title="Toys")
+
+
+def test_the_page_is_one_file_that_needs_no_other(report):
+    read = check_page(report.read_text())
+    assert len(read.sources) == 2 * 7  # a grid and the closest pairs of each row
+    assert read.tags.count("svg") == 4
+    assert sorted(path.name for path in report.parent.iterdir() if path.is_file()) == [
+        "report.html", "samples.png", "trilemma.png", "trilemma.svg",
+    ]  # fmt: skip
+
+
+def test_every_line_leads_to_its_whole_protocol(report):
+    text = report.read_text()
+    names = ["vq-5-1", "vq-10-1", "vq-5-2", "vq-10-2", "gan-0", "gan-1", "gan-2"]
+    read = check_page(text)
+    assert {link for link in read.links if link.startswith("#row-")} == {f"#row-{i}" for i in range(1, 8)}
+    for i, name in enumerate(names, start=1):
+        start = text.index(f'<div id="row-{i}">')
+        block = text[start : text.index("</details>", start)]
+        given = json.loads((report.parent / "rows" / f"{name}.json").read_text())
+        assert f">{name}<" in block
+        for key, value in given["protocol"].items():
+            if not isinstance(value, dict):
+                assert f'<th scope="row">{key}</th><td>{"none" if value is None else value}</td>' in block
+        for value in given["metrics"].values():
+            assert f"<td>{value}</td>" in block
+        assert given["samples_sha256"] in block
+        assert "sampler.num_steps" in block or name.startswith("gan")
+
+
+def test_corners_are_named(report):
+    text = "".join(check_page(report.read_text()).text)
+    assert (
+        "Best quality: toy/vq (10 steps, Ancestral, guidance 2): FD 1.15, where held-out real images have 0.18" in text
+    )
+    assert "Most speed: toy/gan: an image in 2 ms" in text
+    assert "No setting is best at all three." in text
+
+
+def test_the_page_is_the_same_each_time(report, tmp_path):
+    again = write_report(entries(tmp_path / "rows"), tmp_path, title="Toys")
+    for name in ("report.html", "samples.png", "trilemma.png", "trilemma.svg"):
+        assert (again.parent / name).read_bytes() == (report.parent / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("num", [1, 12])
+def test_hostile_names_are_text(tmp_path, num):
+    given = [
+        Entry(f"{HOSTILE} {i}", (row(HOSTILE, model=HOSTILE, fd=1.0 + i, data=None, condition=HOSTILE),))
+        for i in range(num)
+    ]
+    for entry in given:
+        entry.rows[0].protocol["data"] = HOSTILE
+        entry.rows[0].protocol["sampler"][HOSTILE] = HOSTILE
+    text = write_report(given, tmp_path, title=HOSTILE).read_text()
+    read = check_page(text)
+    assert "<script" not in text
+    assert "".join(read.text).count(HOSTILE) > 5 * num
+
+
+def test_smoke_rows_carry_a_banner(tmp_path):
+    read = check_page(write_report([Entry("m", (row(num_images=200),))], tmp_path, title="t").read_text())
+    assert read.text.count("smoke") == 4  # above, in the table, at the protocol and in it
+    assert "smoke" not in check_page(write_report([Entry("m", (row(),))], tmp_path, title="t").read_text()).text
+
+
+def test_times_of_several_machines_are_called_out(tmp_path):
+    other = {"cpu": "Other", "num_cores": 8, "num_threads": 8, "accelerator": "Toy GPU", "torch_version": "0"}
+    rows = (row("a"), row("b", scale=1.0, machine=other))
+    text = "".join(check_page(write_report([Entry("m", rows)], tmp_path, title="t").read_text()).text)
+    assert "Times come from 2 machines (1 thread of Invented CPU; Toy GPU)" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("data_fingerprint", "e" * 64), ("extractor", "other"), ("split", "val"), ("num_images", 5000)]
+)
+def test_rows_that_are_not_comparable_are_refused(tmp_path, key, value):
+    one, other = row("first"), row("second", scale=1.0)
+    was = one.protocol[key]
+    other.protocol[key] = value
+    for call in (
+        lambda: check_comparable([one, other]),
+        lambda: write_frontier([one, other], tmp_path),
+        lambda: write_report([Entry("a", (one,)), Entry("b", (other,))], tmp_path, title="t"),
+    ):
+        with pytest.raises(UserError, match="not comparable") as caught:
+            call()
+        line = str(caught.value)
+        assert "\n" not in line
+        assert all(str(word) in line for word in ("first", "second", was, value, f"same {key}"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_twice_and_not_nothing(tmp_path):
+    with pytest.raises(UserError, match="no rows"):
+        write_report([], tmp_path, title="t")
+    with pytest.raises(UserError, match="no rows"):
+        write_frontier([], tmp_path)
+    with pytest.raises(UserError, match="two entries are called 'm'"):
+        write_report([Entry("m", (row(),)), Entry("m", (row(fd=1.0),))], tmp_path, title="t")
+    twin = row("b")
+    twin.content["samples_sha256"] = row("a").content["samples_sha256"]
+    with pytest.raises(UserError, match="a and b are the same samples"):
+        check_comparable([row("a"), twin])
+    with pytest.raises(UserError, match="different checkpoints"):
+        write_frontier([row("a"), row("b", checkpoint="b" * 64)], tmp_path)
+
+
+def test_rows_are_read_with_their_pictures(tmp_path):
+    found = written(tmp_path, "a")
+    assert (found.samples, found.neighbours) == (tmp_path / "a.png", tmp_path / "a-neighbours.png")
+    (tmp_path / "a.png").unlink()
+    assert read_row(tmp_path / "a.json").samples is None
+    for text, words in (("{", "not JSON"), ("[]", "no row of results"), ('{"protocol": {}}', "no row of results")):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(UserError, match=words):
+            read_row(tmp_path / "b.json")
+    with pytest.raises(UserError, match="cannot read"):
+        read_row(tmp_path / "missing.json")
+
+
+def test_the_results_of_the_repository_make_a_frontier_and_a_report(tmp_path):
+    """Their rows are older than the ledger: what they lack is left out, and what they have is shown."""
+    rows = [read_row(path) for path in sorted(RESULTS.glob("mnist-vq_diffusion-*.json"))]
+    checkpoint = rows[0].protocol["checkpoint"]
+    rows = [one for one in rows if one.protocol["checkpoint"] == checkpoint]
+    assert len(rows) > 1
+    assert write_frontier(rows, tmp_path).name == "frontier.png"
+    text = (tmp_path / "frontier.svg").read_text()
+    assert all(words in text for words in ("sampler steps", "held-out real images", "Pareto front"))
+    read = check_page(write_report([Entry("vq", tuple(rows))], tmp_path, title="t").read_text())
+    shown = {value for value, _ in read.data}
+    assert {repr(one.number("metrics", "{FD}")) for one in rows} <= shown
+
+
+def test_the_frontier_counts_calls_and_seconds_where_rows_have_a_ledger(tmp_path):
+    rows = [
+        row(f"r{steps}{scale}", steps=steps, scale=scale, seconds=0.01 * steps)
+        for steps in (5, 50)
+        for scale in (1.0, 2.0)
+    ]
+    write_frontier(rows, tmp_path)
+    words = re.findall(r">([^<>]+)</text>", (tmp_path / "frontier.svg").read_text())
+    assert "function evaluations per image (fewer is better)" in words
+    assert "seconds for one image (less is better)" in words
+    assert {"Ancestral, guidance 1", "Ancestral, guidance 2"} <= set(words)
+    write_frontier([*rows[:-1], Row("bare", {k: v for k, v in rows[-1].content.items() if k != "ledger"})], tmp_path)
+    text = (tmp_path / "frontier.svg").read_text()
+    assert "function evaluations" not in text
+    assert "seconds" not in text
