@@ -85,7 +85,8 @@ SAMPLES = element(
 
 NEIGHBOURS = element(
     "p",
-    "The samples that lie closest to the training set, each beside its nearest training image. Equal pairs would be copies.",
+    "The samples that lie closest to the training set, each with the training images that are nearest to it, by the features "
+    "and pixel by pixel. Equal images in a column would be copies.",
 )
 
 PROTOCOLS = element("p", "Each row in full, as evaluate.py wrote it.")
