@@ -66,7 +66,7 @@ class Column:
             lines += [Html(" ± "), show.datum(found.sd, self.spread_shown)]
             if found.interval is not None:
                 low, high = (show.datum(end, self.shown) for end in found.interval)
-                small.append(join(["95 % ", low, "–", high]))
+                small.append(join([low, " to ", high]))
         elif found.num == 1 and self.stderr is not None and (error := group.spread(self.stderr)) is not None:
             small.append(join(["se ", show.datum(error.mean, self.spread_shown)]))
         if found.num < group.num_repetitions:

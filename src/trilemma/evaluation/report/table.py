@@ -32,8 +32,8 @@ def main_table(groups: Sequence[Group], anchors: Mapping[int, str]) -> Html:
         for i, group in enumerate(groups)
     ]
     references = [
-        ("Floor", "held-out real images: no model is expected below it", "floor", _DISTANCES),
-        ("Ceiling", "the same images: no model is expected above it for long", "floor", None),
+        ("Floor", "held-out real images: as near as distances are expected to come", "floor", _DISTANCES),
+        ("Ceiling", "the same images: as high as shares are expected to come", "floor", None),
         ("Copycat", "training images as if they were samples", "copycat", ()),
     ]
     lines = [

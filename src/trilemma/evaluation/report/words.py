@@ -29,8 +29,8 @@ SMOKE = element(
 TABLE = element(
     "p",
     "One line a setting. ↓ less is better, ↑ more is better. Numbers in brackets lead to the protocol of the line. A dash was "
-    "not measured. “se” is a standard error; ± is the standard deviation over repetitions, and “95 %” Student’s interval for "
-    "their mean, from three repetitions on; what all repetitions agree on has neither.",
+    "not measured. “se” is a standard error; ± is the standard deviation over repetitions, and the range "
+    "below it Student’s 95 % interval for their mean, from three repetitions on; what all repetitions agree on has neither.",
 )
 
 _MEANINGS = (
@@ -85,7 +85,8 @@ SAMPLES = element(
 
 NEIGHBOURS = element(
     "p",
-    "The samples that lie closest to the training set, each beside its nearest training image. Equal pairs would be copies.",
+    "The samples that lie closest to the training set, each with the training images that are nearest to it, by the features "
+    "and pixel by pixel. Equal images in a column would be copies.",
 )
 
 PROTOCOLS = element("p", "Each row in full, as evaluate.py wrote it.")
