@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from trilemma.evaluation.rows import Row
 
+Content = Mapping[str, Any]  # of a row
 _SHARE = "class_share/"
 _SIGN = {"exact": "=", "bound": "<=", "estimate": "~"}
 
 
-def row_table(row: Row) -> Table:
+def row_table(row: Content) -> Table:
     """The numbers beside their floor, what copies of training images score and, in two stages, what a perfect prior would."""
     protocol = row["protocol"]
     note = " (smoke: too few images to compare models by)" if protocol["tier"] == "smoke" else ""
@@ -39,12 +39,12 @@ def row_table(row: Row) -> Table:
     return shown
 
 
-def print_row(row: Row, console: Console | None = None) -> None:
+def print_row(row: Content, console: Console | None = None) -> None:
     """Print `row_table`."""
     (console or Console()).print(row_table(row))
 
 
-def print_sweep(rows: Sequence[Row], console: Console | None = None) -> None:
+def print_sweep(rows: Sequence[Content], console: Console | None = None) -> None:
     """One line a row: its settings, quality, coverage and cost."""
     first = rows[0]["protocol"]
     note = " (smoke)" if first["tier"] == "smoke" else ""
@@ -80,7 +80,7 @@ def error_of(name: str) -> str:
     return f"{head}_stderr{bracket}{rest}"
 
 
-def _display(name: str, scores: dict[str, Any], *, error: bool = True) -> str:
+def _display(name: str, scores: Content, *, error: bool = True) -> str:
     if name not in scores:
         return ""
     value = float(scores[name])
@@ -92,12 +92,12 @@ def _display(name: str, scores: dict[str, Any], *, error: bool = True) -> str:
     return f"{value:.4g}" + ("" if uncertain is None else f" ±{float(uncertain):.2g}")
 
 
-def _range(scores: dict[str, Any]) -> str:
+def _range(scores: Content) -> str:
     shares = [float(value) for name, value in scores.items() if name.startswith(_SHARE)]
     return f"{min(shares):.3f} to {max(shares):.3f}" if shares else ""
 
 
-def _stages(row: Row) -> list[tuple[str, str]]:
+def _stages(row: Content) -> list[tuple[str, str]]:
     stages = row.get("two_stage")
     if stages is None:
         return []
@@ -107,7 +107,7 @@ def _stages(row: Row) -> list[tuple[str, str]]:
     return lines + [(f"bits per image, {name}", f"{value:.4g}") for name, value in bits if value is not None]
 
 
-def _likelihood(row: Row) -> list[tuple[str, str]]:
+def _likelihood(row: Content) -> list[tuple[str, str]]:
     score = row.get("likelihood")
     if score is None:
         return []
@@ -115,7 +115,7 @@ def _likelihood(row: Row) -> list[tuple[str, str]]:
     return [(f"bits per {score['unit']} ({score['kind']})", bits)]
 
 
-def _cost(row: Row) -> list[tuple[str, str]]:
+def _cost(row: Content) -> list[tuple[str, str]]:
     ledger = row.get("ledger")
     if ledger is None:
         return []
@@ -138,7 +138,7 @@ def _cost(row: Row) -> list[tuple[str, str]]:
     ]
 
 
-def _calls(row: Row) -> str:
+def _calls(row: Content) -> str:
     if "ledger" not in row:
         return ""
     return ", ".join(
@@ -146,7 +146,7 @@ def _calls(row: Row) -> str:
     )
 
 
-def _rate(row: Row) -> str:
+def _rate(row: Content) -> str:
     if "ledger" not in row:
         return ""
     rate = row["ledger"]["throughput"]
