@@ -50,7 +50,6 @@ def test_a_sweep_writes_a_row_a_cell_and_a_frontier(evaluate, tmp_path):
         stem = name.removesuffix(".json")
         assert (tmp_path / f"{stem}.png").is_file()
         assert (tmp_path / f"{stem}-neighbours.png").is_file()
-    assert len({row["samples_sha256"] for row in rows.values()}) == 4
     assert len({json.dumps(row["two_stage"]) for row in rows.values()}) == 1
 
 

@@ -143,7 +143,7 @@ def test_rows_are_read_with_their_pictures(tmp_path):
     assert (found.samples, found.neighbours) == (tmp_path / "a.png", tmp_path / "a-neighbours.png")
     (tmp_path / "a.png").unlink()
     assert read_row(tmp_path / "a.json").samples is None
-    for text, words in (("{", "not JSON"), ("[]", "no row of results"), ('{"protocol": {}}', "no row of results")):
+    for text, words in (("{", "no JSON"), ("[]", "not a row of results"), ('{"protocol": {}}', "not a row of results")):
         (tmp_path / "b.json").write_text(text)
         with pytest.raises(UserError, match=words):
             read_row(tmp_path / "b.json")

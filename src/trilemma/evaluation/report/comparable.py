@@ -36,7 +36,7 @@ def check_comparable(rows: Sequence[Row]) -> None:
     seen: dict[object, Row] = {}
     for row in rows:
         samples = row.content.get("samples_sha256")
-        twin = seen.setdefault((samples, settings_key(row)), row)
+        twin = seen.setdefault((samples, row.protocol.get("checkpoint"), settings_key(row)), row)
         if samples is not None and twin is not row:
             raise UserError(
                 f"{twin.name} and {row.name} are the same samples, which no seed varies: leave out one of them"
