@@ -146,10 +146,15 @@ def test_a_sweep_is_one_line_a_row():
         new_row(protocol(sampler={"num_steps": n}), Evaluation({NAME: float(n), "coverage": 0.5}, {}), "aa")
         for n in (4, 8)
     ]
-    rows[1]["ledger"] = ledger()
     console = Console(width=160)
     with console.capture() as captured:
         print_sweep(rows, console)
-    cells = cells_of(captured.get())
-    assert cells["4"][2] == "4"
-    assert cells["8"][-2:] == ["8 network", "12, batch 16"]
+    assert cells_of(captured.get()) == {"4": ["2.0", "4", "0.5"], "8": ["2.0", "8", "0.5"]}
+    rows[1]["ledger"] = ledger()
+    rows[1]["protocol"]["seed"] = 3
+    with console.capture() as captured:
+        print_sweep(rows[::-1], console)
+    assert cells_of(captured.get()) == {
+        "4": ["2.0", "", "4", "0.5", "", ""],
+        "8": ["2.0", "seed 3", "8", "0.5", "8", "12, batch 16"],
+    }

@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-
 Content = Mapping[str, Any]  # of a row
 _SHARE = "class_share/"
 _SIGN = {"exact": "=", "bound": "<=", "estimate": "~"}
@@ -45,28 +44,44 @@ def print_row(row: Content, console: Console | None = None) -> None:
 
 
 def print_sweep(rows: Sequence[Content], console: Console | None = None) -> None:
-    """One line a row: its settings, quality, coverage and cost."""
+    """One line a row: its settings, quality, coverage and cost; columns that no row fills are left out."""
     first = rows[0]["protocol"]
     note = " (smoke)" if first["tier"] == "smoke" else ""
-    shown = Table(title=f"{first['model']} on {first['data']}, {first['num_images']} images a row{note}")
-    for name in ("steps", "scale", "other", "FD", "precision", "coverage", "label accuracy", "calls", "images/s"):
+    models = ", ".join(dict.fromkeys(row["protocol"]["model"] for row in rows))
+    shown = Table(title=f"{models} on {first['data']}, {first['num_images']} images a row{note}")
+    ordered = sorted(rows, key=lambda row: (_setting(row, "guidance", "scale"), _setting(row, "sampler", "num_steps")))
+    columns = {
+        "steps": [_text(row["protocol"]["sampler"].get("num_steps")) for row in ordered],
+        "scale": [_text(row["protocol"]["guidance"].get("scale")) for row in ordered],
+        "other": [_other(row) for row in ordered],
+        "FD": [_display(f"FD[{first['extractor']}]", row["metrics"]) for row in ordered],
+        "precision": [_display("precision", row["metrics"], error=False) for row in ordered],
+        "coverage": [_display("coverage", row["metrics"], error=False) for row in ordered],
+        "label acc.": [_display("label_accuracy", row["metrics"]) for row in ordered],
+        "calls": [_calls(row) for row in ordered],
+        "images/s": [_rate(row) for row in ordered],
+    }
+    filled = {name: cells for name, cells in columns.items() if any(cells)}
+    for name in filled:
         shown.add_column(name, justify="right")
-    for row in rows:
-        sampler, guidance, metrics = row["protocol"]["sampler"], row["protocol"]["guidance"], row["metrics"]
-        other = [f"{k} {sampler[k]}" for k in ("temperature", "truncation") if sampler.get(k, 1.0) != 1.0]
-        distance = f"FD[{row['protocol']['extractor']}]"
-        shown.add_row(
-            str(sampler.get("num_steps", "")),
-            str(guidance.get("scale", "")),
-            ", ".join([*other, f"seed {row['protocol']['seed']}"]),
-            _display(distance, metrics),
-            _display("precision", metrics),
-            _display("coverage", metrics),
-            _display("label_accuracy", metrics),
-            _calls(row),
-            _rate(row),
-        )
+    for cells in zip(*filled.values(), strict=True):
+        shown.add_row(*cells)
     (console or Console()).print(shown)
+
+
+def _setting(row: Content, part: str, name: str) -> float:
+    value = row["protocol"][part].get(name)
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _other(row: Content) -> str:
+    protocol = row["protocol"]
+    parts = [f"{k} {v}" for k in ("temperature", "truncation") if (v := protocol["sampler"].get(k, 1.0)) != 1.0]
+    return ", ".join([*parts, *([f"seed {protocol['seed']}"] if protocol["seed"] else [])])
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def is_error(name: str) -> bool:
@@ -139,11 +154,10 @@ def _cost(row: Content) -> list[tuple[str, str]]:
 
 
 def _calls(row: Content) -> str:
+    """Evaluations of the network that is called most."""
     if "ledger" not in row:
         return ""
-    return ", ".join(
-        f"{part['evaluations_per_image']:g} {part['name']}" for part in row["ledger"]["work"]["subnetworks"]
-    )
+    return f"{max(part['evaluations_per_image'] for part in row['ledger']['work']['subnetworks']):g}"
 
 
 def _rate(row: Content) -> str:

@@ -24,6 +24,7 @@ from trilemma.runs.evaluation_logger import EvaluationLogger, take_logger
 from trilemma.runs.measure import is_complete, measure_cell, reconstruction_row
 from trilemma.runs.oracle import run_oracle
 from trilemma.runs.quiet import quieten
+from trilemma.runs.settings import settle_batch_size
 from trilemma.runs.subject import Subject, extractor_for, load_subject
 
 REPORT = Path("outputs/report")
@@ -43,8 +44,7 @@ def evaluate(cfg: DictConfig) -> None:
     quieten()
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
-    if cfg.batch_size < 1:
-        raise UserError(f"batch_size={cfg.batch_size} must be at least 1")
+    settle_batch_size(cfg)
     if cfg.num_images <= NEAREST_K:
         raise UserError(f"num_images={cfg.num_images}: precision and coverage need at least {NEAREST_K + 1} images")
     given = [name for name in ("ckpt", "ckpts", "rows") if cfg[name] is not None]

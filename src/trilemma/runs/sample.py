@@ -23,7 +23,14 @@ from trilemma.runs.check import check_config
 from trilemma.runs.directory import prepare
 from trilemma.runs.load import load_with_config
 from trilemma.runs.quiet import quieten
-from trilemma.runs.settings import build_sampling, labels_for, require_samples, sampling_settings, settings_name
+from trilemma.runs.settings import (
+    build_sampling,
+    labels_for,
+    require_samples,
+    sampling_settings,
+    settings_name,
+    settle_batch_size,
+)
 from trilemma.samplers.base import Sampler
 from trilemma.samplers.guidance import Guidance
 
@@ -38,8 +45,9 @@ def sample(cfg: DictConfig) -> None:
     quieten()
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
-    if cfg.num_images < 1 or cfg.batch_size < 1:
-        raise UserError("num_images and batch_size must be at least 1")
+    settle_batch_size(cfg)
+    if cfg.num_images < 1:
+        raise UserError(f"num_images={cfg.num_images} must be at least 1")
     loaded, config = load_with_config(cfg.ckpt, weights=cfg.weights, device=cfg.device)
     model = require_samples(loaded, cfg.ckpt)
     sampler_node, guidance_node = sampling_settings(cfg, config)

@@ -49,7 +49,7 @@ _SAMPLING: dict[str, Any] = {
     "sampler": {"num_steps": _OPTIONAL_INT, "temperature": _OPTIONAL_FLOAT, "truncation": _OPTIONAL_FLOAT},
     "guidance": {"scale": _OPTIONAL_FLOAT, "start": _OPTIONAL_FLOAT, "stop": _OPTIONAL_FLOAT},
     "seed": int,
-    "batch_size": int,
+    "batch_size": _OPTIONAL_INT,
     "num_threads": _OPTIONAL_INT,
     "output_dir": _OPTIONAL_STR,
 }

@@ -17,6 +17,18 @@ from trilemma.samplers.guidance import Guidance
 CLASSIFIER_FREE = "trilemma.samplers.guidance.ClassifierFree"
 
 
+def settle_batch_size(cfg: DictConfig) -> None:
+    """Choose the batch size where the user did not; images do not depend on it.
+
+    Raises:
+        UserError: If the one given is not positive.
+    """
+    if cfg.batch_size is None:
+        cfg.batch_size = 32 if str(cfg.device) == "cpu" else 256
+    if cfg.batch_size < 1:
+        raise UserError(f"batch_size={cfg.batch_size} must be at least 1")
+
+
 def sampling_settings(cfg: DictConfig, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Merge the checkpoint's sampler and guidance with the command line's.
 

@@ -29,7 +29,7 @@ def entries_of(rows: Sequence[Row]) -> list[Entry]:
 
 
 def _model(row: Row) -> str:
-    return str(row.protocol.get("model"))
+    return str(row.protocol.get("model")).partition(" (")[0]
 
 
 def _run(row: Row) -> str:
