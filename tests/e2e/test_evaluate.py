@@ -1,6 +1,9 @@
 """`evaluate.py` with sweeps, reports and what may go wrong, on a prior of two training steps."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -186,3 +189,26 @@ def test_a_corrupt_cache_is_made_again(evaluate, cache, tmp_path):
     for name, row in first.items():
         assert second[name]["metrics"] == row["metrics"]
         assert second[name]["two_stage"] == row["two_stage"]
+
+
+def test_wandb_has_every_row_with_its_pictures(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert evaluate("sweep.num_steps=[2,3]", "logger=wandb", "ledger.max_seconds=0").status == 0
+    segments = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(segments) == 2
+    text = subprocess.run(
+        [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", segments[0]],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    row = next(row for row in rows_in(tmp_path).values() if row["protocol"]["sampler"]["num_steps"] == 2)
+    for name in ("precision", "coverage", "authenticity"):
+        assert f'"eval/{name}":{row["metrics"][name]:g}' in text.replace(" ", "")
+    assert len(list(segments[0].glob("files/media/images/eval/*.png"))) == 2
+
+
+def test_another_logger_is_refused(evaluate):
+    result = evaluate("logger=tensorboard")
+    assert result.status == 2
+    assert "logs to wandb or not at all" in result.err
