@@ -114,7 +114,8 @@ def test_kept_samples_are_those_of_the_row(evaluate, tmp_path):
     assert images_sha256(torch.from_numpy(images).permute(0, 3, 1, 2)) == row["samples_sha256"]
 
 
-def test_a_report_on_two_checkpoints_and_on_their_rows(evaluate, runs, tmp_path):
+def test_a_report_on_two_checkpoints_and_on_their_rows(evaluate, runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
     both = [str(runs / f"demo/vq_diffusion/{name}/checkpoints/last.ckpt") for name in ("tiny", "other")]
     result = evaluate(f"ckpts=[{','.join(both)}]", "sampler.num_steps=2", "ledger.max_seconds=0")
     assert result.status == 0, result.err
@@ -125,9 +126,17 @@ def test_a_report_on_two_checkpoints_and_on_their_rows(evaluate, runs, tmp_path)
     for row in rows:
         assert row["protocol"]["checkpoint"] in page
     listed = ",".join(map(str, folders))
-    again = evaluate(f"rows=[{listed}]", f"output_dir={tmp_path}/again")
+    again = evaluate(f"rows=[{listed}]", f"output_dir={tmp_path}/again", "logger=wandb")
     assert again.status == 0, again.err
     assert (tmp_path / "again/report.html").is_file()
+    logged = list((tmp_path / "again/wandb").glob("offline-run-*-report-again/files/media/images/eval/*.png"))
+    assert {path.name.partition("_")[0] for path in logged} >= {"trilemma", "samples"}
+    (folders[0] / "note.json").write_text("{}")
+    third = evaluate(f"rows={folders[0]}", f"output_dir={tmp_path}/third")
+    assert third.status == 0
+    assert f"passed over: {folders[0] / 'note.json'}" in third.out
+    (folders[0] / "note.json").unlink()
+    assert evaluate(f"rows='{folders[0]}/*.json'", f"output_dir={tmp_path}/fourth").status == 0
 
 
 @pytest.mark.parametrize(
@@ -140,6 +149,8 @@ def test_a_report_on_two_checkpoints_and_on_their_rows(evaluate, runs, tmp_path)
         (["sweep.sampler=[dpm]"], "no such sampler; choose from ancestral"),
         (["sweep.steps=[1]"], "unknown override sweep.steps"),
         (["rows=/nowhere"], "cannot read"),
+        (["rows='/nowhere/*.json'"], "no file has such a name"),
+        (["rows=conf"], "holds no rows"),
         (["ckpts=[]"], "names no checkpoint"),
         (["ckpt=a", "rows=b"], "one of ckpt=PATH"),
         (["ckpt=null"], "one of ckpt=PATH"),

@@ -49,8 +49,12 @@ def print_sweep(rows: Sequence[Content], console: Console | None = None) -> None
     note = " (smoke)" if first["tier"] == "smoke" else ""
     models = ", ".join(dict.fromkeys(row["protocol"]["model"] for row in rows))
     shown = Table(title=f"{models} on {first['data']}, {first['num_images']} images a row{note}")
-    ordered = sorted(rows, key=lambda row: (_setting(row, "guidance", "scale"), _setting(row, "sampler", "num_steps")))
+    ordered = sorted(
+        rows, key=lambda row: (_model(row), _setting(row, "guidance", "scale"), _setting(row, "sampler", "num_steps"))
+    )
+    checkpoints = {row["protocol"]["checkpoint"] for row in rows}
     columns = {
+        "model": [_model(row) if len(checkpoints) > 1 else "" for row in ordered],
         "steps": [_text(row["protocol"]["sampler"].get("num_steps")) for row in ordered],
         "scale": [_text(row["protocol"]["guidance"].get("scale")) for row in ordered],
         "other": [_other(row) for row in ordered],
@@ -72,6 +76,11 @@ def print_sweep(rows: Sequence[Content], console: Console | None = None) -> None
 def _setting(row: Content, part: str, name: str) -> float:
     value = row["protocol"][part].get(name)
     return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _model(row: Content) -> str:
+    experiment = row["protocol"]["model"].partition(" (")[0]
+    return f"{experiment} {row['protocol']['run']}"
 
 
 def _other(row: Content) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import glob, has_magic
 from pathlib import Path
 
 import torch
@@ -133,18 +134,34 @@ def _folder_of(subject: Subject) -> Path:
 
 
 def _report_rows(cfg: DictConfig, log: EvaluationLogger) -> None:
-    """A report on rows that earlier evaluations wrote: files, or all rows in folders."""
-    given = list(cfg.rows) if OmegaConf.is_list(cfg.rows) else [cfg.rows]
-    files: list[Path] = []
+    """A report on rows that earlier evaluations wrote: files, wildcards, or all rows in folders."""
+    given = [str(name) for name in (cfg.rows if OmegaConf.is_list(cfg.rows) else [cfg.rows])]
+    rows: dict[Path, Row] = {}
     for name in given:
-        path = Path(str(name))
-        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        if not found:
-            raise UserError(f"rows={path}: the folder holds no rows (*.json)")
-        files += found
-    folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
-    prepare(folder)
-    _report([read_row(path) for path in dict.fromkeys(files)], folder, log)
+        folder = Path(name)
+        if folder.is_dir():
+            rows |= _rows_in(folder)
+            continue
+        files = sorted(glob(name)) if has_magic(name) else [name]
+        if not files:
+            raise UserError(f"rows={name}: no file has such a name")
+        rows |= {Path(file): read_row(file) for file in files}
+    target = Path(cfg.output_dir) if cfg.output_dir else REPORT
+    prepare(target)
+    _report(list(rows.values()), target, log)
+
+
+def _rows_in(folder: Path) -> dict[Path, Row]:
+    """All rows in a folder; what else lies there as JSON is passed over, which is said."""
+    rows: dict[Path, Row] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            rows[path] = read_row(path)
+        except UserError as error:
+            print(f"passed over: {error}")
+    if not rows:
+        raise UserError(f"rows={folder}: the folder holds no rows of results (*.json)")
+    return rows
 
 
 def _report(rows: list[Row], folder: Path, log: EvaluationLogger) -> None:

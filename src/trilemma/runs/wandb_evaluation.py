@@ -74,6 +74,8 @@ def log_report(
     tags: Sequence[str] = (),
     mode: Mode = "auto",
     profile: Profile = "private",
+    init_timeout: float = 15.0,
+    finish_timeout: float = 300.0,
 ) -> None:
     """Write the pictures of a report as a wandb run with `job_type="report"`; arguments as in `log_evaluation`.
 
@@ -89,8 +91,8 @@ def log_report(
         tags=tuple(tags),
         mode=mode,
         profile=profile,
-        init_timeout=15.0,
-        finish_timeout=300.0,
+        init_timeout=init_timeout,
+        finish_timeout=finish_timeout,
     )
     _log(plan, {}, _images(pictures))
 
