@@ -17,8 +17,9 @@ pathlib.Path("started").touch()
 time.sleep(60)
 """
 PARENT = f"""
-import sys
+import signal, sys
 from trilemma.runs.codec import _run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 _run([sys.executable, "-c", {CHILD!r}])
 """
 
