@@ -1,4 +1,5 @@
 import pytest
+import torch
 from rich.console import Console
 
 from tiny_run import Evaluation, Stream, Tiny, TwoOptimizers, trainer_of
@@ -75,3 +76,16 @@ def test_learning_rates_of_several_optimizers(tmp_path):
     trainer = trainer_of(tmp_path, [LearningRate()], enable_checkpointing=False, logger=CSVLogger(tmp_path))
     trainer.fit(TwoOptimizers(), Stream(2))
     assert {"train/lr_0", "train/lr_1"} <= set((tmp_path / "metrics.csv").read_text().splitlines()[0].split(","))
+
+
+def test_groups_that_share_a_rate_are_one_metric(tmp_path):
+    def two_groups(named):
+        parameters = [p for _, p in named]
+        return torch.optim.AdamW([{"params": parameters[:1]}, {"params": parameters[1:]}], lr=0.05)
+
+    options = {"enable_checkpointing": False, "logger": CSVLogger(tmp_path)}
+    trainer = trainer_of(tmp_path, [LearningRate()], max_steps=3, **options)
+    trainer.fit(Tiny(optimizer=two_groups), Stream(3), Evaluation())
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "train/lr" in header
+    assert "train/lr_0" not in header

@@ -8,7 +8,7 @@ import lightning as L
 
 
 class LearningRate(L.Callback):
-    """Logs `train/lr` beside the loss, or `train/lr_0`, `train/lr_1`, ... where there are several optimisers or groups.
+    """Logs `train/lr` beside the loss, or `train/lr_0`, `train/lr_1`, ... where there are several optimisers, or groups that differ.
 
     Unlike Lightning's monitor it writes into the row of the training loss and needs no logger to exist.
     """
@@ -16,7 +16,7 @@ class LearningRate(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Log the rate that this batch is trained with."""
         rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        if len(rates) == 1:
+        if len(trainer.optimizers) == 1 and len(set(rates)) == 1:
             pl_module.log("train/lr", rates[0])
         else:
             pl_module.log_dict({f"train/lr_{i}": rate for i, rate in enumerate(rates)})
