@@ -45,7 +45,8 @@ demo: $(VENV)/.demo-installed ## Train a VQ-VAE and VQ-Diffusion on 5,000 digits
 	@$(BIN)/python train.py experiment=demo/vqvae run.id=demo
 	@$(BIN)/python train.py experiment=demo/vq_diffusion run.id=demo
 	@$(BIN)/python sample.py ckpt=$(CKPT) num_images=100 guidance.scale=2 output_dir=$(DEMO)/samples
-	@$(BIN)/python evaluate.py ckpt=$(CKPT) num_images=1000 guidance.scale=2 output_dir=$(DEMO)/evaluation
+	@$(BIN)/python evaluate.py ckpt=$(CKPT) num_images=1000 guidance.scale=2 ledger.max_seconds=5 likelihood.num_images=100 \
+	  output_dir=$(DEMO)/evaluation
 	@printf '\nPictures: $(DEMO)/samples/grid.png\nNumbers:  $(DEMO)/evaluation\n'
 
 .PHONY: test
