@@ -1,6 +1,7 @@
 """`evaluate.py` with sweeps, reports and what may go wrong, on a prior of two training steps."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,55 @@ def test_a_sweep_that_was_stopped_loses_one_part_and_goes_on(evaluate, tmp_path,
     assert len(calls) == 4
 
 
+def only(folder):
+    [row] = rows_in(folder).values()
+    return row
+
+
+def test_parts_that_are_asked_for_otherwise_are_measured_anew_and_no_others(evaluate, tmp_path, monkeypatch):
+    base = ["sampler.num_steps=2", "ledger.max_seconds=0"]
+    assert evaluate(*base, "likelihood.num_images=0").status == 0
+    first = only(tmp_path)
+    assert "likelihood" not in first
+    assert first["two_stage"]["prior_bits_per_image"] is None
+    monkeypatch.setattr(measure, "draw", None)  # the samples stand
+    assert evaluate(*base, "likelihood.num_images=2").status == 0
+    second = only(tmp_path)
+    nats = second["likelihood"]["nats_per_image"]
+    assert second["two_stage"]["prior_bits_per_image"] == pytest.approx(nats / math.log(2))
+    assert evaluate(*base, "likelihood.num_images=3").status == 0
+    third = only(tmp_path)
+    assert third["likelihood"]["num_images"] == 3
+    assert third["two_stage"]["prior_bits_per_image"] != second["two_stage"]["prior_bits_per_image"]
+    assert evaluate("sampler.num_steps=2", "likelihood.num_images=3", "ledger.batch_sizes=[1]").status == 0
+    assert evaluate("sampler.num_steps=2", "likelihood.num_images=3", "ledger.batch_sizes=[2]").status == 0
+    last = only(tmp_path)
+    assert [rate["batch_size"] for rate in last["ledger"]["throughput"]["tried"]] == [2]
+    assert last["likelihood"] == third["likelihood"]
+    assert last["metrics"] == first["metrics"]
+
+
+def test_a_row_of_another_checkpoint_is_moved_aside(evaluate, runs, tmp_path):
+    base = ["sampler.num_steps=2", "ledger.max_seconds=0", "likelihood.num_images=0"]
+    assert evaluate(*base).status == 0
+    first = only(tmp_path)
+    other = runs / "demo/vq_diffusion/other/checkpoints/last.ckpt"
+    result = evaluate(f"ckpt={other}", *base)
+    assert result.status == 0
+    assert "is of another protocol; it is kept as" in result.out
+    rows = rows_in(tmp_path)
+    assert len(rows) == 2
+    assert first in rows.values()
+
+
+def test_samples_may_be_kept_later(evaluate, tmp_path):
+    base = ["sampler.num_steps=2", "ledger.max_seconds=0", "likelihood.num_images=0"]
+    assert evaluate(*base).status == 0
+    assert not list(tmp_path.glob("*.npz"))
+    assert evaluate(*base, "keep_samples=true").status == 0
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+
+
 def test_another_seed_or_setting_is_another_row(evaluate, tmp_path):
     for change in ([], ["seed=1"], ["sampler.temperature=0.5"], ["sampler.truncation=0.9"], ["condition.label=7"]):
         assert evaluate("sampler.num_steps=2", *change).status == 0
@@ -129,7 +179,7 @@ def test_a_report_on_two_checkpoints_and_on_their_rows(evaluate, runs, tmp_path,
     again = evaluate(f"rows=[{listed}]", f"output_dir={tmp_path}/again", "logger=wandb")
     assert again.status == 0, again.err
     assert (tmp_path / "again/report.html").is_file()
-    logged = list((tmp_path / "again/wandb").glob("offline-run-*-report-again/files/media/images/eval/*.png"))
+    logged = list((tmp_path / "again/wandb").glob("offline-run-*-report-*/files/media/images/eval/*.png"))
     assert {path.name.partition("_")[0] for path in logged} >= {"trilemma", "samples"}
     (folders[0] / "note.json").write_text("{}")
     third = evaluate(f"rows={folders[0]}", f"output_dir={tmp_path}/third")
@@ -143,6 +193,11 @@ def test_a_report_on_two_checkpoints_and_on_their_rows(evaluate, runs, tmp_path,
     ("arguments", "words"),
     [
         (["num_images=1"], "at least 6"),
+        (["likelihood.num_images=1"], "at least 2 images"),
+        (["ledger.batch_sizes=[]"], "at least one whole number"),
+        (["ledger.batch_sizes=[a]"], "at least one whole number"),
+        (["extractor=fashion_mnist", "logger=wandb", "logger.wandb.project=a/b"], "project"),
+        (["logger=wandb", "experiment=oracle/gaussian_metrics", "ckpt=null"], "of which wandb gets nothing"),
         (["sweep.num_steps=[]"], "sweep.num_steps is empty"),
         (["sweep.num_steps=[2,x]"], "'x' is not a whole number"),
         (["sweep.num_steps=[2,0]"], "num_steps"),
@@ -163,6 +218,12 @@ def test_bad_input_is_one_line_before_anything_is_drawn(evaluate, tmp_path, monk
     assert words in result.err
     assert len(result.err.strip().splitlines()) == 1
     assert not rows_in(tmp_path)
+
+
+def test_a_checkpoint_named_twice_is_refused(evaluate, prior):
+    result = evaluate(f"ckpts=[{prior},{prior.parent}/./{prior.name}]")
+    assert result.status == 2
+    assert "are the same checkpoint: name it once" in result.err
 
 
 def test_a_checkpoint_that_draws_nothing_is_refused_in_a_report(evaluate, runs, prior):

@@ -220,8 +220,12 @@ def test_a_protocol_names_no_host_or_user():
 
 def test_neighbours_are_those_of_the_features(extractor, real, held_out, random_images):
     samples = torch.cat([random_images(20, seed=4), real.images[7:8]])
-    found = evaluate_samples(samples, real=real, real_floor=held_out, extractor=extractor).neighbours
-    assert found.indices[20, 0] == 7
-    assert found.distances[20, 0] == 0
+    found = evaluate_samples(samples, real=real, real_floor=held_out, extractor=extractor)
+    assert found.neighbours.indices[20, 0] == 7
+    assert found.neighbours.distances[20, 0] == 0
     distances = torch.cdist(extractor.features(samples).double(), extractor.features(real.images).double())
-    assert torch.equal(found.indices[:, 0], distances.argmin(dim=1))
+    assert torch.equal(found.neighbours.indices[:, 0], distances.argmin(dim=1))
+    assert found.closeness[20] == 0
+    assert float((found.closeness > 1).double().mean()) == pytest.approx(
+        authenticity(extractor.features(real.images), extractor.features(samples))
+    )

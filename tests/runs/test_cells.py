@@ -38,7 +38,7 @@ def test_nothing_swept_is_one_cell_with_the_checkpoints_settings():
     assert (cell.sampler.num_steps, cell.guidance.scale) == (25, 2.0)
     assert cell.labels == [*range(10)] * 2
     assert cell.condition == "label: all in turn"
-    assert cell.name == "n20-steps25-scale2.0-seed0"
+    assert cell.name == "n20-steps25-scale2-seed0"
 
 
 def test_the_product_of_all_axes_with_the_steps_fastest():

@@ -51,12 +51,14 @@ class Evaluation:
         copycat: What images of the training set score, as many as in the floor: the metrics' check of themselves. A
             distance as good as the floor's, an authenticity of 0 and a C_T far below 0 are what copying looks like.
         neighbours: Of each sample in the training set, by its features.
+        closeness: See `Memorisation.closeness`, [N].
     """
 
     metrics: dict[str, float]
     floor: dict[str, float]
     copycat: dict[str, float] = field(default_factory=dict)
     neighbours: Neighbours | None = None
+    closeness: Tensor | None = None
 
 
 def evaluate_samples(
@@ -126,7 +128,7 @@ def evaluate_samples(
     for name in ("precision", "coverage"):
         # A floor of 0 means balls of radius 0: over k copies of every image, which no ratio can speak of.
         metrics[f"{name}_ratio"] = metrics[name] / floor[name] if floor[name] else float("nan")
-    return Evaluation(metrics, floor, copycat, neighbours)
+    return Evaluation(metrics, floor, copycat, neighbours, memorisation.closeness(neighbours))
 
 
 class _Reference:

@@ -36,6 +36,17 @@ class Memorisation:
         """Nearest training images of features [N, d]."""
         return nearest(features, self.train)
 
+    def closeness(self, neighbours: Neighbours) -> Tensor:
+        """How near each sample lies to a training image, in that image's distance to its own neighbour: float64 [N].
+
+        0 is a copy, and a sample above 1 is authentic. A plain distance would find the samples of the densest class instead.
+        """
+        distances, points = neighbours.distances[:, 0], neighbours.indices[:, 0]
+        ratio = torch.zeros_like(distances)
+        apart = distances > 0
+        ratio[apart] = distances[apart] / self.spacing.of(points[apart])
+        return ratio
+
     def scores(self, features: Tensor, neighbours: Neighbours, fair: Tensor) -> dict[str, float]:
         """`authenticity` of all features, `ct` of as many as there are held-out images, and `ct_judged`.
 

@@ -13,8 +13,10 @@ from trilemma.images import make_grid
 NUM_PAIRS = 16
 
 
-def closest_pairs(samples: Tensor, train: Images, neighbours: Neighbours, *, num_pairs: int = NUM_PAIRS) -> Image.Image:
-    """The samples nearest to a training image by features, above it, above the training image nearest by pixels.
+def closest_pairs(
+    samples: Tensor, train: Images, neighbours: Neighbours, closeness: Tensor, *, num_pairs: int = NUM_PAIRS
+) -> Image.Image:
+    """The closest samples, above the training images nearest by features and nearest by pixels.
 
     Copies show as columns of three equal images. That the two kinds of neighbour differ is no sign of anything.
 
@@ -22,9 +24,10 @@ def closest_pairs(samples: Tensor, train: Images, neighbours: Neighbours, *, num
         samples: uint8 [N, C, H, W].
         train: uint8 [M, C, H, W].
         neighbours: Of each sample in the training set, by features.
+        closeness: [N]; the samples with the least are shown, the closest first.
         num_pairs: Number of columns.
     """
-    chosen = neighbours.distances[:, 0].argsort(stable=True)[:num_pairs]
+    chosen = closeness.argsort(stable=True)[:num_pairs]
     shown = samples[chosen]
     by_features = train[:][neighbours.indices[chosen, 0]]
     by_pixels = train[:][nearest(shown.flatten(1), train[:].flatten(1)).indices[:, 0]]

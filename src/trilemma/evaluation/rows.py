@@ -6,6 +6,7 @@ A row has the keys `format`, `protocol`, `metrics`, `floor`, `copycat` and `samp
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -79,6 +80,20 @@ def kept_row(path: Path, protocol: Protocol) -> Row:
         print(f"warning: {error}; it is measured again")
         return {}
     return content if protocol.describes(content["protocol"]) else {}
+
+
+def move_aside(path: Path) -> None:
+    """Rename a row that is in the way of another one, after its protocol; nothing that was measured is overwritten."""
+    try:
+        content = read_row(path) if path.exists() else None
+    except UserError:
+        return  # no row: it is replaced, which `kept_row` has said
+    if content is None:
+        return
+    digest = hashlib.sha256(json.dumps(content["protocol"], sort_keys=True).encode()).hexdigest()[:8]
+    aside = path.with_name(f"{path.stem}-protocol{digest}.json")
+    path.rename(aside)
+    print(f"{path.name} is of another protocol; it is kept as {aside.name}")
 
 
 def plain_numbers(scores: dict[str, float]) -> dict[str, float | str]:

@@ -69,6 +69,8 @@ def cells_of(cfg: DictConfig, config: Mapping[str, Any]) -> list[Cell]:
     """
     axes = {name: _values(cfg, name) for name in ("sampler", *AXES)}
     swept = {name: values for name, values in axes.items() if values is not None}
+    if "scale" in swept and conditioned_on(dict(config)) is None:
+        raise UserError("sweep.scale: the model is unconditional, and guidance has nothing to guide; leave it out")
     cells: dict[str, Cell] = {}
     for point in itertools.product(*swept.values()):
         cell = _cell(_at(cfg, dict(zip(swept, point, strict=True))), config)
@@ -87,7 +89,7 @@ def _values(cfg: DictConfig, name: str) -> list[Any] | None:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, kind):
             raise UserError(f"sweep.{name}={values}: {value!r} is not {_KINDS.get(name, 'a number')}")
-    return values
+    return values if name in _KINDS else [float(value) for value in values]  # 2 and 2.0 are one point
 
 
 _KINDS = {"sampler": "the name of a sampler", "seed": "a whole number", "num_steps": "a whole number"}

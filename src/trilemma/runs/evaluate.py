@@ -26,7 +26,7 @@ from trilemma.runs.measure import is_complete, measure_cell, reconstruction_row
 from trilemma.runs.oracle import run_oracle
 from trilemma.runs.quiet import quieten
 from trilemma.runs.settings import settle_batch_size
-from trilemma.runs.subject import Subject, extractor_for, load_subject
+from trilemma.runs.subject import Subject, check_data, extractor_for, load_subject
 
 REPORT = Path("outputs/report")
 
@@ -37,15 +37,21 @@ def evaluate(cfg: DictConfig) -> None:
     Raises:
         UserError: For anything that is the user's to mend, before anything is drawn.
     """
+    log = take_logger(cfg)
     if cfg.oracle is not None:
+        log.refuse("an oracle writes a row of checks")
         run_oracle(cfg)
         return
-    log = take_logger(cfg)
     check_config(cfg, schema.EVALUATE)
     quieten()
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
     settle_batch_size(cfg)
+    if cfg.likelihood.num_images == 1 or cfg.likelihood.num_images < 0:
+        raise UserError("likelihood.num_images: a standard error needs at least 2 images; 0 leaves the likelihood out")
+    sizes = list(cfg.ledger.batch_sizes)
+    if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise UserError(f"ledger.batch_sizes={sizes}: give at least one whole number, each at least 1")
     if cfg.num_images <= NEAREST_K:
         raise UserError(f"num_images={cfg.num_images}: precision and coverage need at least {NEAREST_K + 1} images")
     given = [name for name in ("ckpt", "ckpts", "rows") if cfg[name] is not None]
@@ -67,9 +73,11 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
     folder = Path(cfg.output_dir) if cfg.output_dir else subject.run_dir / "evaluation"
     prepare(folder)
     if isinstance(subject.model, Classifier):
+        log.refuse(f"{cfg.ckpt} is a classifier")
         evaluate_classifier(subject, folder, device=cfg.device)
         return
     extractor = extractor_for(cfg, subject.data)
+    check_data(subject.data, extractor)
     if isinstance(subject.model, Samples):
         cells = cells_of(cfg, subject.config)
         rows = _measure_all(cells, subject, extractor, folder, log)
@@ -84,6 +92,7 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
         row = reconstruction_row(cfg, subject, extractor, images)
         path = folder / f"{subject.slug}-reconstruction.json"
         write_row(path, row)
+        log.row(row, path, subject)
         print_row(row)
         print(f"row: {path}")
     else:
@@ -109,7 +118,11 @@ def _compare(cfg: DictConfig, log: EvaluationLogger) -> None:
                 f"{path} holds a {type(subject.model).__name__}, which draws no images: leave it out of ckpts "
                 f"(ckpt={path} measures what it can do)"
             )
-        jobs.append((subject, extractor_for(one, subject.data), cells_of(one, subject.config)))
+        if twin := next((job[0].path for job in jobs if job[0].sha256 == subject.sha256), None):
+            raise UserError(f"{twin} and {path} are the same checkpoint: name it once")
+        extractor = extractor_for(one, subject.data)
+        check_data(subject.data, extractor)
+        jobs.append((subject, extractor, cells_of(one, subject.config)))
     first, judge, _ = jobs[0]
     for subject, extractor, _ in jobs[1:]:
         if subject.data.fingerprint != first.data.fingerprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from trilemma.errors import UserError
 from trilemma.evaluation.rows import Row
 from trilemma.runs.check import reject_unknown
 from trilemma.runs.subject import Subject
-from trilemma.runs.wandb_evaluation import log_evaluation, log_report
+from trilemma.runs.wandb_evaluation import check_options, log_evaluation, log_report
 
 _OPTIONS = ("project", "tags", "mode", "profile", "init_timeout", "finish_timeout")
 _OF_TRAINING = ("_target_", "run_id", "group", "save_dir", "job_type")  # an evaluation has its own
@@ -26,6 +27,11 @@ class EvaluationLogger:
 
     def __init__(self, options: dict[str, Any] | None) -> None:
         self.options = options
+
+    def refuse(self, what: str) -> None:
+        """Raise `UserError` if logging was asked for where there is nothing to log."""
+        if self.options is not None:
+            raise UserError(f"logger=wandb: {what}, of which wandb gets nothing; leave logger= out")
 
     def row(self, row: Row, path: Path, subject: Subject) -> None:
         """One run a row, with the pictures that lie beside it."""
@@ -43,11 +49,13 @@ class EvaluationLogger:
         )
 
     def report(self, folder: Path) -> None:
-        """One run a report, with all its pictures."""
+        """One run a report, with the pictures that belong to it."""
         if self.options is None:
             return
-        pictures = {picture.stem: picture for picture in sorted(folder.glob("*.png"))}
-        log_report(pictures, save_dir=folder, **self.options)
+        pictures = {name: folder / f"{name}.png" for name in ("trilemma", "samples")}
+        found = {name: picture for name, picture in pictures.items() if picture.is_file()}
+        digest = hashlib.sha256((folder / "report.html").read_bytes()).hexdigest()
+        log_report(found, save_dir=folder, run_id=f"report-{digest[:8]}", **self.options)
 
 
 def take_logger(cfg: DictConfig) -> EvaluationLogger:
@@ -65,4 +73,6 @@ def take_logger(cfg: DictConfig) -> EvaluationLogger:
     if not isinstance(node, dict):
         raise UserError(f"logger={', '.join(map(str, chosen))}: evaluate.py logs to wandb or not at all (logger=wandb)")
     reject_unknown([str(key) for key in node], (*_OPTIONS, *_OF_TRAINING), "logger.wandb")
-    return EvaluationLogger({key: node[key] for key in _OPTIONS if key in node})
+    options = {key: node[key] for key in _OPTIONS if key in node}
+    check_options(options)
+    return EvaluationLogger(options)

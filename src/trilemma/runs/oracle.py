@@ -49,7 +49,7 @@ def run_oracle(cfg: DictConfig) -> None:
     folder = Path(cfg.output_dir or "outputs/oracle")
     prepare(folder)
     checks = oracle.run(cfg.seed)
-    protocol = {"oracle": node, "seed": cfg.seed, "machine": dataclasses.asdict(Machine.here(cfg.device))}
+    protocol = {"oracle": node, "seed": cfg.seed, "machine": dataclasses.asdict(Machine.here("cpu"))}
     path = folder / f"{name}.json"
     atomic_write_text(path, json.dumps(row(protocol, checks), indent=2, allow_nan=False) + "\n")
     Console().print(table(f"{name}, seed {cfg.seed}", checks))

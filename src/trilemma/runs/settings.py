@@ -79,7 +79,7 @@ def settings_name(
     """A file name that says every setting that differs from the plainest, so that other settings never overwrite."""
     label = cfg.condition.label
     parts = [f"n{cfg.num_images}", f"steps{sampler.get('num_steps')}"]
-    parts.append("unconditional" if label == "none" else f"scale{guidance.get('scale', 1)}")
+    parts.append("unconditional" if label == "none" else f"scale{guidance.get('scale', 1):g}")
     parts += [
         _class_name(node)
         for node, key in ((sampler, "sampler"), (guidance, "guidance"))
@@ -87,7 +87,7 @@ def settings_name(
     ]
     plainest = {"temperature": 1.0, "truncation": 1.0, "start": 1.0, "stop": 0.0}
     given = {**sampler, **guidance}
-    parts += [f"{key}{given[key]}" for key, usual in plainest.items() if given.get(key, usual) != usual]
+    parts += [f"{key}{given[key]:g}" for key, usual in plainest.items() if given.get(key, usual) != usual]
     if cfg.condition.get("caption") is not None:
         parts.append("caption")
     elif label not in (None, "none"):

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
+from trilemma.evaluation.evaluate import NEAREST_K
 from trilemma.evaluation.extractor import Extractor, load_extractor
 from trilemma.evaluation.extractor_stacked import StackedExtractor
 from trilemma.models.base import Family
@@ -71,6 +73,21 @@ def extractor_for(cfg: DictConfig, data: ImageData) -> Extractor:
     if cfg.extractor is None and data.channels_are_images:
         return StackedExtractor(extractor, data.image_shape[0])
     return extractor
+
+
+def check_data(data: ImageData, extractor: Extractor) -> None:
+    """See that samples of the data set can be scored, before the first is drawn.
+
+    Raises:
+        UserError: If the extractor does not read such images, or there are too few real ones.
+    """
+    extractor.check(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
+    for name in ("train", "test"):
+        if len(data.split(name)) <= NEAREST_K:
+            raise UserError(
+                f"{data.name} has {len(data.split(name))} images in its {name} split: "
+                f"evaluation needs at least {NEAREST_K + 1}"
+            )
 
 
 def data_of(config: dict[str, Any], root: str | None) -> ImageData:

@@ -70,6 +70,7 @@ def log_report(
     pictures: Mapping[str, Image.Image | Path],
     *,
     save_dir: Path,
+    run_id: str,
     project: str = "trilemma",
     tags: Sequence[str] = (),
     mode: Mode = "auto",
@@ -84,7 +85,7 @@ def log_report(
     """
     plan = RunPlan(
         project=project,
-        run_id=f"report-{save_dir.absolute().name}",
+        run_id=run_id,
         group="report",
         save_dir=save_dir,
         job_type="report",
@@ -95,6 +96,11 @@ def log_report(
         finish_timeout=finish_timeout,
     )
     _log(plan, {}, _images(pictures))
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise `UserError` for an option of `log_evaluation` that wandb would refuse, before there is anything to log."""
+    RunPlan(run_id="check", group="check", save_dir=Path(), job_type="evaluate", **options)
 
 
 def _log(plan: RunPlan, config: Mapping[str, Any], content: Mapping[str, Any]) -> None:

@@ -71,7 +71,7 @@ def content(
             "data": "toys", "data_fingerprint": "f" * 64, "split": "train", "num_images": num_images,
             "extractor": EXTRACTOR, "model": model, "weights": "ema", "seed": seed, "checkpoint": checkpoint, "run": "one",
             "sampler": sampler, "guidance": guidance, "condition": "label: all in turn",
-            "preprocessing": "round and clip to uint8, native size", "machine": machine,
+            "preprocessing": "round and clip to uint8, native size", "held_out": "test", "metrics": 2, "machine": machine,
             "budget": {"max_steps": 100, "note": None}, "tier": "smoke" if num_images < 2000 else "standard",
         },
         "metrics": metrics,

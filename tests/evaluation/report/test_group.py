@@ -7,7 +7,7 @@ from scipy import stats
 from trilemma.evaluation.report import Entry
 from trilemma.evaluation.report.group import Group, groups_of
 from trilemma.evaluation.report.quantities import calls_per_image, metric, peak_bytes
-from trilemma.evaluation.report.settings import describe
+from trilemma.evaluation.report.settings import describe, settings_key
 from trilemma.evaluation.report.spread import spread, student_975
 
 fd, fd_stderr = metric("{FD}"), metric("{FD_stderr}")
@@ -65,6 +65,13 @@ def test_settings_in_words():
     one.protocol["condition"] = "none"
     one.protocol["weights"] = "raw"
     assert describe(one) == "Ancestral, truncation 0.86, guidance 1.5 for t in [0.25, 0.8], unconditional, raw weights"
+
+
+def test_guidance_that_guides_nothing_is_not_named_and_a_whole_number_is_a_number():
+    one = row(scale=None)
+    one.protocol["guidance"]["_target_"] = "trilemma.samplers.guidance.Guidance"
+    assert describe(one) == "Ancestral"
+    assert settings_key(row(scale=2)) == settings_key(row(scale=2.0))
 
 
 def test_numbers_of_the_ledger():

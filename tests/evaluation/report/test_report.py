@@ -101,10 +101,35 @@ def test_times_of_several_machines_are_called_out(tmp_path):
     rows = (row("a"), row("b", scale=1.0, machine=other))
     text = "".join(check_page(write_report([Entry("m", rows)], tmp_path, title="t").read_text()).text)
     assert "Times come from 2 machines (1 thread of Invented CPU; Toy GPU)" in text
+    assert "Most speed: not comparable, times come from several machines" in text
+
+
+def test_a_floor_of_fewer_images_is_called_out(tmp_path):
+    one = row(num_images=50_000)
+    assert "There are only" not in write_report([Entry("m", (one,))], tmp_path, title="t").read_text()
+    one.content["floor"]["num_images"] = 10_000.0
+    assert "There are only 10000 held-out images" in write_report([Entry("m", (one,))], tmp_path, title="t").read_text()
+
+
+def test_settings_that_differ_in_the_condition_are_two_lines(tmp_path):
+    one, other = row("a"), row("b", fd=3.0)
+    other.protocol["condition"] = "label: 7"
+    write_frontier([one, other], tmp_path)
+    words = re.findall(r">([^<>]+)</text>", (tmp_path / "frontier.svg").read_text())
+    assert {"Ancestral, guidance 2", "Ancestral, guidance 2, label 7"} <= set(words)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("data_fingerprint", "e" * 64), ("extractor", "other"), ("split", "val"), ("num_images", 5000)]
+    ("key", "value"),
+    [
+        ("data_fingerprint", "e" * 64),
+        ("extractor", "other"),
+        ("split", "val"),
+        ("held_out", "val"),
+        ("num_images", 5000),
+        ("metrics", 1),
+        ("preprocessing", "resized"),
+    ],
 )
 def test_rows_that_are_not_comparable_are_refused(tmp_path, key, value):
     one, other = row("first"), row("second", scale=1.0)

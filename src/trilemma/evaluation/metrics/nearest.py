@@ -43,7 +43,8 @@ def nearest(queries: Tensor, train: Tensor, *, k: int = 1, exclude: Tensor | Non
     num_found = len(train) - (exclude is not None)
     if not 0 < k <= num_found:
         raise ValueError(f"k must lie in 1..{num_found}, got {k}")
-    centre = train.mean(dim=0, dtype=torch.float64)
+    blocks = [train[start : start + NUM_TRAIN].double().sum(dim=0) for start in range(0, len(train), NUM_TRAIN)]
+    centre = torch.stack(blocks).sum(dim=0) / len(train)
     centred = queries.double() - centre
     squares = centred.new_full((len(queries), k), torch.inf)
     indices = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)

@@ -13,6 +13,9 @@ _EQUAL = {
     "split": "the split",
     "extractor": "the extractor",
     "num_images": "a number of images of",
+    "held_out": "the held-out split",
+    "preprocessing": "the preprocessing",
+    "metrics": "metrics of the version",
 }
 
 

@@ -21,6 +21,7 @@ from trilemma.evaluation.report.plots import (
 )
 from trilemma.evaluation.report.quantities import latency
 from trilemma.evaluation.report.row import Entry, Row
+from trilemma.evaluation.report.settings import settings_key
 from trilemma.figures.scatter import Panel, draw_panels, legend_handles
 from trilemma.figures.style import plotting, save_figure
 
@@ -75,8 +76,8 @@ def by_settings(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     """Groups that differ in their steps alone, under their common settings."""
     found: dict[str, list[Group]] = {}
     for group in groups:
-        found.setdefault(group.settings, []).append(group)
-    return list(found.items())
+        found.setdefault(settings_key(group.rows[0], with_steps=False), []).append(group)
+    return [(members[0].settings, members) for members in found.values()]
 
 
 def _panels(rows: Sequence[Row], lines: list[tuple[str, list[Group]]]) -> list[Panel]:

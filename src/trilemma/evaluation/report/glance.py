@@ -8,7 +8,7 @@ from trilemma.evaluation.report import show
 from trilemma.evaluation.report.columns import distance as shown_distance
 from trilemma.evaluation.report.group import Group
 from trilemma.evaluation.report.plots import coverage, distance
-from trilemma.evaluation.report.quantities import Number, latency, real
+from trilemma.evaluation.report.quantities import Number, latency, real, timed_on
 from trilemma.html import Html, element
 
 
@@ -29,6 +29,9 @@ def at_a_glance(groups: Sequence[Group], anchors: Mapping[int, str]) -> Html:
         group = groups[i]
         ceiling = group.spread(real(name)) if name else None
         beside = "" if ceiling is None else f", where held-out real images have {shown(ceiling.mean)}"
+        if number is latency and len({timed_on(row) for g in groups for row in g.rows} - {None}) > 1:
+            items.append(element("li", element("strong", title), ": not comparable, times come from several machines"))
+            continue
         anchor = anchors[id(group.rows[0])]
         link = element("a", group.title, href=f"#{anchor}")
         items.append(

@@ -97,6 +97,16 @@ def _results(groups: Sequence[Group], anchors: Mapping[int, str], rows: Sequence
         )
     elif machines:
         notes.append(element("p", f"Times were taken on {machines[0]}.", class_="small"))
+    floors = {number for row in rows if (number := row.number("floor", "num_images")) is not None}
+    if any(number != rows[0].protocol.get("num_images") for number in floors):
+        notes.append(
+            element(
+                "p",
+                f"There are only {min(floors):.0f} held-out images: floor, ceiling, copycat and oracle were scored with as many, "
+                "where fewer images make distances larger. Compare them with each other.",
+                class_="note",
+            )
+        )
     return [words.TABLE, *notes, main_table(groups, anchors), words.COLUMNS]
 
 

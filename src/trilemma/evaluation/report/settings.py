@@ -8,6 +8,7 @@ from typing import Any
 
 from trilemma.evaluation.report.row import Row, number
 
+_UNGUIDED = "trilemma.samplers.guidance.Guidance"
 _PLAIN = {"truncation": 1.0, "temperature": 1.0}  # values at which a setting does nothing
 
 
@@ -24,7 +25,8 @@ def settings_key(row: Row, *, with_steps: bool = True) -> str:
         sampler.pop("num_steps", None)
     keys = ("model", "weights", "condition", "preprocessing", "budget")
     parts = [row.protocol.get(key) for key in keys]
-    return json.dumps([sampler, _mapping(row, "guidance"), parts], sort_keys=True, default=str)
+    content = [_as_floats(sampler), _as_floats(_mapping(row, "guidance")), parts]
+    return json.dumps(content, sort_keys=True, default=str)
 
 
 def describe(row: Row) -> str:
@@ -37,8 +39,11 @@ def describe(row: Row) -> str:
         if name not in ("_target_", "num_steps") and value is not None and value != _PLAIN.get(name):
             words.append(f"{name.replace('_', ' ')} {_show(value)}")
     words.append(_describe_guidance(guidance))
-    if row.protocol.get("condition") in (None, "none"):
+    condition = row.protocol.get("condition")
+    if condition in (None, "none"):
         words.append("unconditional")
+    elif not str(condition).endswith("all in turn"):
+        words.append(str(condition).replace(": ", " "))
     if row.protocol.get("weights") == "raw":
         words.append("raw weights")
     return ", ".join(word for word in words if word)
@@ -46,10 +51,15 @@ def describe(row: Row) -> str:
 
 def _describe_guidance(guidance: Mapping[str, Any]) -> str:
     if "scale" not in guidance:
-        return _class_name(guidance) if "_target_" in guidance else ""
+        return _class_name(guidance) if guidance.get("_target_", _UNGUIDED) != _UNGUIDED else ""
     words = f"guidance {_show(guidance['scale'])}"
     start, stop = guidance.get("start", 1.0), guidance.get("stop", 0.0)
     return words if (start, stop) == (1.0, 0.0) else f"{words} for t in [{_show(stop)}, {_show(start)}]"
+
+
+def _as_floats(node: Mapping[str, Any]) -> dict[str, Any]:
+    """2 and 2.0 are one setting."""
+    return {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in node.items()}
 
 
 def _mapping(row: Row, key: str) -> Mapping[str, Any]:
