@@ -79,8 +79,9 @@ def evaluate_samples(
     samples, held-out images and real images. The floor's distances are taken at n too. `KID[...]` is of all samples
     and 10,000 real images at most. `authenticity` is of all samples, `ct` of up to n of them and as many held-out images, half
     of those there are at most: the other half is its floor. `precision_ratio` and `coverage_ratio` are over the
-    floor's value. `*_stderr` are standard errors over the draw of samples: of the distance by leaving out tenths of
-    them, of the shares as binomial; what another reference or another training would change is not in them. Class
+    floor's value. `*_stderr` are standard errors: that of the Frechet distance over the draw of samples, by leaving
+    out tenths of them, that of KID over the draws of both sets, those of shares binomial. What another training would
+    change is in none of them. Class
     frequencies of samples are compared with those the extractor sees in the real images, so that its own errors are on
     both sides (`class_kl`, `class_tv`); `uniform_kl` is their divergence from the uniform law. With an extractor that
     has no logits they and `labels` are left out. The order of the samples has no part in any of it.

@@ -29,7 +29,7 @@ class MuonAdamW(Optimizer):
         hidden: Regular expression found in the names of those matrices that Muon takes.
 
     Raises:
-        ValueError: If no matrix has such a name.
+        ValueError: If no matrix has such a name, or every parameter is such a matrix.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def build_sampling(sampler: dict[str, Any], guidance: dict[str, Any]) -> tuple[S
 def settings_name(
     cfg: DictConfig, config: Mapping[str, Any], sampler: Mapping[str, Any], guidance: Mapping[str, Any]
 ) -> str:
-    """A file name that says every setting that differs from the plainest, so that other settings never overwrite."""
+    """A file name that says the settings that differ from the plainest; two checkpoints of an experiment share it."""
     label = cfg.condition.label
     parts = [f"n{cfg.num_images}", f"steps{sampler.get('num_steps')}"]
     parts.append("unconditional" if label == "none" else f"scale{guidance.get('scale', 1):g}")
