@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from trilemma.conditions.base import Condition
+from trilemma.conditions.label import LabelCondition
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
 from trilemma.samplers.guidance import ClassifierFree, Guidance
@@ -28,6 +29,17 @@ def test_gaussian_predictions_are_extrapolated():
     assert guided.log_variance.tolist() == [[3.0], [3.0]]
     with pytest.raises(ValueError, match="both"):
         ClassifierFree(2.0).on_prediction([null, prediction(0)], None, torch.zeros(2, 1), 0.5)
+
+
+def test_the_null_is_not_run_against_itself():
+    nothing = LabelCondition(3, 4)(None, num=2)
+    assert nothing.is_null
+    assert ClassifierFree(2.0).branches(nothing, 0.5) == [nothing]
+    asked = LabelCondition(3, 4)([0, 1], num=2)
+    assert not asked.is_null
+    assert asked.null.is_null
+    assert len(ClassifierFree(2.0).branches(asked, 0.5)) == 2
+    assert nothing.to("cpu").is_null
 
 
 def test_branches():

@@ -21,6 +21,7 @@ class Condition:
         tokens: A sequence an image for cross-attention, [B, M, d].
         mask: True where `tokens` is valid, [B, M].
         null: The unconditional twin of the same batch, for classifier-free guidance; None where the model has none.
+        is_null: Whether it is the unconditional twin itself: guidance between it and its twin would change nothing.
     """
 
     num: int
@@ -28,6 +29,7 @@ class Condition:
     tokens: Tensor | None = None
     mask: Tensor | None = None
     null: Condition | None = None
+    is_null: bool = False
 
     def __len__(self) -> int:
         return self.num
@@ -39,7 +41,7 @@ class Condition:
             return None if part is None else part.to(device)
 
         null = None if self.null is None else self.null.to(device)
-        return Condition(self.num, move(self.pooled), move(self.tokens), move(self.mask), null)
+        return Condition(self.num, move(self.pooled), move(self.tokens), move(self.mask), null, self.is_null)
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:

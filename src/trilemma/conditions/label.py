@@ -44,7 +44,8 @@ class LabelCondition(ConditionEncoder):
             raise ValueError(f"{labels.numel()} labels for {num} images")
         if drop is not None:
             labels = torch.where(drop, nulls, labels)
-        return Condition(num, self.embedding(labels), null=Condition(num, self.embedding(nulls)))
+        null = Condition(num, self.embedding(nulls), is_null=True)
+        return Condition(num, self.embedding(labels), null=null, is_null=raw is None)
 
     def check(self, raw: Any) -> None:
         """Refuse what is not a label, or a sequence of labels, in 0..num_labels-1."""

@@ -43,7 +43,8 @@ class ClassifierFree(Guidance):
     8.
 
     Args:
-        scale: 0 is unconditional, 1 conditional, above 1 guided. 0 and 1 run the network once, exactly.
+        scale: 0 is unconditional, 1 conditional, above 1 guided. 0 and 1 run the network once, exactly; so does any scale
+            where the condition is the null itself.
         start: Time from which the guidance is on, in [0, 1]; before it (t > start) the scale is 1.
         stop: Time down to which it is on; after it (t < stop) the scale is 1.
 
@@ -67,7 +68,7 @@ class ClassifierFree(Guidance):
             UserError: If the scale needs a null condition and the model has none.
         """
         scale = self._scale_at(t)
-        if scale == 1.0:
+        if scale == 1.0 or condition.is_null:
             return [condition]
         if condition.null is None:
             raise UserError(
