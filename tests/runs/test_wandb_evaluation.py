@@ -3,6 +3,7 @@ from PIL import Image
 from wandb_server import history, nowhere, records, summary  # noqa: F401
 
 from trilemma.runs.wandb_evaluation import evaluation_metrics, log_evaluation
+from trilemma.runs.wandb_run import RunPlan
 
 ROW = {
     "protocol": {
@@ -39,7 +40,8 @@ def test_names_of_the_numbers():
 def test_an_evaluation_is_a_run_of_its_own(tmp_path):
     grid, file = Image.new("RGB", (4, 4), (1, 2, 3)), tmp_path / "curve.png"
     Image.new("L", (2, 2), 9).save(file)
-    log_evaluation(ROW, {"samples": grid, "curve": file}, save_dir=tmp_path, group="g", run_id="g/r-steps25")
+    plan = RunPlan(project="p", save_dir=tmp_path, group="g", run_id="g/r-steps25", job_type="evaluate")
+    log_evaluation(plan, ROW, {"samples": grid, "curve": file})
     (segment,) = (tmp_path / "wandb").glob("offline-run-*-g-r-steps25")
     content = summary(segment)
     assert content["state"] == "finished"

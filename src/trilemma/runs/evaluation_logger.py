@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -12,7 +12,10 @@ from trilemma.errors import UserError
 from trilemma.evaluation.rows import Row
 from trilemma.runs.check import reject_unknown
 from trilemma.runs.subject import Subject
-from trilemma.runs.wandb_evaluation import check_options, log_evaluation, log_report
+from trilemma.runs.wandb_evaluation import log_evaluation, log_report
+from trilemma.runs.wandb_mode import Mode
+from trilemma.runs.wandb_profile import Profile
+from trilemma.runs.wandb_run import RunPlan
 
 _OPTIONS = ("project", "tags", "mode", "profile", "init_timeout", "finish_timeout")
 _OF_TRAINING = ("_target_", "run_id", "group", "save_dir", "job_type")  # an evaluation has its own
@@ -39,14 +42,14 @@ class EvaluationLogger:
             return
         pictures = {"samples": path.with_suffix(".png"), "neighbours": path.with_name(f"{path.stem}-neighbours.png")}
         experiment = str(subject.config.get("experiment"))
-        log_evaluation(
-            row,
-            {name: picture for name, picture in pictures.items() if picture.is_file()},
+        plan = RunPlan(
             save_dir=path.parent,
             group=experiment,
+            job_type="evaluate",
             run_id=f"{experiment}-{subject.config.get('run_id')}-{path.stem.removeprefix(subject.slug + '-')}",
             **self.options,
         )
+        log_evaluation(plan, row, {name: picture for name, picture in pictures.items() if picture.is_file()})
 
     def report(self, folder: Path) -> None:
         """One run a report, with the pictures that belong to it."""
@@ -55,7 +58,9 @@ class EvaluationLogger:
         pictures = {name: folder / f"{name}.png" for name in ("trilemma", "samples")}
         found = {name: picture for name, picture in pictures.items() if picture.is_file()}
         digest = hashlib.sha256((folder / "report.html").read_bytes()).hexdigest()
-        log_report(found, save_dir=folder, run_id=f"report-{digest[:8]}", **self.options)
+        identity = f"report-{digest[:8]}"
+        plan = RunPlan(save_dir=folder, group="report", job_type="report", run_id=identity, **self.options)
+        log_report(plan, found)
 
 
 def take_logger(cfg: DictConfig) -> EvaluationLogger:
@@ -74,5 +79,8 @@ def take_logger(cfg: DictConfig) -> EvaluationLogger:
         raise UserError(f"logger={', '.join(map(str, chosen))}: evaluate.py logs to wandb or not at all (logger=wandb)")
     reject_unknown([str(key) for key in node], (*_OPTIONS, *_OF_TRAINING), "logger.wandb")
     options = {key: node[key] for key in _OPTIONS if key in node}
-    check_options(options)
+    for key, choices in (("mode", get_args(Mode)), ("profile", get_args(Profile))):
+        if options.get(key, choices[0]) not in choices:
+            raise UserError(f"logger.wandb.{key}={options[key]}: choose one of {', '.join(choices)}")
+    RunPlan(run_id="check", group="check", save_dir=Path(), job_type="evaluate", **options)  # refuses what wandb would
     return EvaluationLogger(options)
