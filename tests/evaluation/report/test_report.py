@@ -177,14 +177,13 @@ def test_rows_are_read_with_their_pictures(tmp_path):
 
 
 def test_the_results_of_the_repository_make_a_frontier_and_a_report(tmp_path):
-    """Their rows are older than the ledger: what they lack is left out, and what they have is shown."""
     rows = [read_row(path) for path in sorted(RESULTS.glob("mnist-vq_diffusion-*.json"))]
     checkpoint = rows[0].protocol["checkpoint"]
     rows = [one for one in rows if one.protocol["checkpoint"] == checkpoint]
     assert len(rows) > 1
     assert write_frontier(rows, tmp_path).name == "frontier.png"
     text = (tmp_path / "frontier.svg").read_text()
-    assert all(words in text for words in ("sampler steps", "held-out real images", "Pareto front"))
+    assert all(words in text for words in ("function evaluations per image", "held-out real images", "Pareto front"))
     read = check_page(write_report([Entry("vq", tuple(rows))], tmp_path, title="t").read_text())
     shown = {value for value, _ in read.data}
     assert {repr(one.number("metrics", "{FD}")) for one in rows} <= shown
