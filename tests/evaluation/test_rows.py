@@ -7,7 +7,7 @@ from rich.console import Console
 from trilemma.errors import UserError
 from trilemma.evaluation.evaluate import Evaluation
 from trilemma.evaluation.protocol import Machine, Protocol
-from trilemma.evaluation.rows import kept_row, new_row, read_row, write_row
+from trilemma.evaluation.rows import kept_row, move_aside, new_row, read_row, write_row
 from trilemma.evaluation.table import print_row, print_sweep
 
 NAME = "FD[toy-12345678]"
@@ -97,12 +97,27 @@ def test_a_row_is_kept_for_its_own_protocol_only(tmp_path, changes, kept):
     assert kept_row(path, protocol(**changes)) == (row if kept else {})
 
 
-def test_a_damaged_row_is_measured_again_and_says_so(tmp_path, capsys):
+@pytest.mark.parametrize("text", ['{"protocol": ', '{"protocol": {}, "metrics": {}, "floor": {}}', None])
+def test_what_is_in_the_way_is_moved_with_all_that_belongs_to_it(tmp_path, capsys, text):
+    """A damaged row, one of an older format, and one of another protocol."""
     path = tmp_path / "row.json"
-    path.write_text('{"protocol": ')
+    if text is None:
+        write_row(path, new_row(protocol(seed=5), Evaluation({}, {}), "aa"))
+    else:
+        path.write_text(text)
+    before = path.read_bytes()
+    for name in ("row.png", "row-neighbours.png", "row.npz"):
+        (tmp_path / name).write_text(name)
     assert kept_row(path, protocol()) == {}
-    assert "measured again" in capsys.readouterr().out
+    move_aside(path)
+    assert not list(tmp_path.glob("row.*"))
+    [aside] = tmp_path.glob("row-*.json")
+    assert aside.read_bytes() == before
+    for ending in (".png", "-neighbours.png", ".npz"):
+        assert aside.with_name(aside.stem + ending).read_text() == f"row{ending}"
+    assert capsys.readouterr().out.count(f"it is kept as {aside.name}, and measured again") == 1
     assert kept_row(tmp_path / "none.json", protocol()) == {}
+    move_aside(tmp_path / "none.json")
 
 
 def cells_of(text):

@@ -72,28 +72,31 @@ def read_row(path: str | Path) -> Row:
 
 def kept_row(path: Path, protocol: Protocol) -> Row:
     """What an earlier evaluation by the same protocol left at `path`; an empty row where there is none."""
-    if not path.exists():
-        return {}
     try:
         content = read_row(path)
-    except UserError as error:
-        print(f"warning: {error}; it is measured again")
-        return {}
+    except UserError:
+        return {}  # `move_aside` says so, where it is in the way
     return content if protocol.describes(content["protocol"]) else {}
 
 
 def move_aside(path: Path) -> None:
-    """Rename a row that is in the way of another one, after its protocol; nothing that was measured is overwritten."""
-    try:
-        content = read_row(path) if path.exists() else None
-    except UserError:
-        return  # no row: it is replaced, which `kept_row` has said
-    if content is None:
+    """Rename what is in the way of a new row, with the pictures and samples beside it, after its content.
+
+    Nothing that was measured is overwritten, and no samples are left to be taken for those of the new row.
+    """
+    if not path.exists():
         return
-    digest = hashlib.sha256(json.dumps(content["protocol"], sort_keys=True).encode()).hexdigest()[:8]
-    aside = path.with_name(f"{path.stem}-protocol{digest}.json")
-    path.rename(aside)
-    print(f"{path.name} is of another protocol; it is kept as {aside.name}")
+    try:
+        read_row(path)
+        reason = f"{path.name} is of another protocol"
+    except UserError as error:
+        reason = str(error)
+    aside = f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    for ending in (".png", "-neighbours.png", ".npz", ".json"):  # the row last: until then it is found here again
+        companion = path.with_name(f"{path.stem}{ending}")
+        if companion.exists():
+            companion.rename(path.with_name(f"{aside}{ending}"))
+    print(f"warning: {reason}; it is kept as {aside}.json, and measured again")
 
 
 def plain_numbers(scores: dict[str, float]) -> dict[str, float | str]:

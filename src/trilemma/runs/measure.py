@@ -15,6 +15,7 @@ from torch import Tensor
 from trilemma.atomic import atomic_write_text
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
+from trilemma.errors import UserError
 from trilemma.evaluation.cache import images_sha256
 from trilemma.evaluation.evaluate import Evaluation, evaluate_reconstruction, evaluate_samples
 from trilemma.evaluation.extractor import Extractor
@@ -93,7 +94,13 @@ def measure_cell(cell: Cell, subject: Subject, extractor: Extractor, folder: Pat
         row = _sample_row(cell, subject, extractor, path)
         write_row(path, row)
     elif cfg.keep_samples and not path.with_suffix(".npz").is_file():
-        _draw(cell, subject, path)
+        images, _ = _draw(cell, subject, path)
+        if images_sha256(images) != row["samples_sha256"]:
+            path.with_suffix(".npz").unlink()
+            raise UserError(
+                f"the samples drawn now are not those of {path} (another machine or version drew them): "
+                "take another output_dir to measure anew"
+            )
     for part in _parts(cell, subject, extractor):
         if not part.stands(row):
             row[part.name] = part.measure()
