@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import trilemma.runs.evaluate as evaluation
 import trilemma.runs.measure as measure
 
 pytest.importorskip("mlxtend")
@@ -285,3 +286,20 @@ def test_another_logger_is_refused(evaluate):
     result = evaluate("logger=tensorboard")
     assert result.status == 2
     assert "logs to wandb or not at all" in result.err
+
+
+def test_checkpoints_of_two_data_sets_are_refused_before_anything_is_drawn(evaluate, runs, monkeypatch):
+    both = [runs / f"demo/vq_diffusion/{name}/checkpoints/last.ckpt" for name in ("tiny", "other")]
+    true_load = evaluation.load_subject
+
+    def with_other_data(cfg, path):
+        subject = true_load(cfg, path)
+        if path == str(both[1]):
+            subject.data._fingerprint = "00" * 32
+        return subject
+
+    monkeypatch.setattr(evaluation, "load_subject", with_other_data)
+    monkeypatch.setattr(measure, "draw", None)
+    result = evaluate(f"ckpts=[{both[0]},{both[1]}]")
+    assert result.status == 2
+    assert "one report compares models of one data set" in result.err
