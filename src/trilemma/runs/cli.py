@@ -129,17 +129,34 @@ def _unknown_option(path: str) -> str | None:
 
 
 def _near_key(key: str) -> str | None:
-    """The nearest config group or common key, as a question."""
+    """The nearest config group or key of an entry point, as a question."""
     groups = [str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()]
-    near = get_close_matches(key.split(".")[0].split("@")[0], groups, 1)
+    nodes = _nodes()
+    head = key.split(".")[0].split("@")[0]
+    near = get_close_matches(head, [*groups, *nodes], 1)
     if not near:
         return None
     rest = key.split(".")[1:]
-    if near[0] == key.split(".")[0]:
-        keys = _keys_of(CONF / near[0])
-        leaf = get_close_matches(rest[-1], keys, 1) if rest else []
-        return f"did you mean {'.'.join([near[0], *rest[:-1], leaf[0]])}?" if leaf else f"{near[0]} has no such key"
+    if near[0] == head:
+        own = nodes.get(head, [])
+        leaf = get_close_matches(rest[-1], [*own, *_keys_of(CONF / head)], 1) if rest else []
+        if leaf:
+            return f"did you mean {'.'.join([head, *rest[:-1], leaf[0]])}?"
+        return f"{head} has no such key" + (f"; it has {', '.join(own)}" if own else "")
     return f"did you mean {'.'.join([near[0], *rest])}?"
+
+
+def _nodes() -> dict[str, list[str]]:
+    """Keys of the entry points' own configurations, and the keys below each."""
+    from omegaconf import OmegaConf
+
+    nodes: dict[str, list[str]] = {}
+    for path in sorted(CONF.glob("*.yaml")):
+        for name, node in OmegaConf.to_container(OmegaConf.load(path), resolve=False).items():  # type: ignore[union-attr]
+            if name not in ("defaults", "hydra"):
+                below = [str(k) for k in node] if isinstance(node, dict) else []
+                nodes[str(name)] = list(dict.fromkeys([*nodes.get(str(name), []), *below]))
+    return nodes
 
 
 def _keys_of(folder: Path) -> list[str]:
