@@ -23,10 +23,16 @@ def test_the_guided_law_is_proportional_to_the_weighted_product(scale):
 
 
 def test_gaussian_predictions_are_extrapolated():
-    null, conditional = (Prediction(x0=torch.full((2, 1), v), log_variance=torch.full((2, 1), v)) for v in (1.0, 3.0))
+    null, conditional = (
+        Prediction(
+            x0=torch.full((2, 1), v), variance_fraction=torch.full((2, 1), v), bound=v, x0_variance=torch.tensor(v)
+        )
+        for v in (1.0, 3.0)
+    )
     guided = ClassifierFree(2.0).on_prediction([null, conditional], None, torch.zeros(2, 1), 0.5)
     assert guided.x0.tolist() == [[5.0], [5.0]]
-    assert guided.log_variance.tolist() == [[3.0], [3.0]]
+    assert guided.variance_fraction.tolist() == [[3.0], [3.0]]
+    assert (guided.bound, float(guided.x0_variance)) == (3.0, 3.0)
     with pytest.raises(ValueError, match="both"):
         ClassifierFree(2.0).on_prediction([null, prediction(0)], None, torch.zeros(2, 1), 0.5)
 

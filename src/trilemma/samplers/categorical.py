@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from trilemma.conditions.base import Condition
 from trilemma.errors import UserError
+from trilemma.processes.categorical import CategoricalProcess
 from trilemma.processes.noise import NoiseSource
 from trilemma.samplers.base import Denoiser, OnStep, Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
+from trilemma.samplers.predict import predict
 from trilemma.samplers.truncation import truncate
 
 
@@ -27,6 +30,8 @@ class Ancestral(Sampler):
     Raises:
         UserError: If an option is out of its range.
     """
+
+    process_type = CategoricalProcess
 
     def __init__(self, num_steps: int, *, truncation: float = 1.0, temperature: float = 1.0) -> None:
         if num_steps < 1:
@@ -66,7 +71,7 @@ class Ancestral(Sampler):
         for step in range(self.num_steps):
             t = t_start * (1 - step / self.num_steps)
             s = t_start * (1 - (step + 1) / self.num_steps)
-            prediction = self._predict(denoiser, process, xt, t, condition, guidance, noise)
+            prediction = self._sharpened(predict(denoiser, process, xt, t, condition, guidance, noise))
             log_x0, weighting = prediction.log_x0, prediction.weighting
             if log_x0 is None:
                 raise ValueError("a categorical sampler needs a network that predicts log_x0")
@@ -79,36 +84,11 @@ class Ancestral(Sampler):
                 on_step(step, s, xt, prediction)
         return xt
 
-    def _predict(
-        self,
-        denoiser: Denoiser,
-        process: Any,
-        xt: Tensor,
-        t: float,
-        condition: Condition,
-        guidance: Guidance,
-        noise: NoiseSource,
-    ) -> Prediction:
-        """p(x0|xt), guided, truncated and tempered; all branches of the guidance go as one batch."""
-        branches = guidance.branches(condition, t)
-        num = len(branches)
-        times = torch.full((num * len(xt),), t, device=xt.device)
-        if num == 1:
-            predictions = [denoiser(xt, times, branches[0], noise)]
-        else:
-            stacked = denoiser(xt.repeat(num, 1), times, Condition.cat(branches), noise)
-            predictions = _split(stacked, num)
-        prediction = guidance.on_prediction(predictions, process, xt, t)
+    def _sharpened(self, prediction: Prediction) -> Prediction:
+        """The prediction, tempered and truncated."""
         log_x0 = prediction.log_x0
         if log_x0 is None or (self.temperature == 1.0 and self.truncation == 1.0):
             return prediction
         if self.temperature != 1.0:
             log_x0 = log_x0 / self.temperature
-        return Prediction(log_x0=truncate(log_x0, self.truncation), weighting=prediction.weighting)
-
-
-def _split(prediction: Prediction, num: int) -> list[Prediction]:
-    """A prediction of `num` stacked branches, one a branch."""
-    if prediction.log_x0 is None:
-        raise ValueError("a categorical sampler needs a network that predicts log_x0")
-    return [Prediction(log_x0=part, weighting=prediction.weighting) for part in prediction.log_x0.chunk(num)]
+        return replace(prediction, log_x0=truncate(log_x0, self.truncation))

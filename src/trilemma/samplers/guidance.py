@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +21,14 @@ class Guidance:
     Attributes:
         on_posterior: None, or a method (log_ps [B, L, S], process, xt, t) -> log_ps. Only where a guidance defines it
             does a categorical sampler form p(xs|xt).
+        gradient: None, or a method (xt, t, condition) -> what the guidance adds to the score of xt, that is
+            scale * grad log p(y|xt), shaped like xt. A Gaussian sampler that draws xs from N(mu, var) moves mu by
+            var * gradient (Dhariwal and Nichol 2021, algorithm 1); one without a posterior moves eps by
+            -sigma * gradient (algorithm 2). Called without autograd: a method that needs it enables it.
     """
 
     on_posterior: Callable[[Tensor, Any, Tensor, float], Tensor] | None = None
+    gradient: Callable[[Tensor, float, Condition], Tensor] | None = None
 
     def branches(self, condition: Condition, t: float) -> list[Condition]:
         """The conditions to run the network under at time t; the sampler runs them as one batch."""
@@ -84,11 +90,9 @@ class ClassifierFree(Guidance):
         null, conditional = predictions
         if null.log_x0 is not None and conditional.log_x0 is not None:
             # What each branch lacks to be normalised is one constant a position here too.
-            guided = torch.lerp(null.log_x0, conditional.log_x0, self.scale)
-            return Prediction(log_x0=guided, weighting=conditional.weighting)
+            return replace(conditional, log_x0=torch.lerp(null.log_x0, conditional.log_x0, self.scale))
         if null.x0 is not None and conditional.x0 is not None:
-            x0 = torch.lerp(null.x0, conditional.x0, self.scale)
-            return Prediction(x0=x0, log_variance=conditional.log_variance)
+            return replace(conditional, x0=torch.lerp(null.x0, conditional.x0, self.scale))
         raise ValueError("the branches of a guidance must both predict log_x0 or both x0")
 
     def _scale_at(self, t: float) -> float:

@@ -1,0 +1,94 @@
+"""What a network says of xt under a guidance: all branches of the condition run as one batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trilemma.conditions.base import Condition
+from trilemma.processes.noise import NoiseSource
+from trilemma.samplers.base import Denoiser, Prediction
+from trilemma.samplers.guidance import Guidance
+
+
+def predict(
+    denoiser: Denoiser,
+    process: Any,
+    xt: Tensor,
+    t: float,
+    condition: Condition,
+    guidance: Guidance,
+    noise: NoiseSource,
+) -> Prediction:
+    """Run the denoiser under the branches of the guidance, as one batch, and let the guidance combine them.
+
+    Args:
+        denoiser: The network.
+        process: The process, for the guidance.
+        xt: State [B, ...].
+        t: Its time; the denoiser sees it [B], in the dtype of a floating state, else float32.
+        condition: What steers the samples.
+        guidance: How branches are combined.
+        noise: For a denoiser that draws; all branches see the same draw.
+
+    Returns:
+        The guided prediction of the B images.
+    """
+    branches = guidance.branches(condition, t)
+    num = len(branches)
+    dtype = xt.dtype if xt.is_floating_point() else torch.float32
+    times = torch.full((num * len(xt),), t, device=xt.device, dtype=dtype)
+    if num == 1:
+        predictions = [denoiser(xt, times, branches[0], noise)]
+    else:
+        repeated = xt.repeat(num, *[1] * (xt.ndim - 1))
+        stacked = denoiser(repeated, times, Condition.cat(branches), _Shared(noise, num))
+        predictions = _split(stacked, num, len(xt))
+    return guidance.on_prediction(predictions, process, xt, t)
+
+
+def _split(prediction: Prediction, num: int, batch_size: int) -> list[Prediction]:
+    """A prediction of `num` stacked branches, one a branch; what is not a number an image is the same for all."""
+
+    def parts(field: Tensor | None) -> list[Tensor | None]:
+        if field is None or field.ndim == 0 or len(field) != num * batch_size:
+            return [field] * num
+        return list(field.chunk(num))
+
+    fields = zip(
+        parts(prediction.log_x0),
+        parts(prediction.x0),
+        parts(prediction.variance_fraction),
+        parts(prediction.x0_variance),
+        strict=True,
+    )
+    return [
+        replace(prediction, log_x0=log_x0, x0=x0, variance_fraction=fraction, x0_variance=variance)
+        for log_x0, x0, fraction, variance in fields
+    ]
+
+
+class _Shared(NoiseSource):
+    """A source for `num` stacked copies of a batch: each copy sees the numbers that the batch alone would see."""
+
+    def __init__(self, noise: NoiseSource, num: int) -> None:
+        self.device = noise.device
+        self._noise = noise
+        self._num = num
+
+    def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """See `NoiseSource`."""
+        return self._repeat(self._noise.uniform(self._one(shape), dtype))
+
+    def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """See `NoiseSource`."""
+        return self._repeat(self._noise.normal(self._one(shape), dtype))
+
+    def _one(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0] // self._num, *shape[1:])
+
+    def _repeat(self, drawn: Tensor) -> Tensor:
+        return drawn.repeat(self._num, *[1] * (drawn.ndim - 1))
