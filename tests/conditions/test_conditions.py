@@ -61,6 +61,26 @@ def test_no_condition_carries_the_batch_size_and_refuses_labels():
         NoCondition().check(3)
 
 
+def test_raw_labels_are_kept_whether_they_steer_the_network_or_not():
+    for encoder in (labels(), NoCondition()):
+        for raw in ([3, 0, 9], torch.tensor([3, 0, 9])):
+            kept = encoder(raw, num=3).label
+            assert kept.tolist() == [3, 0, 9]
+            assert kept.dtype == torch.int64
+        assert encoder(None, num=3).label is None
+    assert labels()([3, 0], num=2, drop=torch.tensor([True, True])).label.tolist() == [3, 0]
+    assert NoCondition()(["a", "b"], num=2).label is None
+    assert labels().steers
+    assert not NoCondition().steers
+
+
+def test_labels_are_moved_and_stacked_where_all_have_them():
+    labelled, bare = NoCondition()([1, 2], num=2), NoCondition()(None, num=2)
+    assert labelled.to("meta").label.device.type == "meta"
+    assert Condition.cat([labelled, labelled]).label.tolist() == [1, 2, 1, 2]
+    assert Condition.cat([labelled, bare]).label is None
+
+
 def test_cat_stacks_every_field():
     parts = [
         Condition(n, torch.randn(n, 4), torch.randn(n, 5, 3), torch.rand(n, 5) < 0.5, null=Condition(n)) for n in (2, 3)

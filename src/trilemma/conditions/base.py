@@ -22,6 +22,8 @@ class Condition:
         mask: True where `tokens` is valid, [B, M].
         null: The unconditional twin of the same batch, for classifier-free guidance; None where the model has none.
         is_null: Whether it is the unconditional twin itself: guidance between it and its twin would change nothing.
+        label: The raw labels, int64 [B], where labels were given: what a classifier steers to, whether the model was
+            conditioned on labels or not.
     """
 
     num: int
@@ -30,6 +32,7 @@ class Condition:
     mask: Tensor | None = None
     null: Condition | None = None
     is_null: bool = False
+    label: Tensor | None = None
 
     def __len__(self) -> int:
         return self.num
@@ -41,14 +44,22 @@ class Condition:
             return None if part is None else part.to(device)
 
         null = None if self.null is None else self.null.to(device)
-        return Condition(self.num, move(self.pooled), move(self.tokens), move(self.mask), null, self.is_null)
+        return Condition(
+            self.num,
+            move(self.pooled),
+            move(self.tokens),
+            move(self.mask),
+            null,
+            self.is_null,
+            move(self.label),
+        )
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
-        """Stack several conditions along the batch; their null twins are dropped.
+        """Stack several conditions along the batch; their null twins are dropped, and labels that not all of them have.
 
         Raises:
-            ValueError: If one carries a field that another lacks.
+            ValueError: If one carries an embedding that another lacks.
         """
 
         def stack(parts: list[Tensor | None]) -> Tensor | None:
@@ -59,18 +70,26 @@ class Condition:
                 raise ValueError("cannot stack conditions that carry different fields")
             return torch.cat(present)
 
+        labels = [c.label for c in conditions]
         return Condition(
             sum(len(c) for c in conditions),
             stack([c.pooled for c in conditions]),
             stack([c.tokens for c in conditions]),
             stack([c.mask for c in conditions]),
+            label=stack(labels) if all(label is not None for label in labels) else None,
         )
 
 
 class ConditionEncoder(nn.Module, ABC):
-    """Turns raw labels or strings into a `Condition`."""
+    """Turns raw labels or strings into a `Condition`.
+
+    Attributes:
+        has_null: Whether its conditions come with a null twin.
+        steers: Whether what it is given reaches the network; where not, labels can only be meant for a guidance.
+    """
 
     has_null: bool = False
+    steers: bool = True
 
     @abstractmethod
     def forward(self, raw: Any, *, num: int, drop: Tensor | None = None) -> Condition:

@@ -39,24 +39,34 @@ class LabelCondition(ConditionEncoder):
         """
         device = self.embedding.weight.device
         nulls = torch.full((num,), self.num_labels, device=device)
-        labels = nulls if raw is None else torch.as_tensor(raw, device=device)
+        given = None if raw is None else torch.as_tensor(raw, device=device)
+        labels = nulls if given is None else given
         if labels.shape != (num,):
             raise ValueError(f"{labels.numel()} labels for {num} images")
         if drop is not None:
             labels = torch.where(drop, nulls, labels)
         null = Condition(num, self.embedding(nulls), is_null=True)
-        return Condition(num, self.embedding(labels), null=null, is_null=raw is None)
+        return Condition(num, self.embedding(labels), null=null, is_null=given is None, label=given)
 
     def check(self, raw: Any) -> None:
         """Refuse what is not a label, or a sequence of labels, in 0..num_labels-1."""
-        if raw is None:
-            return
-        values: list[Any]
-        if isinstance(raw, Tensor):
-            values = raw.flatten().tolist()
-        else:
-            values = list(raw) if isinstance(raw, Iterable) and not isinstance(raw, str) else [raw]
-        for value in values:
-            whole = isinstance(value, Integral) and not isinstance(value, bool)
-            if not whole or not 0 <= value < self.num_labels:
-                raise UserError(f"condition.label={value!r} is not a label: labels are 0 to {self.num_labels - 1}")
+        check_labels(raw, self.num_labels)
+
+
+def check_labels(raw: Any, num_labels: int) -> None:
+    """Refuse what is not a label, or a sequence of labels, in 0..num_labels-1; None passes.
+
+    Raises:
+        UserError: For the first value that is no label.
+    """
+    if raw is None:
+        return
+    values: list[Any]
+    if isinstance(raw, Tensor):
+        values = raw.flatten().tolist()
+    else:
+        values = list(raw) if isinstance(raw, Iterable) and not isinstance(raw, str) else [raw]
+    for value in values:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not 0 <= value < num_labels:
+            raise UserError(f"condition.label={value!r} is not a label: labels are 0 to {num_labels - 1}")

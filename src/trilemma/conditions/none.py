@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trilemma.conditions.base import Condition, ConditionEncoder
@@ -11,11 +12,14 @@ from trilemma.errors import UserError
 
 
 class NoCondition(ConditionEncoder):
-    """For unconditional models: labels in a batch are ignored."""
+    """For unconditional models: the network sees neither labels nor captions. A guidance may read labels."""
+
+    steers = False
 
     def forward(self, raw: Any, *, num: int, drop: Tensor | None = None) -> Condition:
-        """Return a condition that carries only the batch size."""
-        return Condition(num)
+        """Return a condition that carries the batch size, and labels where labels were given."""
+        captions = isinstance(raw, (list, tuple)) and any(isinstance(value, str) for value in raw)
+        return Condition(num, label=None if raw is None or captions else torch.as_tensor(raw))
 
     def check(self, raw: Any) -> None:
         """Refuse any label: this model cannot be steered."""
