@@ -194,7 +194,7 @@ class DiscreteDiffusion(Family):
             )
             return self.codec.decode(unflatten(tokens, self.codec.code_shape))
 
-        return in_batches(self, draw, num_images, condition, first_index, batch_size)
+        return in_batches(self, draw, num_images, condition, first_index, batch_size, guidance or self.guidance)
 
     def sample_tokens(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trilemma.conditions.base import ConditionEncoder
 from trilemma.errors import UserError
+from trilemma.samplers.guidance import Guidance
 
 
 class _Conditional(Protocol):
@@ -26,6 +27,7 @@ def in_batches(
     condition: Any,
     first_index: int,
     batch_size: int,
+    guidance: Guidance | None = None,
 ) -> Tensor:
     """Draw images i = first_index .. first_index + num_images - 1 in evaluation mode, a batch at a time.
 
@@ -36,6 +38,7 @@ def in_batches(
         condition: One label or string for all, a sequence of `num_images`, or None.
         first_index: Index of the first image.
         batch_size: At most so many at once.
+        guidance: What the samples are drawn with. One that reads labels itself lets a model that knows none take them.
 
     Returns:
         Images [num_images, ...].
@@ -46,7 +49,7 @@ def in_batches(
     if num_images < 1:
         raise UserError(f"num_images={num_images}: ask for at least one image")
     raw = spread(condition, num_images)
-    model.condition.check(raw)
+    check_condition(model.condition, guidance, raw)
     was_training = model.training
     model.train(False)
     try:
@@ -58,6 +61,23 @@ def in_batches(
         return torch.cat(parts)
     finally:
         model.train(was_training)
+
+
+def check_condition(encoder: ConditionEncoder, guidance: Guidance | None, raw: Any) -> None:
+    """See that what is asked for can steer the samples.
+
+    Args:
+        encoder: Of the model.
+        guidance: What the samples are drawn with.
+        raw: One label or caption an image, or None.
+
+    Raises:
+        UserError: If the guidance or the encoder does not know it, or neither of them would read it.
+    """
+    if guidance is not None:
+        guidance.check(raw)
+    if encoder.steers or guidance is None or guidance.num_labels is None:
+        encoder.check(raw)
 
 
 def spread(condition: Any, num: int) -> Any:

@@ -25,10 +25,16 @@ class Guidance:
             scale * grad log p(y|xt), shaped like xt. A Gaussian sampler that draws xs from N(mu, var) moves mu by
             var * gradient (Dhariwal and Nichol 2021, algorithm 1); one without a posterior moves eps by
             -sigma * gradient (algorithm 2). Called without autograd: a method that needs it enables it.
+        num_labels: Number of classes that it reads labels of itself; None where it reads none. One that does can steer a
+            model that knows no labels.
     """
 
     on_posterior: Callable[[Tensor, Any, Tensor, float], Tensor] | None = None
     gradient: Callable[[Tensor, float, Condition], Tensor] | None = None
+    num_labels: int | None = None
+
+    def check(self, raw: Any) -> None:
+        """Raise `UserError` where it cannot steer to the raw condition: one label or caption an image, or None."""
 
     def branches(self, condition: Condition, t: float) -> list[Condition]:
         """The conditions to run the network under at time t; the sampler runs them as one batch."""
