@@ -151,14 +151,30 @@ def test_codes_are_kept_small_and_served_whole(toy, largest, dtype):
     assert torch.equal(val["image"], to_float(data.split("val").images[:4]))
 
 
+def test_continuous_codes_are_served_as_they_are(toy):
+    data = toy(num_train=4, flip=True)
+    codes = {"train": torch.rand(2, 4, 5, 1, 3) * 1e-3, "val": torch.rand(7, 5, 1, 3)}
+    data.use_codes(codes)
+    (batch,) = data.train_dataloader()
+    rows = batch["index"] - 100
+    straight, mirrored = codes["train"][:, rows]
+    same = torch.stack([(batch["code"] == c).flatten(1).all(1) for c in (straight, mirrored)])
+    assert same.sum(0).tolist() == [1] * 4
+    assert same.any(1).all()  # with this seed some are mirrored and some are not
+    val = next(iter(data.val_dataloader()))
+    assert torch.equal(val["code"], codes["val"][:4])
+
+
 def test_codes_of_the_wrong_shape_are_an_error(toy):
     val = torch.zeros(7, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match="'train'"):
         toy().use_codes({"train": torch.zeros(9, 3), "val": val})
-    with pytest.raises(ValueError, match=r"\(2, 10, 'L'\)"):
+    with pytest.raises(ValueError, match=r"\(2, 10, '\.\.\.'\)"):
         toy(flip=True).use_codes({"train": torch.zeros(10, 3), "val": val})
     with pytest.raises(ValueError, match="'val'"):
         toy().use_codes({"train": torch.zeros(10, 3)})
+    with pytest.raises(ValueError, match=r"got \(10,\)"):
+        toy().use_codes({"train": torch.zeros(10), "val": val})
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": 11}, {"seed": -1}, {"max_val_images": 0}])

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from trilemma.errors import UserError
 from trilemma.processes.noise import NoiseSource
 
 
@@ -21,12 +22,14 @@ class Codec(nn.Module, ABC):
         code_shape: (h, w) or (h, w, c) for tokens, raster order, the channel fastest; (c, h, w) for continuous codes.
         num_classes: Number of token classes K; None for continuous codes.
         scale: Buffer that a continuous code is multiplied by to have unit deviation; 1 for tokens.
+        bound: Continuous codes of images lie in [-bound, bound]; None where nothing bounds them, and for tokens.
     """
 
     image_shape: tuple[int, int, int]
     code_shape: tuple[int, ...]
     num_classes: int | None
     scale: Tensor
+    bound: float | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,6 +48,17 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode(self, code: Tensor) -> Tensor:
         """Codes [B, *code_shape] to images [B, C, H, W] in [-1, 1]."""
+
+    def cache(self, images: Tensor) -> Tensor:
+        """What is kept of images [B, C, H, W] so that their codes can be given again without them; here the codes themselves."""
+        return self.encode(images)
+
+    def from_cache(self, cached: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """Codes of what `cache` returned: as `encode(images, noise)` of the same images would give them."""
+        return cached
+
+    def standardise(self, cached: Tensor) -> None:
+        """Measure, on what `cache` returned of a whole training set [N, ...], what gives codes unit deviation; nothing here."""
 
     def freeze(self) -> Self:
         """Fix the codec for good: no gradients, and evaluation mode whatever mode a parent module is put in."""
@@ -67,6 +81,21 @@ def image_shape_of(sizes: Sequence[int]) -> tuple[int, int, int]:
         raise ValueError(f"image_shape must be (C, H, W), got {tuple(sizes)}")
     channels, height, width = sizes
     return channels, height, width
+
+
+def halved_grid(image_shape: tuple[int, int, int], num_halvings: int) -> tuple[int, int]:
+    """Height and width (h, w) of images that are halved so often.
+
+    Raises:
+        UserError: If a side cannot be halved so often.
+    """
+    _, height, width = image_shape
+    factor = 2**num_halvings
+    if height % factor or width % factor:
+        raise UserError(
+            f"images of {height}x{width} cannot be halved {num_halvings} times: set data.size to a multiple of {factor}"
+        )
+    return height // factor, width // factor
 
 
 def flatten(code: Tensor) -> Tensor:

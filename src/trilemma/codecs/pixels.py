@@ -19,6 +19,7 @@ class Pixels(Codec):
     """
 
     num_classes = None
+    bound = 1.0
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trilemma.codecs.base import Codec, image_shape_of
+from trilemma.codecs.base import Codec, halved_grid, image_shape_of
 from trilemma.codecs.quantizer import EMAQuantizer
-from trilemma.errors import UserError
 from trilemma.networks.conv import ConvDecoder, ConvEncoder
 from trilemma.processes.noise import NoiseSource
 
@@ -51,7 +50,8 @@ class VQ(Codec):
         self, *, image_shape: Sequence[int], encoder: ConvEncoder, decoder: ConvDecoder, quantizer: EMAQuantizer
     ) -> None:
         super().__init__()
-        self.image_shape = channels, height, width = image_shape_of(image_shape)
+        self.image_shape = image_shape_of(image_shape)
+        channels = self.image_shape[0]
         for name, found, wanted in (
             ("encoder.in_channels", encoder.in_channels, channels),
             ("encoder.out_channels", encoder.out_channels, quantizer.dim),
@@ -61,13 +61,7 @@ class VQ(Codec):
         ):
             if found != wanted:
                 raise ValueError(f"{name}={found}, but the other parts need {wanted}")
-        factor = 2**encoder.num_downsamples
-        if height % factor or width % factor:
-            raise UserError(
-                f"images of {height}x{width} cannot be halved {encoder.num_downsamples} times: "
-                f"set data.size to a multiple of {factor}"
-            )
-        self.code_shape = (height // factor, width // factor)
+        self.code_shape = halved_grid(self.image_shape, encoder.num_downsamples)
         self.num_classes = quantizer.codebook_size
         self.encoder = encoder
         self.decoder = decoder

@@ -20,7 +20,7 @@ __all__ = ["ImageData", "Split", "SplitName"]
 
 SplitName = Literal["train", "val", "test"]
 
-# Below this the training images live beside the network, and a batch needs no copy from the host.
+# Below this the training images, or their codes, live beside the network, and a batch needs no copy from the host.
 _MAX_BYTES_ON_DEVICE = 2 * 1024**3
 
 
@@ -137,25 +137,27 @@ class ImageData(L.LightningDataModule, ABC):
         }
 
     def use_codes(self, codes: Mapping[str, Tensor]) -> None:
-        """Serve cached codes: "train" batches carry "code" in place of "image", "val" batches both.
+        """Serve what a codec caches: "train" batches carry "code" in place of "image", "val" batches both.
 
         Args:
-            codes: Non-negative integers by split, "train" and "val": [N, L] in the order of the split. With `flip`,
-                "train" is [2, N, L]: the codes of the images, then those of their mirror images.
+            codes: By split, "train" and "val", in its order: tokens, non-negative integers [N, L], or what continuous codes
+                are made of, float [N, c, h, w]. With `flip`, "train" is [2, N, ...]: those of the images, then those of their
+                mirror images.
 
         Raises:
             ValueError: If a split is missing or a shape does not match it.
         """
         for name in ("train", "val"):
             expected = (2,) * (self.flip and name == "train") + (len(self.split(name)),)
-            if name not in codes or codes[name].shape[:-1] != expected:
+            leading = codes[name].shape[: len(expected)] if name in codes else None
+            if leading != expected or codes[name].ndim == len(expected):
                 found = tuple(codes[name].shape) if name in codes else None
-                raise ValueError(f"codes of {name!r} must be shaped {(*expected, 'L')}, got {found}")
+                raise ValueError(f"codes of {name!r} must be shaped {(*expected, '...')}, got {found}")
         self._codes = {name: _compact(codes[name]) for name in ("train", "val")}
 
     def train_dataloader(self) -> BatchStream:
         """Training batches of the whole run."""
-        split = self.split("train")
+        split, codes = self.split("train"), self._codes.get("train")
         rank, world_size = self._rank()
         return BatchStream(
             split,
@@ -165,8 +167,8 @@ class ImageData(L.LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
             flip=self.flip,
-            codes=self._codes.get("train"),
-            device=self._device(split),
+            codes=codes,
+            device=self._device(split.images if codes is None else codes),
         )
 
     def val_dataloader(self) -> EvalLoader:
@@ -203,15 +205,17 @@ class ImageData(L.LightningDataModule, ABC):
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _device(self, split: Split) -> torch.device | None:
-        if self.trainer is None or isinstance(split.images, MappedImages):
+    def _device(self, served: Tensor | MappedImages) -> torch.device | None:
+        if self.trainer is None or isinstance(served, MappedImages):
             return None
-        fits = math.prod(split.images.shape) <= _MAX_BYTES_ON_DEVICE
+        fits = math.prod(served.shape) * served.dtype.itemsize <= _MAX_BYTES_ON_DEVICE
         return self.trainer.strategy.root_device if fits else None
 
 
 def _compact(codes: Tensor) -> Tensor:
-    """Codes in the smallest integer type that holds them."""
+    """Tokens in the smallest integer type that holds them; continuous codes as they are."""
+    if codes.is_floating_point():
+        return codes
     largest = int(codes.max())
     if largest <= torch.iinfo(torch.uint8).max:
         return codes.to(torch.uint8)

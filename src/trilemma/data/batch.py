@@ -11,7 +11,7 @@ class Batch(TypedDict, total=False):
     """One training or validation batch; every data set fills what it has."""
 
     image: Tensor  # float [B, C, H, W] in [-1, 1]
-    code: Tensor  # int64 [B, L], where the codec's codes are cached
+    code: Tensor  # where a codec's codes are cached: tokens int64 [B, L], or float [B, ...] for `Codec.from_cache`
     label: Tensor  # int64 [B]
     caption: list[str]
     index: Tensor  # int64 [B], position in the source split

@@ -48,7 +48,8 @@ class BatchStream:
         rank: Which part of each global batch to give.
         world_size: Number of parts.
         flip: Mirror each image left to right with probability 1/2.
-        codes: Integers [N, L] given instead of images; with `flip` [2, N, L], of the images and of their mirrors.
+        codes: Integers [N, L] or floats [N, ...] given instead of images; with `flip` [2, N, ...], of the images and of their
+            mirrors.
         device: Where the images are kept and the batches appear. Images on disk are read through the CPU.
 
     Raises:
@@ -71,8 +72,8 @@ class BatchStream:
         check_batch_size(batch_size, len(split), world_size)
         if num_batches is not None and num_batches < 1:
             raise ValueError(f"num_batches must be positive, got {num_batches}")
-        if codes is not None and codes.ndim != 2 + flip:
-            raise ValueError(f"codes must be {'[2, N, L]' if flip else '[N, L]'}, got {tuple(codes.shape)}")
+        if codes is not None and tuple(codes.shape[: 1 + flip]) != (2,) * flip + (len(split),):
+            raise ValueError(f"codes must be {'[2, N, ...]' if flip else '[N, ...]'}, got {tuple(codes.shape)}")
         self._device = torch.device("cpu") if device is None else device
         # Codes stand in for the images: those need not be moved, nor read from disk.
         self._codes = None if codes is None else codes.to(self._device)
@@ -112,7 +113,7 @@ class BatchStream:
         batch = Batch(index=self._index[where])
         if self._codes is not None:
             codes = self._codes.index_select(0, where) if flip is None else self._codes[flip.long(), where]
-            batch["code"] = codes.long()
+            batch["code"] = _as_served(codes)
         else:
             if isinstance(self._images, MappedImages):
                 images = self._images[epoch.order[mine]].to(self._device)
@@ -169,7 +170,7 @@ class EvalLoader:
         max_images: Stop after the first so many; None gives all.
         rank: Which part of each global batch to give.
         world_size: Number of parts.
-        codes: Integers [N, L], given beside the images.
+        codes: Integers [N, L] or floats [N, ...], given beside the images.
 
     Raises:
         UserError: If there are fewer images than ranks.
@@ -208,7 +209,7 @@ class EvalLoader:
             mine = slice(first, start + (self._rank + 1) * size // self._world_size)
             batch = Batch(image=to_float(split.images[mine]), index=split.index[mine])
             if self._codes is not None:
-                batch["code"] = self._codes[mine].long()
+                batch["code"] = _as_served(self._codes[mine])
             if split.labels is not None:
                 batch["label"] = split.labels[mine]
             if split.captions is not None:
@@ -226,6 +227,11 @@ def check_batch_size(batch_size: int, num_images: int, world_size: int) -> None:
         raise UserError(f"data.batch_size={batch_size} must lie between 1 and {num_images}, the training images")
     if batch_size % world_size:
         raise UserError(f"data.batch_size={batch_size} is the batch of all devices: make it a multiple of {world_size}")
+
+
+def _as_served(codes: Tensor) -> Tensor:
+    """Tokens are int64 whatever integers they are kept as."""
+    return codes if codes.is_floating_point() else codes.long()
 
 
 def _place(images: Tensor | MappedImages, device: torch.device) -> Tensor | MappedImages:

@@ -99,6 +99,11 @@ class ConvDecoder(nn.Module):
             width = narrower
         self.layers = nn.Sequential(*layers)
 
+    @property
+    def last_layer(self) -> Tensor:
+        """Weights of the last convolution, [4C, c, 3, 3]: where gradients of several losses are weighed against each other."""
+        return next(layer.weight for layer in reversed(self.layers) if isinstance(layer, nn.Conv2d))
+
     def forward(self, latents: Tensor) -> Tensor:
         """Images [B, C, H, W] of latents [B, d, h, w]; not clipped."""
         images: Tensor = self.layers(latents.contiguous(memory_format=torch.channels_last))

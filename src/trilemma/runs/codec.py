@@ -58,7 +58,7 @@ def drop_recipe(cfg: DictConfig) -> None:
     """Forget an experiment's first-stage recipe where the command line chose a codec that needs none (codec=pixels_256)."""
     if OmegaConf.select(cfg, "codec._target_") is not None:
         OmegaConf.set_struct(cfg, False)
-        for key in ("checkpoint", "experiment", "overrides"):
+        for key in ("checkpoint", "experiment", "overrides", "read_as"):
             cfg.codec.pop(key, None)
         OmegaConf.set_struct(cfg, True)
 
@@ -67,7 +67,8 @@ def resolve_codec(cfg: DictConfig, data: ImageData, resume: str | None = None) -
     """Build the codec that `cfg.codec` asks for and put its own configuration in the node's place.
 
     Args:
-        cfg: The prior's configuration; `cfg.codec` is either an object's node, or {checkpoint, experiment, overrides}.
+        cfg: The prior's configuration; `cfg.codec` is either an object's node, or {checkpoint, experiment, overrides, read_as},
+            where `read_as`, if it is there, names a codec whose only argument, `codec`, is the one that was loaded.
         resume: The checkpoint that the run goes on from: it brings its codec with it.
         data: The prior's data: a codec belongs to it if it was trained on the same content.
 
@@ -104,8 +105,15 @@ def resolve_codec(cfg: DictConfig, data: ImageData, resume: str | None = None) -
     else:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         cfg.facts.codec = {"checkpoint": str(path), "sha256": digest, "experiment": config.get("experiment")}
+    described = config["model"]["codec"]
+    read_as = node.get("read_as")
+    # The codec of a prior, resumed or named as the checkpoint, is read that way already.
+    if read_as is not None and described["_target_"] != read_as:
+        found = build({"_target_": read_as, "codec": found}, where="codec.read_as")
+        described = {"_target_": read_as, "codec": described}
+    assert isinstance(found, Codec)
     OmegaConf.set_struct(cfg, False)
-    cfg.codec = config["model"]["codec"]
+    cfg.codec = described
     OmegaConf.set_struct(cfg, True)
     return found
 

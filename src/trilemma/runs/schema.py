@@ -22,7 +22,7 @@ TRAIN: dict[str, Any] = {
     "experiment_name": str,
     "data": None,
     "model": None,
-    "codec": {"checkpoint": str, "experiment": str, "overrides": list},
+    "codec": {"checkpoint": str, "experiment": str, "overrides": list, "read_as": str},
     "process": None,
     "network": None,
     "sampler": None,

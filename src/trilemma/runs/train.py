@@ -139,8 +139,11 @@ def _model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
         # The built model holds a fresh codec of the same shape. The trained weights go in here, after any others: the codes that
         # the prior learns are this codec's.
         held.load_state_dict(codec.state_dict())
-        if cfg.facts.codec is not None and codec.num_classes is not None:  # pixel levels cost nothing to compute
-            data.use_codes(cached_codes(codec, data, Path(cfg.paths.cache_dir)))
+        if cfg.facts.codec is not None:  # what was not learned costs nothing to compute
+            codes = cached_codes(held, data, Path(cfg.paths.cache_dir))
+            data.use_codes(codes)
+            if not resume:  # the checkpoint brings the units its prior was trained in
+                held.standardise(codes["train"].flatten(0, int(data.flip)))
     return model
 
 

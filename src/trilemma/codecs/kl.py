@@ -1,0 +1,115 @@
+"""Images as continuous latents with a Gaussian posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trilemma.codecs.base import halved_grid, image_shape_of
+from trilemma.codecs.latents import LatentCodec
+from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.processes.noise import NoiseSource
+
+# Outside, exp would overflow in half precision or the deviation underflow; no trained posterior comes near.
+_MIN_LOG_VAR, _MAX_LOG_VAR = -30.0, 20.0
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z|x) = N(mean, exp(log_var)), every latent by itself.
+
+    Attributes:
+        mean: [B, c, h, w].
+        log_var: [B, c, h, w].
+    """
+
+    mean: Tensor
+    log_var: Tensor
+
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviation [B, c, h, w]."""
+        return (0.5 * self.log_var).exp()
+
+    def sample(self, noise: NoiseSource) -> Tensor:
+        """Draw z [B, c, h, w], differentiable in mean and log_var (Kingma and Welling 2014, section 2.4)."""
+        return self.mean + self.deviation * noise.normal(tuple(self.mean.shape)).to(self.mean)
+
+    def kl(self) -> Tensor:
+        """KL(q(z|x) || N(0, 1)) of every latent in nats, [B, c, h, w] (Kingma and Welling 2014, appendix B)."""
+        return 0.5 * (self.mean.square() + self.log_var.exp() - 1.0 - self.log_var)
+
+
+class KLOutput(NamedTuple):
+    """What a training step needs.
+
+    Attributes:
+        reconstruction: Images [B, C, H, W] of a drawn latent, not clipped.
+        posterior: Of the latents, before `shift` and `scale`.
+    """
+
+    reconstruction: Tensor
+    posterior: Posterior
+
+
+class KL(LatentCodec):
+    """Encoder to a Gaussian posterior, decoder.
+
+    Sources: Kingma and Welling 2014; Rombach et al. 2022, section 3.1.
+
+    The cache holds mean and deviation, so a prior sees a fresh draw each time, as if it had the images.
+
+    Args:
+        image_shape: (C, H, W).
+        encoder: Images to mean and log-variance, 2c channels.
+        decoder: Latents of c channels to images.
+
+    Raises:
+        UserError: If the image cannot be halved as often as the encoder does.
+        ValueError: If the parts do not fit each other.
+    """
+
+    def __init__(self, *, image_shape: Sequence[int], encoder: ConvEncoder, decoder: ConvDecoder) -> None:
+        shape = image_shape_of(image_shape)
+        for name, found, wanted in (
+            ("encoder.in_channels", encoder.in_channels, shape[0]),
+            ("encoder.out_channels", encoder.out_channels, 2 * decoder.in_channels),
+            ("decoder.out_channels", decoder.out_channels, shape[0]),
+            ("decoder.num_upsamples", decoder.num_upsamples, encoder.num_downsamples),
+        ):
+            if found != wanted:
+                raise ValueError(f"{name}={found}, but the other parts need {wanted}")
+        super().__init__((decoder.in_channels, *halved_grid(shape, encoder.num_downsamples)))
+        self.image_shape = shape
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """The posterior of images [B, C, H, W], in single precision at least."""
+        moments: Tensor = self.encoder(images)
+        mean, log_var = moments.to(torch.promote_types(moments.dtype, torch.float32)).chunk(2, dim=1)
+        return Posterior(mean, log_var.clamp(_MIN_LOG_VAR, _MAX_LOG_VAR))
+
+    def forward(self, images: Tensor, noise: NoiseSource) -> KLOutput:
+        """Reconstruct images [B, C, H, W] from a draw of their latents."""
+        posterior = self.posterior(images)
+        return KLOutput(self.decoder(posterior.sample(noise)), posterior)
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [-1, 1] of codes [B, c, h, w]."""
+        images: Tensor = self.decoder(self._latents(code))
+        return images.clamp(-1.0, 1.0)
+
+    def cache(self, images: Tensor) -> Tensor:
+        """Mean and deviation of the latents of images [B, C, H, W], stacked to [B, 2c, h, w]."""
+        posterior = self.posterior(images)
+        return torch.cat([posterior.mean, posterior.deviation], dim=1)
+
+    def moments(self, cached: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, each [B, c, h, w], of [B, 2c, h, w]."""
+        mean, deviation = cached.chunk(2, dim=1)
+        return mean, deviation
