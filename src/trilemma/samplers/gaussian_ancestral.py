@@ -1,0 +1,84 @@
+"""Ancestral sampling of Gaussian processes at any stride."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from trilemma.errors import UserError
+from trilemma.processes.gaussian import GaussianProcess
+from trilemma.samplers.base import Prediction
+from trilemma.samplers.gaussian import GaussianSampler, Look
+from trilemma.samplers.grids import Grid
+
+Variance = Literal["small", "large", "learned", "optimal"]
+"""Variance of p(xs|xt).
+
+- "small": beta tilde of the step, right for data without variance (Ho et al. 2020, section 3.2).
+- "large": beta of the step, right for data of unit variance.
+- "learned": between the two in logarithm, where the network says (Nichol and Dhariwal 2021, equation 15).
+- "optimal": beta tilde plus what x0 is uncertain by, right for any data (Bao et al. 2022, theorem 1).
+"""
+
+
+class GaussianAncestral(GaussianSampler):
+    """Draws xs from N(mu, var), mu the mean of q(xs|xt, x0) at the predicted x0; no noise in the last step.
+
+    Source: Ho et al. 2020, algorithm 2. A guidance with a gradient moves mu by var times it (Dhariwal and Nichol 2021,
+    algorithm 1).
+
+    Args:
+        num_steps: Network calls.
+        variance: See `Variance`.
+        grid: See `Grid`.
+        clip: See `GaussianSampler`.
+
+    Raises:
+        UserError: If an option is out of its range.
+    """
+
+    def __init__(
+        self, num_steps: int, *, variance: Variance = "small", grid: Grid = "trailing", clip: bool = True
+    ) -> None:
+        super().__init__(num_steps, grid=grid, clip=clip)
+        if variance not in get_args(Variance):
+            raise UserError(f"sampler.variance={variance}: choose one of {', '.join(get_args(Variance))}")
+        self.variance: Variance = variance
+
+    def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
+        """See `GaussianSampler`.
+
+        Raises:
+            UserError: If the model does not know what the variance needs.
+        """
+        for t, s in pairwise(grid):
+            x0, prediction = look.mean(xt, t)
+            variance = self._variance(prediction, look.process, s, t)
+            mean, _ = look.process.posterior(x0, xt, s, t)
+            gradient = look.gradient(xt, t)
+            if gradient is not None:
+                mean = mean + variance * gradient
+            xt = mean if s == 0.0 else mean + variance.sqrt() * look.noise.normal(tuple(xt.shape), dtype=xt.dtype)
+            yield xt, prediction
+
+    def _variance(self, prediction: Prediction, process: GaussianProcess, s: float, t: float) -> Tensor:
+        if self.variance == "large":
+            return process.transition(s, t)[1]
+        c0, _, small = process.posterior_coefficients(s, t)
+        if self.variance == "small":
+            return small
+        if self.variance == "learned" and prediction.variance_fraction is not None:
+            log_small, log_large = process.log_variance_range(s, t)
+            return torch.exp(log_small + prediction.variance_fraction.double() * (log_large - log_small))
+        if self.variance == "optimal" and prediction.x0_variance is not None:
+            return small + c0.square() * prediction.x0_variance.double()
+        allowed = ["small", "large"]
+        allowed += ["learned"] if prediction.variance_fraction is not None else []
+        allowed += ["optimal"] if prediction.x0_variance is not None else []
+        raise UserError(
+            f"sampler.variance={self.variance}: this checkpoint knows nothing of it; choose one of {', '.join(allowed)}"
+        )
