@@ -12,7 +12,6 @@ from trilemma.networks.embeddings import TimeEmbedding
 from trilemma.networks.unet_blocks import (
     Ascent,
     Descent,
-    Stage,
     StageFactory,
     Steering,
     grid_sides,
@@ -97,9 +96,7 @@ class UNet(nn.Module):
             num_res_blocks=num_res_blocks,
         )
         bottom = widths[-1]
-        self.middle = nn.ModuleList(
-            [Stage(factory.block(bottom, bottom), factory.attention(bottom)), factory.stage(bottom, bottom, -1)]
-        )
+        self.middle = factory.middle(bottom)
         self.ascent = Ascent(
             factory,
             in_width=bottom,

@@ -178,6 +178,11 @@ class StageFactory:
         block = self.block(in_channels, out_channels)
         return Stage(block, self.attention(out_channels) if side in self.attention_sides else None)
 
+    def middle(self, channels: int) -> nn.ModuleList:
+        """The two stages at the bottom, of which the first always has attention."""
+        blocks = [self.block(channels, channels) for _ in range(2)]
+        return nn.ModuleList([Stage(blocks[0], self.attention(channels)), Stage(blocks[1], None)])
+
     def block(self, in_channels: int, out_channels: int) -> SteeredResidual:
         """A residual block."""
         return SteeredResidual(in_channels, out_channels, scale_shift=self.scale_shift, dropout=self.dropout)
