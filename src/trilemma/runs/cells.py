@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trilemma.errors import UserError
 from trilemma.runs.cli import CONF
+from trilemma.runs.guidance import GuidingClassifier
 from trilemma.runs.sample import conditioned_on
 from trilemma.runs.settings import build_sampling, labels_for, sampling_settings, settings_name
 from trilemma.samplers.base import Sampler
@@ -57,23 +58,24 @@ class Cell:
         return f"label: {'all in turn' if label in (None, 'all') else label}"
 
 
-def cells_of(cfg: DictConfig, config: Mapping[str, Any]) -> list[Cell]:
+def cells_of(cfg: DictConfig, config: Mapping[str, Any], classifier: GuidingClassifier | None = None) -> list[Cell]:
     """Every point of the sweep (one where nothing is swept), each checked before the first is measured.
 
     Args:
         cfg: Configuration of `evaluate.py`.
         config: The checkpoint's configuration.
+        classifier: The one that `cfg.guidance` names, if any.
 
     Raises:
         UserError: If a value does not fit.
     """
     axes = {name: _values(cfg, name) for name in ("sampler", *AXES)}
     swept = {name: values for name, values in axes.items() if values is not None}
-    if "scale" in swept and conditioned_on(dict(config)) is None:
+    if "scale" in swept and classifier is None and conditioned_on(dict(config)) is None:
         raise UserError("sweep.scale: the model is unconditional, and guidance has nothing to guide; leave it out")
     cells: dict[str, Cell] = {}
     for point in itertools.product(*swept.values()):
-        cell = _cell(_at(cfg, dict(zip(swept, point, strict=True))), config)
+        cell = _cell(_at(cfg, dict(zip(swept, point, strict=True))), config, classifier)
         cells.setdefault(cell.name, cell)  # a value given twice is measured once
     return list(cells.values())
 
@@ -116,9 +118,10 @@ def _sampler_named(name: str) -> DictConfig:
     return node
 
 
-def _cell(cfg: DictConfig, config: Mapping[str, Any]) -> Cell:
-    sampler_node, guidance_node = sampling_settings(cfg, config)
-    sampler, guidance = build_sampling(sampler_node, guidance_node)
-    labels = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(dict(config)))
+def _cell(cfg: DictConfig, config: Mapping[str, Any], classifier: GuidingClassifier | None) -> Cell:
+    sampler_node, guidance_node = sampling_settings(cfg, config, classifier)
+    sampler, guidance = build_sampling(sampler_node, guidance_node, classifier)
+    labels = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(dict(config), guidance))
+    guidance.check(labels)
     name = settings_name(cfg, config, sampler_node, guidance_node)
     return Cell(cfg, name, sampler_node, guidance_node, sampler, guidance, labels)

@@ -22,6 +22,7 @@ from trilemma.runs.check import check_config
 from trilemma.runs.classification import evaluate_classifier
 from trilemma.runs.directory import prepare
 from trilemma.runs.evaluation_logger import EvaluationLogger, take_logger
+from trilemma.runs.guidance import guiding_classifier
 from trilemma.runs.measure import is_complete, measure_cell, reconstruction_row
 from trilemma.runs.oracle import run_oracle
 from trilemma.runs.quiet import quieten
@@ -79,7 +80,7 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
     extractor = extractor_for(cfg, subject.data)
     check_data(subject.data, extractor)
     if isinstance(subject.model, Samples):
-        cells = cells_of(cfg, subject.config)
+        cells = cells_of(cfg, subject.config, guiding_classifier(cfg, subject.model, subject.config))
         rows = _measure_all(cells, subject, extractor, folder, log)
         if len(cells) > 1:
             print_sweep([row.content for row in rows])
@@ -122,7 +123,8 @@ def _compare(cfg: DictConfig, log: EvaluationLogger) -> None:
             raise UserError(f"{twin} and {path} are the same checkpoint: name it once")
         extractor = extractor_for(one, subject.data)
         check_data(subject.data, extractor)
-        jobs.append((subject, extractor, cells_of(one, subject.config)))
+        classifier = guiding_classifier(one, subject.model, subject.config)
+        jobs.append((subject, extractor, cells_of(one, subject.config, classifier)))
     first, judge, _ = jobs[0]
     for subject, extractor, _ in jobs[1:]:
         if subject.data.fingerprint != first.data.fingerprint:

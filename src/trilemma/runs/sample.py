@@ -21,6 +21,7 @@ from trilemma.models.base import Samples
 from trilemma.runs import schema
 from trilemma.runs.check import check_config
 from trilemma.runs.directory import prepare
+from trilemma.runs.guidance import guiding_classifier
 from trilemma.runs.load import load_with_config
 from trilemma.runs.quiet import quieten
 from trilemma.runs.settings import (
@@ -50,13 +51,15 @@ def sample(cfg: DictConfig) -> None:
         raise UserError(f"num_images={cfg.num_images} must be at least 1")
     loaded, config = load_with_config(cfg.ckpt, weights=cfg.weights, device=cfg.device)
     model = require_samples(loaded, cfg.ckpt)
-    sampler_node, guidance_node = sampling_settings(cfg, config)
-    sampler, guidance = build_sampling(sampler_node, guidance_node)
+    classifier = guiding_classifier(cfg, loaded, config)
+    sampler_node, guidance_node = sampling_settings(cfg, config, classifier)
+    sampler, guidance = build_sampling(sampler_node, guidance_node, classifier)
     condition: Any = cfg.condition.caption
     if condition is None:
-        condition = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(config))
+        condition = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(config, guidance))
     elif cfg.condition.label is not None:
         raise UserError("give condition.label or condition.caption, not both")
+    guidance.check(condition)
     default = run_dir_of(Path(cfg.ckpt)) / "samples" / settings_name(cfg, config, sampler_node, guidance_node)
     folder = Path(cfg.output_dir) if cfg.output_dir else default
     prepare(folder)
@@ -74,8 +77,10 @@ def sample(cfg: DictConfig) -> None:
     print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
 
 
-def conditioned_on(config: dict[str, Any]) -> int | None:
-    """Number of labels the model was conditioned on; None for an unconditional model."""
+def conditioned_on(config: dict[str, Any], guidance: Guidance | None = None) -> int | None:
+    """Number of labels that a guidance reads itself, else that the model was conditioned on; None where labels mean nothing."""
+    if guidance is not None and guidance.num_labels is not None:
+        return guidance.num_labels
     condition = config["model"].get("condition") or {}
     number: int | None = condition.get("num_labels")
     return number

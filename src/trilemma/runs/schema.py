@@ -47,7 +47,12 @@ _SAMPLING: dict[str, Any] = {
     "weights": str,
     "num_images": int,
     "sampler": {"num_steps": _OPTIONAL_INT, "temperature": _OPTIONAL_FLOAT, "truncation": _OPTIONAL_FLOAT},
-    "guidance": {"scale": _OPTIONAL_FLOAT, "start": _OPTIONAL_FLOAT, "stop": _OPTIONAL_FLOAT},
+    "guidance": {
+        "scale": _OPTIONAL_FLOAT,
+        "start": _OPTIONAL_FLOAT,
+        "stop": _OPTIONAL_FLOAT,
+        "classifier": _OPTIONAL_STR,
+    },
     "seed": int,
     "batch_size": _OPTIONAL_INT,
     "num_threads": _OPTIONAL_INT,

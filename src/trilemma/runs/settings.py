@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from trilemma.errors import UserError
 from trilemma.models.base import Family, Samples
 from trilemma.runs.build import build
+from trilemma.runs.guidance import GuidingClassifier
 from trilemma.samplers.base import Sampler
 from trilemma.samplers.guidance import Guidance
 
@@ -29,22 +30,26 @@ def settle_batch_size(cfg: DictConfig) -> None:
         raise UserError(f"batch_size={cfg.batch_size} must be at least 1")
 
 
-def sampling_settings(cfg: DictConfig, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def sampling_settings(
+    cfg: DictConfig, config: Mapping[str, Any], classifier: GuidingClassifier | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Merge the checkpoint's sampler and guidance with the command line's.
 
     Args:
         cfg: With nodes `sampler` and `guidance`: a whole object's node replaces the checkpoint's, single numbers replace its values.
         config: The checkpoint's configuration.
+        classifier: The one that `cfg.guidance` names, if any.
 
     Returns:
-        Plain nodes of sampler and guidance.
+        Plain nodes of sampler and guidance, the latter with the classifier's content instead of its path.
     """
     sampler = _merge(OmegaConf.to_container(cfg.sampler, resolve=True), config.get("sampler"), "sampler")
     wanted = OmegaConf.to_container(cfg.guidance, resolve=True)
     trained = config.get("guidance") or {}
     if isinstance(wanted, dict) and wanted.get("scale") is not None and "scale" not in trained:
         trained = {"_target_": CLASSIFIER_FREE, "scale": 1.0}
-    return sampler, _merge(wanted, trained, "guidance")
+    guidance = _merge(wanted, trained, "guidance")
+    return sampler, guidance if classifier is None else {**guidance, "classifier": classifier.record}
 
 
 def _merge(wanted: Any, trained: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
@@ -61,12 +66,21 @@ def _merge(wanted: Any, trained: Mapping[str, Any] | None, where: str) -> dict[s
     return {**trained, **changes}
 
 
-def build_sampling(sampler: dict[str, Any], guidance: dict[str, Any]) -> tuple[Sampler, Guidance]:
+def build_sampling(
+    sampler: dict[str, Any], guidance: dict[str, Any], classifier: GuidingClassifier | None = None
+) -> tuple[Sampler, Guidance]:
     """Build both objects.
+
+    Args:
+        sampler: The sampler's node.
+        guidance: The guidance's.
+        classifier: Given to the guidance in the place of its record.
 
     Raises:
         UserError: If a value is out of range.
     """
+    if classifier is not None:
+        guidance = {**guidance, "classifier": classifier.module}
     built = build(sampler, where="sampler"), build(guidance, where="guidance")
     if not isinstance(built[0], Sampler) or not isinstance(built[1], Guidance):
         raise UserError("sampler and guidance must name a Sampler and a Guidance")
@@ -102,7 +116,7 @@ def settings_name(
 def _is_other(node: Mapping[str, Any], config: Mapping[str, Any], key: str) -> bool:
     """Whether an object is of another class than the checkpoint's own."""
     own = (config.get(key) or {}).get("_target_")
-    return own is not None and node["_target_"] != own and node.get("scale") is None
+    return own is not None and node["_target_"] not in (own, CLASSIFIER_FREE)
 
 
 def _class_name(node: Mapping[str, Any]) -> str:

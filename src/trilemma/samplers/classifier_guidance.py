@@ -59,7 +59,8 @@ class ClassifierGuidance(Guidance):
 
     def check(self, raw: Any) -> None:
         """Refuse what is no label of the classifier, and no label at all unless the scale is 0."""
-        if raw is None and self.scale != 0.0:
+        captions = isinstance(raw, str) or (isinstance(raw, list) and any(isinstance(value, str) for value in raw))
+        if captions or (raw is None and self.scale != 0.0):
             raise UserError("guidance=classifier needs condition.label: without one there is nothing to steer to")
         assert self.num_labels is not None
         check_labels(raw, self.num_labels)

@@ -1,0 +1,117 @@
+"""A classifier of noisy images: what gradient guidance steers by."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trilemma.codecs.base import Codec
+from trilemma.data.batch import Batch
+from trilemma.errors import UserError
+from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.diagnostics import Diagnostics
+from trilemma.models.times import TrainingTimes
+from trilemma.processes.gaussian import GaussianProcess, along
+from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
+from trilemma.processes.schedules import as_float64
+
+LOW_NOISE = 0.25
+"""Times up to here are what the validation calls low noise."""
+
+_GOLDEN = 0.5 * (5**0.5 - 1)
+
+
+class NoisyClassifier(Family):
+    """Learns p(label | xt) of images, or latents, at every noise level of a diffusion model's process.
+
+    Source: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", section 4.
+
+    Args:
+        codec: Image <-> code, as the diffusion model's; frozen here, and part of the checkpoint.
+        process: The diffusion model's process.
+        network: (xt [B, c, h, w] at unit deviation, t [B] in [0, 1]) -> logits [B, num_labels].
+        times: Which noise levels are trained.
+        num_labels: Number of classes.
+        optimizer: See `Family`.
+        scheduler: See `Family`.
+
+    Raises:
+        UserError: If the codec gives tokens or the data have no labels.
+    """
+
+    monitor = ("val/cross_entropy", "min")
+
+    def __init__(
+        self,
+        *,
+        codec: Codec,
+        process: GaussianProcess,
+        network: nn.Module,
+        times: TrainingTimes,
+        num_labels: int | None,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__(optimizer=optimizer, scheduler=scheduler)
+        if codec.num_classes is not None:
+            raise UserError(f"a noisy classifier needs continuous codes, and codec {type(codec).__name__} gives tokens")
+        if num_labels is None:
+            raise UserError("a noisy classifier needs a data set with labels: put images into class sub-folders")
+        self.codec = codec.freeze()
+        self.process = process
+        self.network = network
+        self.times = times
+        self.num_labels = num_labels
+
+    def logits(self, xt: Tensor, t: Tensor) -> Tensor:
+        """Give log p(label | xt) up to a constant [B, num_labels], of xt [B, c, h, w] of any floating type at times t [B]."""
+        time = as_float64(t)
+        # Every process shows the network inputs of one size.
+        scale = (self.process.alpha(time).square() + self.process.sigma(time).square()).rsqrt()
+        dtype = next((p.dtype for p in self.network.parameters()), xt.dtype)
+        logits: Tensor = self.network((along(scale, xt) * xt).to(dtype), t.to(dtype))
+        return logits
+
+    def log_prob(self, xt: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """Give log p(label | xt) in nats [B], of xt [B, c, h, w] at times t [B] and labels [B]; differentiable in xt."""
+        return self.logits(xt, t).log_softmax(1).gather(1, label[:, None])[:, 0]
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy in nats, over the noise levels of `times`."""
+        noise = TorchNoise(device=self.device)
+        x0, label = self.codes(batch, noise), batch["label"]
+        t, weight = self.times.sample(len(x0), noise, self.process)
+        cross_entropy, right = self._score(x0, t, label, noise)
+        self.times.update(t, cross_entropy)
+        return Loss((weight * cross_entropy).mean(), {"accuracy": right.float().mean()})
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics]:
+        """Log cross-entropy and accuracy with each image at a time of its own, so that the set covers all of (0, 1] evenly.
+
+        Returns:
+            The times and the cross-entropy at each, in nats.
+        """
+        noise = Noise(0, batch["index"], self.device)
+        x0, label = self.codes(batch, noise), batch["label"]
+        t = 1.0 - (batch["index"].double() * _GOLDEN) % 1.0
+        cross_entropy, right = self._score(x0, t, label, noise)
+        size, low = len(x0), t <= LOW_NOISE
+        self.log("val/cross_entropy", cross_entropy.mean(), batch_size=size, sync_dist=True, prog_bar=True)
+        self.log("val/accuracy", right.float().mean(), batch_size=size, sync_dist=True, prog_bar=True)
+        if bool(low.any()):
+            accuracy = right[low].float().mean()
+            self.log("val/accuracy_low_noise", accuracy, batch_size=int(low.sum()), sync_dist=True)
+        return {"diagnostics": {"time": t, "time_loss": cross_entropy}}
+
+    def _score(self, x0: Tensor, t: Tensor, label: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+        """Cross-entropy in nats and whether the most likely label is right, both [B], at xt ~ q(xt | x0)."""
+        logits = self.logits(self.process.sample(x0, t, noise), t)
+        return F.cross_entropy(logits, label, reduction="none"), logits.argmax(1) == label
+
+    def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
+        """The batch's codes, float [B, c, h, w]: the cached ones, else encoded now."""
+        if "code" in batch:
+            return self.codec.from_cache(batch["code"], noise)
+        with torch.no_grad():
+            return self.codec.encode(batch["image"], noise)
