@@ -7,7 +7,8 @@ from torch import nn
 from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.conditions.label import LabelCondition
 from trilemma.errors import UserError
-from trilemma.models.discrete_diffusion import DiscreteDiffusion, _coprime_stride
+from trilemma.models.discrete_diffusion import DiscreteDiffusion
+from trilemma.models.timesteps import coprime_stride
 from trilemma.networks.transformer import BidirectionalTransformer
 from trilemma.processes.closed_form import Absorbing, MaskAndReplace, Uniform
 from trilemma.processes.schedules import Cosine, Linear, VQDiffusionPaper
@@ -105,7 +106,7 @@ def test_codes_and_images_give_the_same_tokens():
 
 @pytest.mark.parametrize("num_timesteps", [1, 2, 7, 10, 100, 1000])
 def test_validation_covers_every_timestep(num_timesteps):
-    stride = _coprime_stride(num_timesteps)
+    stride = coprime_stride(num_timesteps)
     assert math.gcd(stride, num_timesteps) == 1
     assert len({(i * stride) % num_timesteps for i in range(num_timesteps)}) == num_timesteps
 

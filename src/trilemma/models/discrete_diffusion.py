@@ -18,7 +18,7 @@ from trilemma.errors import UserError
 from trilemma.models.base import Family, Likelihood, Loss, OptimizerFactory, SchedulerFactory
 from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.sampling import in_batches
-from trilemma.models.timesteps import ImportanceTimesteps
+from trilemma.models.timesteps import ImportanceTimesteps, coprime_stride
 from trilemma.processes.categorical import CategoricalProcess, Weighting
 from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
 from trilemma.samplers.base import OnStep, Prediction, Sampler
@@ -142,7 +142,7 @@ class DiscreteDiffusion(Family):
         noise = Noise(0, batch["index"], self.device)
         condition = self.condition(self._raw(batch), num=len(x0))
         row = batch_idx * len(x0) + torch.arange(len(x0), device=self.device)
-        stride = _coprime_stride(self.num_timesteps)
+        stride = coprime_stride(self.num_timesteps)
         i = (row * stride) % self.num_timesteps + 1
         kl, cross_entropy = self._terms(x0, i, condition, noise)
         bound = (self.num_timesteps * kl + self.process.prior_kl(x0).mean(1)) / math.log(2)
@@ -225,11 +225,3 @@ class DiscreteDiffusion(Family):
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images through the codec and back: what this model's samples can look like at best."""
         return self.codec.decode(self.codec.encode(images))
-
-
-def _coprime_stride(num_timesteps: int) -> int:
-    """A stride near the golden section of T and coprime to it: consecutive images land far apart, and T of them cover 1..T."""
-    stride = max(1, round(num_timesteps * 0.618))
-    while math.gcd(stride, num_timesteps) != 1:
-        stride += 1
-    return stride

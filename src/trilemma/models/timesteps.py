@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -60,7 +62,7 @@ class ImportanceTimesteps(nn.Module):
         """Record the losses [B] observed at `timesteps` [B]; a timestep seen twice counts with its mean square."""
         index, square = timesteps - 1, loss.detach().to(self.square.dtype).square()
         if dist.is_available() and dist.is_initialized():
-            index, square = _gather(index), _gather(square)
+            index, square = gather_ranks(index), gather_ranks(square)
         total = torch.zeros_like(self.square).index_add_(0, index, square)
         seen = torch.zeros_like(self.count).index_add_(0, index, torch.ones_like(index))
         mean = total / seen.clamp(min=1)
@@ -69,7 +71,16 @@ class ImportanceTimesteps(nn.Module):
         self.count.add_(seen)
 
 
-def _gather(x: Tensor) -> Tensor:
+def gather_ranks(x: Tensor) -> Tensor:
+    """The tensors [n, ...] of all ranks, one after another; all have the same shape."""
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def coprime_stride(num_timesteps: int) -> int:
+    """A stride near the golden section of T and coprime to it: consecutive images land far apart, and T of them cover 1..T."""
+    stride = max(1, round(num_timesteps * 0.618))
+    while math.gcd(stride, num_timesteps) != 1:
+        stride += 1
+    return stride

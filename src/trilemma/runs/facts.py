@@ -11,6 +11,7 @@ from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.processes.categorical import CategoricalProcess
 from trilemma.runs.build import build
+from trilemma.runs.targets import COMMAND_LINE, locate
 
 
 def plain(cfg: DictConfig, key: str) -> Any:
@@ -45,15 +46,24 @@ def state_process(cfg: DictConfig) -> None:
     """Write the number of states of a categorical process.
 
     Raises:
-        UserError: If the process is categorical and the codec continuous.
+        UserError: If the process does not fit the codec: a categorical one needs tokens, a Gaussian one continuous codes.
     """
     if OmegaConf.select(cfg, "process._target_") is None:
         return
-    if cfg.facts.num_classes is None:
+    target = locate(cfg.process._target_, COMMAND_LINE, "process")
+    name = cfg.process._target_.rsplit(".", 1)[1]
+    categorical = isinstance(target, type) and issubclass(target, CategoricalProcess)
+    if categorical and cfg.facts.num_classes is None:
         raise UserError(
-            f"process={cfg.process._target_.rsplit('.', 1)[1]} is categorical and needs tokens, but the codec gives continuous "
-            "values: take codec=pixels_256, codec=pixels_2 or codec=vq"
+            f"process={name} is categorical and needs tokens, but the codec gives continuous values: take codec=pixels_256, "
+            "codec=pixels_2 or codec=vq, or process=gaussian"
         )
-    process = build(plain(cfg, "process"), where="process")
-    if isinstance(process, CategoricalProcess):
+    if not categorical and cfg.facts.num_classes is not None:
+        raise UserError(
+            f"process={name} needs continuous codes, but the codec gives tokens: take codec=pixels, codec=kl or "
+            "codec=vq_latents, or a categorical process"
+        )
+    if categorical:
+        process = build(plain(cfg, "process"), where="process")
+        assert isinstance(process, CategoricalProcess)
         cfg.facts.num_states = process.num_states

@@ -1,0 +1,322 @@
+"""DDPM and its descendants: any Gaussian process over any continuous code (pixels or latents).
+
+Shapes: B images, codes [B, c, h, w], t and s [B], T timesteps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trilemma.codecs.base import Codec
+from trilemma.conditions.base import Condition, ConditionEncoder
+from trilemma.data.batch import Batch
+from trilemma.errors import UserError
+from trilemma.models.base import Family, Likelihood, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.diagnostics import Diagnostics
+from trilemma.models.loss_weights import LossWeight
+from trilemma.models.sampling import in_batches
+from trilemma.models.times import ChainTimes, TrainingTimes
+from trilemma.models.timesteps import coprime_stride
+from trilemma.models.x0_error import X0Error
+from trilemma.processes.gaussian import GaussianProcess, along
+from trilemma.processes.gaussian_bound import bits, interpolated_log_variance, step_terms
+from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
+from trilemma.processes.parameterization import Parameterization
+from trilemma.samplers.base import OnStep, Prediction, Sampler
+from trilemma.samplers.guidance import Guidance
+
+Objective = Literal["simple", "hybrid", "bound"]
+Variance = Literal["small", "large", "learned"]
+BIN_WIDTH = 2 / 255
+_LEARNS_FROM_BOUND = 1e-3
+
+
+class _Terms(NamedTuple):
+    error: Tensor
+    """Weighted squared error of the output, mean over dimensions, [B]."""
+    x0_error: Tensor
+    """Squared error of x0, mean over dimensions, [B]."""
+    bound: Tensor | None
+    """Term of the variational bound of the step that ends at t, bits per dimension, [B]."""
+
+
+class DDPM(Family):
+    """Learns the mean, and where wished the variance, of the clean code given a noisy one.
+
+    Sources: Ho et al. 2020 ("simple"); Nichol and Dhariwal 2021 ("hybrid", "bound", learned variance); Karras et al. 2022
+    and Lipman et al. 2023 are the same family under another schedule, parameterisation and law of times.
+
+    Args:
+        codec: Image <-> continuous code; frozen here, and part of the checkpoint.
+        process: The corruption.
+        network: (codes, t [B], pooled, context, context_mask) -> output [B, c, h, w]; with `learn_variance` [B, 2c, h, w].
+        condition: Embeds labels or text.
+        sampler: Default way to draw samples.
+        guidance: Default guidance.
+        parameterization: What the network's output means.
+        times: Which noise levels are trained.
+        weight: How much each of them counts.
+        objective: "simple": the weighted squared error; "hybrid": with a thousandth of the variational bound, which there
+            trains the variance alone; "bound": the variational bound.
+        variance: Of p(xs|xt) in the variational bound: beta tilde ("small"), beta ("large") or learned between the two.
+        num_timesteps: Length T of the chain whose bound is meant, where the process is continuous; else its own.
+        condition_dropout: Share of training examples whose condition is replaced by the learned null.
+        optimizer: See `Family`.
+        scheduler: See `Family`.
+
+    Raises:
+        UserError: If the parts do not fit each other.
+    """
+
+    monitor = ("val/loss", "min")
+
+    def __init__(
+        self,
+        *,
+        codec: Codec,
+        process: GaussianProcess,
+        network: nn.Module,
+        condition: ConditionEncoder,
+        sampler: Sampler,
+        guidance: Guidance,
+        parameterization: Parameterization,
+        times: TrainingTimes,
+        weight: LossWeight,
+        objective: Objective = "simple",
+        variance: Variance = "large",
+        num_timesteps: int = 1000,
+        condition_dropout: float = 0.1,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__(optimizer=optimizer, scheduler=scheduler)
+        if codec.num_classes is not None:
+            raise UserError(
+                f"a Gaussian process needs continuous codes, and codec {type(codec).__name__} gives tokens: take codec=pixels, "
+                "codec=kl or codec=vq_latents"
+            )
+        parameterization.check(process)
+        self.codec = codec.freeze()
+        self.process = process
+        self.network = network
+        self.condition = condition
+        self.sampler = sampler
+        self.guidance = guidance
+        self.parameterization = parameterization
+        self.times = times
+        self.weight = weight
+        self.objective = objective
+        self.variance = variance
+        self.num_timesteps = process.num_steps or num_timesteps
+        self.condition_dropout = condition_dropout
+        self.x0_error = X0Error()
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        learns = bool(getattr(self.network, "learn_variance", False))
+        if learns != (self.variance == "learned"):
+            raise UserError(
+                f"model.variance={self.variance} and network.learn_variance={str(learns).lower()} do not fit: a learned variance "
+                "needs both"
+            )
+        if learns != (self.objective != "simple") and (learns or self.objective == "hybrid"):
+            raise UserError(
+                f"model.objective={self.objective} with model.variance={self.variance}: only the bound trains a variance "
+                "(objective=hybrid or bound), and hybrid is for nothing else"
+            )
+        if isinstance(self.times, ChainTimes) and self.times.num_steps != self.num_timesteps:
+            raise UserError(
+                f"model.times.num_steps={self.times.num_steps}, and the chain has {self.num_timesteps} steps: make them equal"
+            )
+        if self.objective != "simple" and not isinstance(self.times, ChainTimes):
+            raise UserError(
+                f"model.objective={self.objective} is a sum over the steps of a chain: take model/times=chain or "
+                "loss_second_moment"
+            )
+
+    # --- training -------------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch) -> Loss:
+        """Squared error of the output per dimension, and the bound where the objective has it."""
+        noise = TorchNoise(device=self.device)
+        x0 = self.codes(batch, noise)
+        t, weight = self.times.sample(len(x0), noise, self.process)
+        drop = noise.uniform((len(x0),)) < self.condition_dropout
+        condition = self.condition(self._raw(batch), num=len(x0), drop=drop)
+        terms = self._terms(
+            x0, t, condition, noise, with_bound=self.objective != "simple", detach=self.objective == "hybrid"
+        )
+        self.x0_error.update(self.process, t, terms.x0_error)
+        named = {"squared_error": terms.error.mean()}
+        if terms.bound is None:
+            each = terms.error
+        else:
+            bound = self.num_timesteps * terms.bound
+            named["bound"] = (weight * bound).mean()
+            each = bound if self.objective == "bound" else terms.error + _LEARNS_FROM_BOUND * bound
+        self.times.update(t, each)
+        return Loss((weight * each).mean(), named)
+
+    def _terms(
+        self, x0: Tensor, t: Tensor, condition: Condition, noise: NoiseSource, *, with_bound: bool, detach: bool = False
+    ) -> _Terms:
+        """What a network call at xt ~ q(xt|x0) says, with `detach` the bound's mean taken as given."""
+        process = self.process
+        eps = noise.normal(tuple(x0.shape), dtype=x0.dtype)
+        xt = process.perturb(x0, t, eps)
+        output, fraction = self._output(xt, t, condition)
+        target = self.parameterization.target(process, x0, eps, t)
+        plain = (output - target).square().flatten(1).mean(1)
+        factor = self.weight(process, self.parameterization, t)
+        to_x0 = process.sigma(t) / self.parameterization.determinant(process, t)
+        bound = None
+        if with_bound:
+            x0_mean = self.parameterization.to_x0(process, output.detach() if detach else output, xt, t)
+            s = ((t * self.num_timesteps).round() - 1.0) / self.num_timesteps
+            log_variance = self._log_variance(fraction, s, t, xt)
+            nats = step_terms(process, x0, xt, s, t, x0_mean, log_variance, bin_width=BIN_WIDTH)
+            bound = bits(nats.flatten(1).mean(1))
+        return _Terms(plain if factor is None else factor.to(plain) * plain, to_x0.square().to(plain) * plain, bound)
+
+    def _output(self, xt: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
+        """The network's output, and the learned variance's place between its ends, each [B, c, h, w] in float32 or better."""
+        scale = self.parameterization.scale_in(self.process, t)
+        x = xt if scale is None else along(scale, xt) * xt
+        dtype = next(self.network.parameters()).dtype
+        output: Tensor = self.network(x.to(dtype), t.to(dtype), condition.pooled, condition.tokens, condition.mask)
+        output = output if output.dtype.itemsize >= 4 else output.float()
+        if self.variance != "learned":
+            return output, None
+        output, v = output.chunk(2, dim=1)
+        return output, 0.5 * (v + 1.0)
+
+    def _log_variance(self, fraction: Tensor | None, s: Tensor, t: Tensor, like: Tensor) -> Tensor:
+        if fraction is not None:
+            return interpolated_log_variance(self.process, fraction, s, t)
+        small, large = self.process.log_variance_range(s, t)
+        return along(small if self.variance == "small" else large, like).to(like)
+
+    def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
+        """The batch's codes, float [B, c, h, w]: the cached ones, else encoded now."""
+        if "code" in batch:
+            return self.codec.from_cache(batch["code"], noise)
+        with torch.no_grad():
+            return self.codec.encode(batch["image"], noise)
+
+    def _raw(self, batch: Batch) -> Any:
+        return batch.get("caption", batch.get("label"))
+
+    # --- validation and likelihood --------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics]:
+        """Log the loss, each image at its own stratum of times, so that the set covers all of 1..T.
+
+        Returns:
+            The times and the weighted squared error at each.
+        """
+        noise = Noise(0, batch["index"], self.device)
+        x0 = self.codes(batch, noise)
+        condition = self.condition(self._raw(batch), num=len(x0))
+        row = batch_idx * len(x0) + torch.arange(len(x0), device=self.device)
+        i = (row * coprime_stride(self.num_timesteps)) % self.num_timesteps + 1
+        t = i.double() / self.num_timesteps
+        terms = self._terms(x0, t, condition, noise, with_bound=self.scores_likelihood)
+        self.log("val/loss", terms.error.mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
+        if terms.bound is not None:
+            bound = self.num_timesteps * terms.bound + bits(self.process.prior_kl(x0)).flatten(1).mean(1)
+            self.log("val/bits_per_dim", bound.mean(), batch_size=len(x0), sync_dist=True)
+        return {"diagnostics": {"time": t, "time_loss": terms.error}}
+
+    @property
+    def scores_likelihood(self) -> bool:
+        """Whether there is a variational bound: on pixels alone, whose levels the last step decides between."""
+        return self.codec.bound is not None
+
+    @torch.no_grad()
+    def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
+        """The variational bound, summed over every step with one draw of xt each, in nats per image."""
+        noise = Noise(seed, batch["index"], self.device)
+        x0 = self.codes(batch, noise)
+        num_dims = x0[0].numel()
+        condition = self.condition(self._raw(batch), num=len(x0))
+        nats = self.process.prior_kl(x0).flatten(1).sum(1)
+        for i in range(1, self.num_timesteps + 1):
+            t = torch.full((len(x0),), i / self.num_timesteps, dtype=torch.float64, device=self.device)
+            terms = self._terms(x0, t, condition, noise, with_bound=True)
+            assert terms.bound is not None
+            nats = nats + terms.bound * num_dims * torch.log(torch.tensor(2.0))
+        return Likelihood(nats, "bound", num_dims, "subpixel")
+
+    # --- sampling -------------------------------------------------------------------------------------------------------
+
+    def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
+        """The `Denoiser` that samplers see; `xt` keeps its dtype, the network has its own."""
+        output, fraction = self._output(xt, t.double(), condition)
+        x0 = self.parameterization.to_x0(self.process, output.to(xt), xt, t.double())
+        variance = along(self.x0_error.variance(self.process, t), xt)
+        return Prediction(x0=x0, variance_fraction=fraction, x0_variance=variance, bound=self.codec.bound)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_images: int,
+        *,
+        condition: Any = None,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        seed: int = 0,
+        first_index: int = 0,
+        batch_size: int = 256,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.base.Samples`."""
+
+        def draw(raw: Any, indices: Tensor) -> Tensor:
+            noise = Noise(seed, indices, self.device)
+            codes = self.sample_codes(noise, len(indices), raw, sampler=sampler, guidance=guidance, on_step=on_step)
+            return self.decode(codes)
+
+        return in_batches(self, draw, num_images, condition, first_index, batch_size, guidance or self.guidance)
+
+    def sample_codes(
+        self,
+        noise: NoiseSource,
+        num: int,
+        raw: Any = None,
+        *,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        on_step: OnStep | None = None,
+        x_start: Tensor | None = None,
+        t_start: float = 1.0,
+    ) -> Tensor:
+        """Draw codes [num, c, h, w] given raw labels or strings; `x_start` at `t_start` denoises from there."""
+        return (sampler or self.sampler)(
+            self.denoise,
+            self.process,
+            (num, *self.codec.code_shape),
+            condition=self.condition(raw, num=num),
+            guidance=guidance or self.guidance,
+            noise=noise,
+            on_step=on_step,
+            x_start=x_start,
+            t_start=t_start,
+        )
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes [B, c, h, w] of images [B, C, H, W]."""
+        return self.codec.encode(images)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [-1, 1] of codes [B, c, h, w] of any float dtype."""
+        return self.codec.decode(codes.to(self.codec.scale.dtype))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images through the codec and back: what this model's samples can look like at best."""
+        return self.decode(self.encode(images))
