@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from trilemma.errors import UserError
-from trilemma.images import make_grid, save_png, save_samples_npz, to_pil
+from trilemma.images import make_grid, save_gif, save_png, save_samples_npz, to_pil
 
 
 def levels(num: int, channels: int = 1, side: int = 4) -> torch.Tensor:
@@ -105,3 +105,29 @@ def test_npz_refuses_what_the_field_would_misread(tmp_path):
     with pytest.raises(ValueError, match="labels"):
         save_samples_npz(tmp_path / "x.npz", levels(3), torch.tensor([1]))
     assert not list(tmp_path.iterdir())
+
+
+def test_animations_run_for_ever_and_hold_their_end(tmp_path):
+    frames = [Image.new("L", (6, 4), 40 * i) for i in range(4)]
+    save_gif(frames, tmp_path / "new" / "walk.gif", frame_ms=50, hold_ms=700)
+    with Image.open(tmp_path / "new" / "walk.gif") as found:
+        assert found.n_frames == 4
+        assert found.info["loop"] == 0
+        for i in range(4):
+            found.seek(i)
+            assert found.info["duration"] == (700 if i == 3 else 50)
+            assert np.asarray(found.convert("L")).tolist() == [[40 * i] * 6] * 4
+
+
+def test_colours_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (3, 3), tone) for tone in ((250, 10, 10), (10, 10, 250))]
+    save_gif(frames, tmp_path / "walk.gif")
+    with Image.open(tmp_path / "walk.gif") as found:
+        found.seek(1)
+        assert found.convert("RGB").getpixel((1, 1)) == (10, 10, 250)
+
+
+def test_an_animation_of_nothing(tmp_path):
+    with pytest.raises(ValueError, match="at least one frame"):
+        save_gif([], tmp_path / "walk.gif")
+    assert list(tmp_path.iterdir()) == []

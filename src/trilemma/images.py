@@ -1,4 +1,4 @@
-"""Images as people keep them: PIL pictures, grids, PNG files and the field's `samples.npz`."""
+"""Images as people keep them: PIL pictures, grids, PNG files, animations and the field's `samples.npz`."""
 
 from __future__ import annotations
 
@@ -93,6 +93,28 @@ def save_png(image: Image.Image, path: str | Path) -> None:
     """
     with atomic_write(path) as handle:
         image.save(handle, format="PNG")
+
+
+def save_gif(frames: Sequence[Image.Image], path: str | Path, *, frame_ms: int = 80, hold_ms: int = 2000) -> None:
+    """Write pictures as an animation that runs for ever, whole or not at all.
+
+    Args:
+        frames: Pictures of one size.
+        path: The file.
+        frame_ms: How long each is shown, in milliseconds; viewers round to hundredths of a second.
+        hold_ms: How long the last one is.
+
+    Raises:
+        ValueError: If there is no frame.
+        UserError: If the file system refuses.
+    """
+    if not frames:
+        raise ValueError("an animation needs at least one frame")
+    durations = [frame_ms] * (len(frames) - 1) + [hold_ms]
+    with atomic_write(path) as handle:
+        frames[0].save(
+            handle, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False
+        )
 
 
 def save_samples_npz(path: str | Path, images: Tensor, labels: Tensor | None = None) -> None:

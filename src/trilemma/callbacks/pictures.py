@@ -77,7 +77,7 @@ class SampleGrid(L.Callback):
         with undisturbed(module), ema_swapped(trainer, module):
             images = module.sample(self.num_rows * self.num_columns, condition=condition, seed=self.seed)
         names = None if labels is None else [str(label) for label in labels]
-        _publish(trainer, "samples", make_grid(images, self.num_columns, row_labels=names))
+        publish(trainer, "samples", make_grid(images, self.num_columns, row_labels=names))
 
     def _row_labels(self, module: L.LightningModule) -> list[int] | None:
         encoder = getattr(module, "condition", None)
@@ -117,7 +117,7 @@ class Reconstructions(L.Callback):
         images = batch["image"][: self.num_images]
         with undisturbed(pl_module):
             pairs = torch.cat([images, pl_module.reconstruct(images)])
-        _publish(trainer, "reconstructions", make_grid(pairs, len(images), row_labels=["data", "model"]))
+        publish(trainer, "reconstructions", make_grid(pairs, len(images), row_labels=["data", "model"]))
 
 
 @contextmanager
@@ -133,7 +133,8 @@ def undisturbed(module: L.LightningModule) -> Iterator[None]:
                 part.training = training
 
 
-def _publish(trainer: L.Trainer, name: str, picture: Image.Image) -> None:
+def publish(trainer: L.Trainer, name: str, picture: Image.Image) -> None:
+    """Write a picture to `<run>/<name>/step-00001000.png` and show it to the loggers that take pictures."""
     step = num_batches(trainer)
     save_png(picture, Path(trainer.default_root_dir) / name / f"step-{step:08d}.png")
     for logger in trainer.loggers:

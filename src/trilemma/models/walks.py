@@ -1,0 +1,268 @@
+"""Looking at a diffusion model's walk: how noise comes in, how it goes out, and back from half-way.
+
+Shapes: images [B, C, H, W] in [-1, 1]; times t in [0, 1], 0 = data, 1 = noise. All randomness is counter-based: row i of a
+seed sees the same noise in every function here, whatever the batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from trilemma.codecs.base import Codec
+from trilemma.conditions.base import Condition, ConditionEncoder
+from trilemma.conditions.label import LabelCondition
+from trilemma.conditions.none import NoCondition
+from trilemma.data.split import Split
+from trilemma.processes.noise import Noise, NoiseSource
+from trilemma.samplers.base import OnStep, Prediction, Sampler
+from trilemma.samplers.guidance import Guidance
+
+
+@runtime_checkable
+class Walks(Protocol):
+    """A family whose walk from noise to data can be looked at: continuous codes, a process that noises them, a denoiser."""
+
+    if TYPE_CHECKING:  # attributes, which `isinstance` would not find where torch keeps submodules elsewhere
+
+        @property
+        def codec(self) -> Codec:
+            """Whose `code_shape` the walk has."""
+
+        @property
+        def process(self) -> Any:
+            """With `alpha`, `sigma`, `sample` and `prior`."""
+
+        @property
+        def condition(self) -> ConditionEncoder:
+            """Embeds labels or text."""
+
+        @property
+        def sampler(self) -> Sampler:
+            """The default sampler."""
+
+        @property
+        def guidance(self) -> Guidance:
+            """The default guidance."""
+
+        @property
+        def device(self) -> torch.device:
+            """Where it lives."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes [B, c, h, w] of images."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images of codes [B, c, h, w]."""
+
+    def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
+        """The `Denoiser` that samplers see."""
+
+    def sample_codes(
+        self,
+        noise: NoiseSource,
+        num: int,
+        raw: Any = None,
+        *,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        on_step: OnStep | None = None,
+        x_start: Tensor | None = None,
+        t_start: float = 1.0,
+    ) -> Tensor:
+        """Draw codes [num, c, h, w] given raw labels or strings; `x_start` at `t_start` denoises from there."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a walk stands at one time, in codes [B, c, h, w].
+
+    Attributes:
+        time: t.
+        state: xt.
+        predicted: What the model holds x0 to be, given xt; at t = 0 the sample itself.
+    """
+
+    time: float
+    state: Tensor
+    predicted: Tensor
+
+
+def even_times(num: int) -> list[float]:
+    """`num` >= 2 times from 0 to 1."""
+    return [i / (num - 1) for i in range(num)]
+
+
+def own_condition(encoder: ConditionEncoder, split: Split, num: int) -> Any:
+    """What the first `num` images of a split are labelled or called, as the encoder takes it; None where it takes nothing."""
+    if isinstance(encoder, LabelCondition):
+        return None if split.labels is None else split.labels[:num].tolist()
+    if isinstance(encoder, NoCondition) or split.captions is None:
+        return None
+    return split.captions[:num]
+
+
+@torch.no_grad()
+def forward_states(model: Walks, images: Tensor, times: Sequence[float], *, seed: int = 0) -> Tensor:
+    """Images as the process noises them, each with one noise that grows.
+
+    Args:
+        model: The family.
+        images: [B, C, H, W].
+        times: T of them.
+        seed: Of the noise.
+
+    Returns:
+        States as images [B, T, C, H, W].
+    """
+    codes = codes_of(model, images)
+    states = []
+    for t in times:
+        # A new source at each time gives the same noise again.
+        xt = model.process.sample(codes, t, _noise(model, len(codes), seed)) if t > 0 else codes
+        states.append(images_of(model, xt, t))
+    return torch.stack(states, dim=1)
+
+
+@torch.no_grad()
+def reverse_moments(
+    model: Walks,
+    num: int,
+    raw: Any = None,
+    *,
+    times: Sequence[float],
+    seed: int = 0,
+    sampler: Sampler | None = None,
+    guidance: Guidance | None = None,
+) -> list[Moment]:
+    """Samples on their way from noise to data.
+
+    Args:
+        model: The family.
+        num: Number of samples B.
+        raw: Their labels or strings, one each; None for the null condition.
+        times: When to look. The sampler stops at times of its own: it is looked at where it comes to, or passes, one of these.
+        seed: Of the noise; the samples are those that `sample` draws of it.
+        sampler: The family's own where None.
+        guidance: The family's own where None.
+
+    Returns:
+        By falling time, from t = 1 to t = 0, both included.
+    """
+    noise = _noise(model, num, seed)
+    start = model.process.prior((num, *model.codec.code_shape), noise)
+    recorder = _Recorder(start, times)
+    sample = model.sample_codes(
+        noise, num, raw, sampler=sampler, guidance=guidance, on_step=recorder, x_start=start, t_start=1.0
+    )
+    return [*recorder.moments, Moment(0.0, sample, sample)]
+
+
+class _Recorder:
+    """An `OnStep` that keeps some states, each with the prediction of the step that leaves it."""
+
+    def __init__(self, start: Tensor, times: Sequence[float]) -> None:
+        self.moments: list[Moment] = []
+        self._waiting: tuple[float, Tensor] | None = (1.0, start.clone())
+        self._ahead = sorted(t for t in times if 0.0 < t < 1.0)
+
+    def __call__(self, step: int, s: float, xs: Tensor, prediction: Prediction) -> None:
+        if self._waiting is not None and prediction.x0 is not None:
+            self.moments.append(Moment(*self._waiting, prediction.x0))
+        self._waiting = None
+        # A grid's own times are rounded.
+        while self._ahead and s <= self._ahead[-1] + 1e-6:
+            self._ahead.pop()
+            self._waiting = (s, xs.clone()) if s > 0.0 else None
+
+
+def nearest_moments(moments: Sequence[Moment], times: Sequence[float]) -> list[Moment]:
+    """The moments nearest to some times, each once, by falling time."""
+    chosen = {min(range(len(moments)), key=lambda i: abs(moments[i].time - t)) for t in times}
+    return [moments[i] for i in sorted(chosen)]
+
+
+def states_of(model: Walks, moments: Sequence[Moment]) -> Tensor:
+    """States of T moments as images [B, T, C, H, W]."""
+    return torch.stack([images_of(model, moment.state, moment.time) for moment in moments], dim=1)
+
+
+def predictions_of(model: Walks, moments: Sequence[Moment]) -> Tensor:
+    """Predictions of T moments as images [B, T, C, H, W]."""
+    return torch.stack([images_of(model, moment.predicted) for moment in moments], dim=1)
+
+
+@torch.no_grad()
+def noise_then_denoise(
+    model: Walks,
+    images: Tensor,
+    strength: float,
+    raw: Any = None,
+    *,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+    guidance: Guidance | None = None,
+) -> Tensor:
+    """Images noised up to time `strength` and walked back from there (Meng et al. 2022, SDEdit).
+
+    Args:
+        model: The family.
+        images: [B, C, H, W].
+        strength: In (0, 1]; at 1 next to nothing is left of the image. The walk back takes this share of the sampler's steps.
+        raw: Labels or strings, one each; None for the null condition.
+        seed: Of the noise, which is the same at every strength.
+        sampler: The family's own where None.
+        guidance: The family's own where None.
+
+    Returns:
+        Images [B, C, H, W].
+
+    Raises:
+        ValueError: If the strength is out of range.
+    """
+    if not 0.0 < strength <= 1.0:
+        raise ValueError(f"strength={strength}: must lie in (0, 1]")
+    codes, noise = codes_of(model, images), _noise(model, len(images), seed)
+    xt = model.process.sample(codes, strength, noise)
+    found = model.sample_codes(
+        noise,
+        len(codes),
+        raw,
+        sampler=_shortened(sampler or model.sampler, strength),
+        guidance=guidance,
+        x_start=xt,
+        t_start=strength,
+    )
+    return images_of(model, found)
+
+
+def _noise(model: Walks, num: int, seed: int) -> Noise:
+    return Noise(seed, torch.arange(num), model.device)
+
+
+def _shortened(sampler: Sampler, share: float) -> Sampler:
+    """The sampler with this share of its steps, and at least one: as many a unit of time as on the whole walk."""
+    short = copy.copy(sampler)
+    short.num_steps = max(1, math.floor(sampler.num_steps * share + 1e-6))
+    return short
+
+
+def codes_of(model: Walks, images: Tensor) -> Tensor:
+    """Codes float64 of images: a walk's state is wider than its network."""
+    return model.encode(images.to(model.device)).double()
+
+
+@torch.no_grad()
+def images_of(model: Walks, codes: Tensor, t: float = 0.0) -> Tensor:
+    """Images of a state at time t, clipped to [-1, 1].
+
+    A state that is wider than data (where noise is added and nothing is forgotten) is shrunk to their width first.
+    """
+    width = math.hypot(float(model.process.alpha(t)), float(model.process.sigma(t)))
+    return model.decode((codes / max(1.0, width)).float()).float().clamp(-1.0, 1.0)
