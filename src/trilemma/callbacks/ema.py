@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trilemma.errors import UserError
+from trilemma.models.adversarial import Adversarial
 
 _STATE_KEY = "EMA"
 
@@ -20,8 +21,8 @@ class EMA(L.Callback):
 
     After every batch n = 0, 1, ... each average moves to d_n average + (1 - d_n) weights, where d_n = decay, or with
     warm-up min(decay, (1 + n) / (10 + n)). Batches are counted, not optimiser steps, so that two optimisers or
-    accumulated gradients do not change the horizon. Frozen parameters (a first stage, a perceptual loss) and buffers
-    (codebook statistics) are left alone. Averages are float32 or wider whatever the weights' type.
+    accumulated gradients do not change the horizon. Frozen parameters (a first stage, a perceptual loss), buffers
+    (codebook statistics) and a discriminator are left alone. Averages are float32 or wider whatever the weights' type.
 
     Args:
         decays: One average each, in [0, 1); the first is the one that validation and sampling use.
@@ -65,7 +66,10 @@ class EMA(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the weights, or from the averages of the checkpoint."""
-        self._weights = {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}
+        if isinstance(pl_module, Adversarial):
+            self._weights = dict(pl_module.generator_parameters())
+        else:
+            self._weights = {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}
         self._averages = [{name: _wide(weight) for name, weight in self._weights.items()} for _ in self.decays]
         if not self._restored:
             return

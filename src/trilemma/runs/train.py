@@ -12,11 +12,14 @@ from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from trilemma.atomic import atomic_write_text
 from trilemma.callbacks.counting import num_batches as trained_batches
 from trilemma.data.base import ImageData
 from trilemma.errors import TrainingError, UserError
+from trilemma.models.adversarial import Adversarial
 from trilemma.models.base import Family
 from trilemma.runs import schema
 from trilemma.runs.build import build
@@ -31,6 +34,7 @@ from trilemma.runs.lock import run_lock
 from trilemma.runs.quiet import quieten
 from trilemma.runs.record import read_record, write_record
 from trilemma.runs.shown import run_settings
+from trilemma.runs.targets import COMMAND_LINE, locate
 
 
 def train(cfg: DictConfig) -> None:
@@ -188,11 +192,9 @@ def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
 def checkpoint_config(cfg: DictConfig) -> dict[str, Any]:
     """What a checkpoint carries: enough to rebuild the model and its data, and to say where it came from.
 
-    The optimiser is left out of the model's node: it is not needed to sample, and a checkpoint may name none of its classes.
+    What optimises is left out of the model's node: it is not needed to sample, and a checkpoint may name none of its classes.
     """
-    model = plain(cfg, "model")
-    model.pop("optimizer", None)
-    model.pop("scheduler", None)
+    model = {key: node for key, node in plain(cfg, "model").items() if not _optimises(key, node)}
     return {
         "model": model,
         "data": plain(cfg, "data"),
@@ -207,6 +209,13 @@ def checkpoint_config(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
+def _optimises(key: str, node: Any) -> bool:
+    if not isinstance(node, dict) or "_target_" not in node:
+        return key in ("optimizer", "scheduler")
+    target = locate(node["_target_"], COMMAND_LINE, f"model.{key}")
+    return isinstance(target, type) and issubclass(target, (Optimizer, LRScheduler))
+
+
 def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
     """The resolved configuration, the data's splits and the versions of everything, into the run directory."""
     shown = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
@@ -219,6 +228,8 @@ def _trainer(cfg: DictConfig) -> Trainer:
     callbacks = [c for c in build(plain(cfg, "callbacks") or {}, where="callbacks").values() if c is not None]
     loggers = [x for x in build(plain(cfg, "logger") or {}, where="logger").values() if x is not None]
     node = plain(cfg, "trainer") | {"_partial_": True}
+    if _optimises_by_itself(cfg):
+        node |= {"accumulate_grad_batches": 1, "gradient_clip_val": None}
     if node["accelerator"] == "auto":  # Apple's MPS has no float64, which the processes count in
         node["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -226,6 +237,12 @@ def _trainer(cfg: DictConfig) -> Trainer:
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
     return trainer
+
+
+def _optimises_by_itself(cfg: DictConfig) -> bool:
+    """Whether the family clips and accumulates: Lightning refuses to do it for a family with several optimisers."""
+    family = locate(cfg.model._target_, COMMAND_LINE, "model")
+    return isinstance(family, type) and issubclass(family, Adversarial)
 
 
 def _refuse_in_process_sweep(cfg: DictConfig) -> None:

@@ -1,0 +1,251 @@
+"""What families with a discriminator share: two networks, two optimisers, one count of batches."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from trilemma.data.batch import Batch
+from trilemma.errors import UserError
+from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory, StepOutput
+from trilemma.models.diagnostics import Diagnostics
+
+
+class Adversarial(Family):
+    """A generator and a discriminator that take turns on every batch.
+
+    A subclass holds its discriminator as `discriminator` and gives `discriminator_loss` and `generator_loss`. All other
+    trainable parameters (encoder, decoder, embeddings of a condition) are the generator's: they share its optimiser, and
+    only they are averaged.
+
+    Lightning leaves such a family to optimise by itself and counts every optimiser's step, so this class takes over what
+    the trainer does for others. A run has `trainer.max_steps` updates. An update takes `accumulate_grad_batches` batches:
+    they are held until the last has come, then the discriminator is trained on all of them, and then the generator
+    against the new discriminator, exactly as on one large batch. One step of an update is counted. Each network's
+    gradient is averaged over processes and clipped by itself, and each schedule is stepped with its optimiser.
+
+    Args:
+        optimizer: Builds the generator's optimiser from its parameters and their names.
+        discriminator_optimizer: Builds the discriminator's; `optimizer` builds it too where None.
+        scheduler: Builds a learning-rate schedule for each of the two.
+        gradient_clip_val: Norm that the generator's gradient is clipped to; None or 0 clips nothing.
+        discriminator_gradient_clip_val: The same for the discriminator.
+        accumulate_grad_batches: Batches an update.
+
+    Attributes:
+        discriminator: Tells data from samples.
+        num_batches: Batches trained on before the current one; it goes on counting after a resume.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+
+    discriminator: nn.Module
+
+    def __init__(
+        self,
+        *,
+        optimizer: OptimizerFactory | None = None,
+        discriminator_optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        gradient_clip_val: float | None = None,
+        discriminator_gradient_clip_val: float | None = None,
+        accumulate_grad_batches: int = 1,
+    ) -> None:
+        super().__init__(optimizer=optimizer, scheduler=scheduler)
+        if accumulate_grad_batches < 1:
+            raise UserError(f"model.accumulate_grad_batches={accumulate_grad_batches} must be at least 1")
+        if min(gradient_clip_val or 0.0, discriminator_gradient_clip_val or 0.0) < 0.0:
+            raise UserError("model.gradient_clip_val and model.discriminator_gradient_clip_val must not be negative")
+        self.automatic_optimization = False
+        self._discriminator_optimizer = discriminator_optimizer
+        self.gradient_clip_val = gradient_clip_val
+        self.discriminator_gradient_clip_val = discriminator_gradient_clip_val
+        self.accumulate_grad_batches = accumulate_grad_batches
+        self.num_batches = 0
+        self._held: list[Batch] = []  # of an update that is not complete
+        self._terms: dict[str, Tensor] = {}  # as each was last computed
+        self._diagnostics = Diagnostics()  # likewise
+
+    @abstractmethod
+    def discriminator_loss(self, batch: Batch) -> Loss | None:
+        """What the discriminator minimises; None where it is not trained in this update (see `num_updates`).
+
+        It comes before `generator_loss`, and the generator's parameters ask for no gradient.
+        """
+
+    @abstractmethod
+    def generator_loss(self, batch: Batch) -> Loss | None:
+        """What the generator minimises; None where it is not trained in this update (see `num_updates`).
+
+        The discriminator's parameters ask for no gradient.
+        """
+
+    def loss(self, batch: Batch) -> Loss:
+        """The generator's loss.
+
+        Raises:
+            ValueError: If the generator is not trained in this update.
+        """
+        loss = self.generator_loss(batch)
+        if loss is None:
+            raise ValueError("the generator is not trained in this update")
+        return loss
+
+    @property
+    def num_updates(self) -> int:
+        """Updates before the current one."""
+        return self.num_batches // self.accumulate_grad_batches
+
+    def generator_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The generator's trainable parameters and their names."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad and not _is_discriminators(name))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The generator's optimiser, then the discriminator's, each with a schedule of its own."""
+        if self._optimizer is None:
+            raise ValueError(f"{type(self).__name__} was built without an optimiser: it can sample, not train")
+        generator = self._optimizer(list(self.generator_parameters()))
+        trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad and _is_discriminators(name)]
+        discriminator = (self._discriminator_optimizer or self._optimizer)(trained)
+        schedules = [] if self._scheduler is None else [self._scheduler(o) for o in (generator, discriminator)]
+        return [generator, discriminator], schedules
+
+    # --- an update ------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        """Hold the batch; where it completes an update, train the discriminator, then the generator."""
+        self._held.append(batch)
+        losses: dict[str, Loss] = {}
+        if len(self._held) == self.accumulate_grad_batches:
+            losses = self._update(self._held)
+            self._held = []
+        self.num_batches += 1
+        return self._report(losses)
+
+    def _update(self, batches: list[Batch]) -> dict[str, Loss]:
+        losses: dict[str, Loss] = {}
+        # Without a schedule Lightning gives None.
+        optimizers: Any = self.optimizers()
+        schedules: Any = self.lr_schedulers() or (None, None)
+        turns = (
+            ("discriminator", self.discriminator_loss, self.discriminator_gradient_clip_val),
+            ("generator", self.generator_loss, self.gradient_clip_val),
+        )
+        # `configure_optimizers` has the generator first.
+        for (name, loss_of, clip), optimizer, schedule in zip(turns, optimizers[::-1], schedules[::-1], strict=True):
+            loss = self._backward(loss_of, optimizer, batches)
+            if loss is None:
+                continue
+            self._step(optimizer, clip, is_counted=bool(losses))
+            if schedule is not None:
+                schedule.step()
+            losses[name] = loss
+        return losses
+
+    def _backward(
+        self, loss_of: Callable[[Batch], Loss | None], optimizer: LightningOptimizer, batches: list[Batch]
+    ) -> Loss | None:
+        """Leave the mean gradient over the batches in one network's parameters, and give the mean loss, detached."""
+        losses = []
+        with self.toggled_optimizer(optimizer), self._unsynchronised():
+            for batch in batches:
+                loss = loss_of(batch)
+                if loss is None:
+                    return None
+                self.manual_backward(loss.total / len(batches))
+                losses.append(loss)
+        terms = {name: torch.stack([loss.terms[name].detach() for loss in losses]).mean() for name in losses[0].terms}
+        total = torch.stack([loss.total.detach() for loss in losses]).mean()
+        return Loss(total, terms, losses[-1].diagnostics)
+
+    def _step(self, optimizer: LightningOptimizer, clip: float | None, *, is_counted: bool) -> None:
+        """Step one network, unnoticed by the counter that `trainer.max_steps` is compared with where `is_counted`."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._average_gradients(parameters)
+        if clip:
+            nn.utils.clip_grad_norm_(parameters, clip)
+        if is_counted:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+        else:
+            optimizer.step()
+        optimizer.zero_grad()
+
+    def _average_gradients(self, parameters: list[Parameter]) -> None:
+        """Average over processes: once an update and network, where DDP's own hooks would wait for both networks."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.trainer.world_size == 1 or not gradients:
+            return
+        flat = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+        assert isinstance(flat, Tensor)
+        means = torch.split(flat, [g.numel() for g in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def _report(self, losses: dict[str, Loss]) -> StepOutput:
+        """Log every term as it was last computed, as Lightning would anyway, after a resume too."""
+        terms: dict[str, Tensor] = {}
+        for name, loss in losses.items():
+            terms |= {name: loss.total, **loss.terms}
+            self._diagnostics |= loss.diagnostics
+        self._terms |= terms
+        for name, term in self._terms.items():
+            self.log(f"train/{name}", term, prog_bar=name in ("generator", "discriminator"))
+        total = torch.stack([loss.total for loss in losses.values()]).sum() if losses else torch.zeros(())
+        return {"loss": total, "terms": terms, "diagnostics": self._diagnostics}
+
+    def _unsynchronised(self) -> AbstractContextManager[None]:
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    # --- around the batches ---------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Refuse what two optimisers cannot do.
+
+        Raises:
+            UserError: If parameters are sharded over devices, or gradients are scaled.
+        """
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+            raise UserError("trainer.strategy: an adversarial family trains on one device or with strategy=ddp")
+        if self.trainer.scaler is not None:
+            raise UserError(
+                f"trainer.precision={self.trainer.precision}: an adversarial family trains in bf16-mixed or 32-true"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write down the count, what is shown, and the batches (of the first process) of an incomplete update."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["adversarial"] = {
+            "num_batches": self.num_batches,
+            "held": self._held,
+            "terms": self._terms,
+            "diagnostics": self._diagnostics,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them up."""
+        state = checkpoint["adversarial"]
+        self.num_batches, self._held = state["num_batches"], state["held"]
+        self._terms, self._diagnostics = state["terms"], state["diagnostics"]
+
+    def on_train_start(self) -> None:
+        """Bring what a checkpoint held to the device."""
+        self._held = move_data_to_device(self._held, self.device)
+        self._terms = move_data_to_device(self._terms, self.device)
+        self._diagnostics = move_data_to_device(self._diagnostics, self.device)
+
+
+def _is_discriminators(name: str) -> bool:
+    return name.startswith("discriminator.")
