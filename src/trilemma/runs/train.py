@@ -132,7 +132,7 @@ def _model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
     model = build(plain(cfg, "model"), where="model")
     if not isinstance(model, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
-    model.config = checkpoint_config(cfg)
+    model.config = checkpoint_config(cfg) | {"data_fingerprint": data.fingerprint}
     if cfg.init_from and not resume:
         for line in init_weights(model, cfg.init_from):
             print(f"init_from: {line}")

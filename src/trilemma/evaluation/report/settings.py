@@ -52,7 +52,7 @@ def describe(row: Row) -> str:
 def _describe_guidance(guidance: Mapping[str, Any]) -> str:
     if "scale" not in guidance:
         return _class_name(guidance) if guidance.get("_target_", _UNGUIDED) != _UNGUIDED else ""
-    words = f"guidance {_show(guidance['scale'])}"
+    words = f"{'classifier ' if 'classifier' in guidance else ''}guidance {_show(guidance['scale'])}"
     start, stop = guidance.get("start", 1.0), guidance.get("stop", 0.0)
     return words if (start, stop) == (1.0, 0.0) else f"{words} for t in [{_show(stop)}, {_show(start)}]"
 
