@@ -1,13 +1,16 @@
 import math
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DModel
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from trilemma.errors import UserError
 from trilemma.networks.unet import UNet
+from trilemma.networks.unet_blocks import Upsample
 
 B, C, SIDE, M = 3, 2, 8, 4
 # The configuration of google/ddpm-cifar10-32: the network of Ho et al. 2020 for CIFAR-10.
@@ -236,12 +239,24 @@ def test_masked_context_is_not_seen():
     assert before.isfinite().all()
 
 
+def plain_upsample(layer: Upsample, x: Tensor) -> Tensor:
+    return layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def test_upsampling_is_doubling_and_a_convolution():
+    torch.manual_seed(0)
+    layer, x = Upsample(3).double(), torch.randn(2, 3, 4, 5).double()
+    torch.testing.assert_close(layer(x), plain_upsample(layer, x))
+
+
 @pytest.mark.parametrize("patch_size", [1, 2])
 def test_on_a_torus_moving_the_image_by_a_coarsest_cell_moves_the_result(patch_size):
     network = build(image_size=16, patch_size=patch_size)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.padding_mode = "circular"
+        elif isinstance(module, Upsample):
+            module.forward = partial(plain_upsample, module)
     x, t = inputs(16)
     result, cell = network(x, t), 2 * patch_size
     torch.testing.assert_close(network(x.roll((cell, 3 * cell), (2, 3)), t), result.roll((cell, 3 * cell), (2, 3)))

@@ -245,20 +245,29 @@ class Descent(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Every cell becomes 2 x 2 alike cells; then a convolution.
+    """Every cell becomes 2 x 2 alike cells; then a 3 x 3 convolution.
+
+    Both together are one transposed convolution of stride 2, whose 4 x 4 kernel sums the taps that see the same cell:
+    16 products a cell instead of 36, and no doubled copy of the grid.
 
     Args:
         channels: Width.
     """
 
+    taps: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        # Row i of the 4 x 4 kernel is the sum of those rows of the 3 x 3 kernel whose entry in row i is 1.
+        rows = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+        self.register_buffer("taps", torch.einsum("ia,jb->abij", rows, rows).reshape(9, 16), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, c, h, w] to [B, c, 2h, 2w]."""
-        doubled: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return doubled
+        weight = self.conv.weight
+        kernel = (weight.flatten(2) @ self.taps.to(weight.dtype)).view(*weight.shape[:2], 4, 4).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
 
 
 class Ascent(nn.Module):
