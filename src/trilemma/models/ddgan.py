@@ -1,0 +1,267 @@
+"""Denoising diffusion GAN: a walk of a few large steps, each drawn by a generator.
+
+Shapes: B images, codes [B, c, h, w], times s and t [B], T steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trilemma.codecs.base import Codec
+from trilemma.conditions.base import Condition, ConditionEncoder
+from trilemma.data.batch import Batch
+from trilemma.errors import UserError
+from trilemma.models.adversarial import Adversarial
+from trilemma.models.base import Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.sampling import in_batches
+from trilemma.networks.discriminator import TimeDiscriminator
+from trilemma.networks.generator import LatentUNet
+from trilemma.processes.gaussian import GaussianProcess, along
+from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
+from trilemma.samplers.base import OnStep, Prediction, Sampler
+from trilemma.samplers.guidance import Guidance
+
+_ON_GRID = 1e-6
+
+
+class _Walk(NamedTuple):
+    """A step of a walk that data take, and what the networks are told beside it."""
+
+    xs: Tensor
+    xt: Tensor
+    s: Tensor
+    t: Tensor
+    condition: Condition
+    label: Tensor | None
+
+
+class DDGAN(Adversarial):
+    """Learns p(xs | xt) for the T steps of a coarse grid: xs ~ q(xs | xt, x0) at x0 = G(xt, t, z).
+
+    Where a step is large, p(xs | xt) has many modes and no Gaussian fits it; a latent z lets the generator draw one of
+    them. The discriminator sees pairs (xs, xt) and the time.
+
+    Source: Xiao, Kreis and Vahdat 2022, "Tackling the generative learning trilemma with denoising diffusion GANs",
+    equations 4 to 8; the penalty is that of Mescheder et al. 2018, equation 9.
+
+    Args:
+        codec: Image <-> continuous code; frozen here, and part of the checkpoint. Where it knows the codes' bound, the
+            generator's output is squashed into it by a tanh.
+        process: The corruption, on a continuous schedule.
+        network: The generator.
+        discriminator: Scores pairs (xs, xt) at time t.
+        condition: Embeds labels or text.
+        sampler: Default way to draw samples; its times must lie on the grid i/T.
+        guidance: Default guidance.
+        num_timesteps: Length T of the walk, 2 to 8 in the paper.
+        r1_weight: Weight gamma of the penalty gamma/2 |grad_xs D(xs, xt, t)|^2 on data.
+        r1_interval: Number of updates from one penalty to the next; the weight is not multiplied by it.
+        condition_dropout: Share of training examples whose condition is replaced by the learned null.
+        optimizer: See `Adversarial`, also for the rest.
+        discriminator_optimizer: See there.
+        scheduler: See there.
+        gradient_clip_val: See there.
+        discriminator_gradient_clip_val: See there.
+        accumulate_grad_batches: See there.
+
+    Raises:
+        UserError: If the codec gives tokens, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        codec: Codec,
+        process: GaussianProcess,
+        network: LatentUNet,
+        discriminator: TimeDiscriminator,
+        condition: ConditionEncoder,
+        sampler: Sampler,
+        guidance: Guidance,
+        num_timesteps: int = 4,
+        r1_weight: float = 0.02,
+        r1_interval: int = 15,
+        condition_dropout: float = 0.1,
+        optimizer: OptimizerFactory | None = None,
+        discriminator_optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        gradient_clip_val: float | None = None,
+        discriminator_gradient_clip_val: float | None = None,
+        accumulate_grad_batches: int = 1,
+    ) -> None:
+        super().__init__(
+            optimizer=optimizer,
+            discriminator_optimizer=discriminator_optimizer,
+            scheduler=scheduler,
+            gradient_clip_val=gradient_clip_val,
+            discriminator_gradient_clip_val=discriminator_gradient_clip_val,
+            accumulate_grad_batches=accumulate_grad_batches,
+        )
+        if codec.num_classes is not None:
+            raise UserError(f"model=ddgan needs continuous codes, and codec {type(codec).__name__} gives tokens")
+        if num_timesteps < 1 or r1_interval < 1 or r1_weight < 0.0:
+            raise UserError(
+                f"model.num_timesteps={num_timesteps} and model.r1_interval={r1_interval} must be at least 1, and "
+                f"model.r1_weight={r1_weight} not negative"
+            )
+        self.codec = codec.freeze()
+        self.process = process
+        self.network: nn.Module = network
+        self.discriminator = discriminator
+        self.condition = condition
+        self.sampler = sampler
+        self.guidance = guidance
+        self.latent_dim = network.latent_dim
+        self.num_timesteps = num_timesteps
+        self.r1_weight = r1_weight
+        self.r1_interval = r1_interval
+        self.condition_dropout = condition_dropout
+
+    # --- training -------------------------------------------------------------------------------------------------------
+
+    def discriminator_loss(self, batch: Batch) -> Loss:
+        """softplus(-D) on steps of data and softplus(D) on steps of the generator, and now and then the penalty."""
+        noise = TorchNoise(device=self.device)
+        walk = self._walk(batch, noise, self.condition_dropout)
+        penalised = self.r1_weight > 0.0 and self.num_updates % self.r1_interval == 0
+        xs = walk.xs.requires_grad_() if penalised else walk.xs
+        real = self._score(xs, walk)
+        with torch.no_grad():
+            xs_fake = self._drawn(walk, noise)
+        fake = self._score(xs_fake, walk)
+        total, terms = F.softplus(-real).mean() + F.softplus(fake).mean(), {}
+        if penalised:
+            (gradient,) = torch.autograd.grad(real.sum(), xs, create_graph=True)
+            terms["r1"] = 0.5 * self.r1_weight * gradient.square().flatten(1).sum(1).mean()
+            total = total + terms["r1"]
+        return Loss(total, terms, {"real_score": real.detach(), "fake_score": fake.detach()})
+
+    def generator_loss(self, batch: Batch) -> Loss:
+        """softplus(-D) on steps of the generator: the non-saturating loss."""
+        noise = TorchNoise(device=self.device)
+        walk = self._walk(batch, noise, self.condition_dropout)
+        return Loss(F.softplus(-self._score(self._drawn(walk, noise), walk)).mean())
+
+    def _walk(self, batch: Batch, noise: NoiseSource, dropout: float) -> _Walk:
+        """Draw i from 1..T, xs ~ q(xs|x0) at s = (i - 1)/T, and xt ~ q(xt|xs) at t = i/T."""
+        x0 = self.codes(batch, noise)
+        i = torch.floor(noise.uniform((len(x0),), dtype=torch.float64) * self.num_timesteps) + 1.0
+        s, t = (i - 1.0) / self.num_timesteps, i / self.num_timesteps
+        xs = self.process.sample(x0, s, noise)
+        scale, variance = self.process.transition(s, t)
+        xt = along(scale, xs) * xs + along(variance.sqrt(), xs) * noise.normal(tuple(xs.shape), dtype=xs.dtype)
+        drop = noise.uniform((len(x0),)) < dropout
+        condition = self.condition(batch.get("caption", batch.get("label")), num=len(x0), drop=drop)
+        label = None
+        if self.condition.steers and condition.label is not None:
+            label = torch.where(drop, -1, condition.label)
+        return _Walk(xs, xt, s, t, condition, label)
+
+    def _drawn(self, walk: _Walk, noise: NoiseSource) -> Tensor:
+        """The generator's xs, [B, c, h, w]."""
+        x0 = self._generated(walk.xt, walk.t, walk.condition, noise)
+        mean, variance = self.process.posterior(x0, walk.xt, walk.s, walk.t)
+        return mean + variance.sqrt() * noise.normal(tuple(mean.shape), dtype=mean.dtype)
+
+    def _generated(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Tensor:
+        """x0 of a latent that is drawn here, [B, c, h, w] in the dtype of xt."""
+        dtype = next(self.network.parameters()).dtype
+        z = noise.normal((len(xt), self.latent_dim)).to(dtype)
+        output = self.network(xt.to(dtype), t.to(dtype), z, condition.pooled, condition.tokens, condition.mask).to(xt)
+        bound = self.codec.bound
+        return output if bound is None else bound * torch.tanh(output / bound)
+
+    def _score(self, xs: Tensor, walk: _Walk) -> Tensor:
+        """The discriminator's logits, [B] in float32 or better."""
+        score: Tensor = self.discriminator(xs, walk.xt, walk.t.to(xs.dtype), walk.label)
+        return score if score.dtype.itemsize >= 4 else score.float()
+
+    def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
+        """The batch's codes, float [B, c, h, w]: the cached ones, else encoded now."""
+        if "code" in batch:
+            return self.codec.from_cache(batch["code"], noise)
+        with torch.no_grad():
+            return self.codec.encode(batch["image"], noise)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the gap of the discriminator's verdicts on held-out data, to be compared with `train/discriminator_gap`.
+
+        One that recognises the training images by heart finds held-out ones no better than samples.
+        """
+        noise = Noise(0, batch["index"], self.device)
+        walk = self._walk(batch, noise, 0.0)
+        real, fake = self._score(walk.xs, walk), self._score(self._drawn(walk, noise), walk)
+        gap = real.sigmoid().mean() - fake.sigmoid().mean()
+        self.log("val/discriminator_gap", gap, batch_size=len(real), sync_dist=True)
+
+    # --- sampling -------------------------------------------------------------------------------------------------------
+
+    def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
+        """The `Denoiser` that samplers see; the latent is drawn from `noise`.
+
+        Raises:
+            UserError: If a time is not one of i/T.
+        """
+        i = t * self.num_timesteps
+        if bool(((i - i.round()).abs() > _ON_GRID).any()):
+            raise UserError(
+                f"this network knows the times i/{self.num_timesteps} alone, and the sampler asks for {float(t[0]):.4g}: "
+                f"take sampler=ddpm with sampler.num_steps={self.num_timesteps} and sampler.grid=trailing"
+            )
+        return Prediction(x0=self._generated(xt, t, condition, noise), bound=self.codec.bound)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_images: int,
+        *,
+        condition: Any = None,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        seed: int = 0,
+        first_index: int = 0,
+        batch_size: int = 256,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.base.Samples`."""
+
+        def draw(raw: Any, indices: Tensor) -> Tensor:
+            noise = Noise(seed, indices, self.device)
+            codes = self.sample_codes(noise, len(indices), raw, sampler=sampler, guidance=guidance, on_step=on_step)
+            return self.decode(codes)
+
+        return in_batches(self, draw, num_images, condition, first_index, batch_size, guidance or self.guidance)
+
+    def sample_codes(
+        self,
+        noise: NoiseSource,
+        num: int,
+        raw: Any = None,
+        *,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        on_step: OnStep | None = None,
+        x_start: Tensor | None = None,
+        t_start: float = 1.0,
+    ) -> Tensor:
+        """Draw codes [num, c, h, w] given raw labels or strings; `x_start` at `t_start` denoises from there."""
+        return (sampler or self.sampler)(
+            self.denoise,
+            self.process,
+            (num, *self.codec.code_shape),
+            condition=self.condition(raw, num=num),
+            guidance=guidance or self.guidance,
+            noise=noise,
+            on_step=on_step,
+            x_start=x_start,
+            t_start=t_start,
+        )
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [-1, 1] of codes [B, c, h, w] of any float dtype."""
+        return self.codec.decode(codes.to(self.codec.scale.dtype))

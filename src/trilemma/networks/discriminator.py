@@ -1,0 +1,149 @@
+"""The discriminator of a denoising GAN: does xs belong to xt?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trilemma.networks.embeddings import TimeEmbedding
+
+_SLOPE = 0.2
+
+
+class MinibatchDeviation(nn.Module):
+    """Appends one channel: how much the images of a group differ, which shows whether a generator repeats itself.
+
+    Source: Karras et al. 2018 (progressive growing), section 3.
+
+    Args:
+        group_size: Images in a group, at most; the largest number that divides both it and the batch is taken.
+    """
+
+    def __init__(self, group_size: int = 4) -> None:
+        super().__init__()
+        self.group_size = group_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From x [B, c, h, w] to [B, c + 1, h, w]."""
+        B, _, h, w = x.shape
+        size = math.gcd(self.group_size, B)
+        groups = x.reshape(size, B // size, *x.shape[1:])
+        deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+        return torch.cat([x, deviation.repeat(size)[:, None, None, None].expand(B, 1, h, w)], dim=1)
+
+
+class _Down(nn.Module):
+    """Two convolutions beside a shortcut, on half the grid after the first; an embedding is added between the two."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.first = _conv(in_channels, out_channels)
+        self.steer = nn.Linear(embedding_dim, out_channels)
+        self.second = _conv(out_channels, out_channels)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """From x [B, in, h, w] and embeddings [B, d] to [B, out, h // 2, w // 2]."""
+        branch = self.first(_activated(x)) + self.steer(embedding)[:, :, None, None]
+        branch = self.second(_activated(F.avg_pool2d(branch, 2)))
+        shortcut: Tensor = self.shortcut(F.avg_pool2d(x, 2))
+        out: Tensor = (shortcut + branch) * math.sqrt(0.5)
+        return out
+
+
+class TimeDiscriminator(nn.Module):
+    """Tells whether xs, the less noisy of two states of a walk, comes from data.
+
+    A residual network without normalisation over both states, steered by the time of the noisier one.
+
+    Source: Xiao et al. 2022 (denoising diffusion GANs), section 3.2 and appendix C.
+
+    Args:
+        in_channels: Channels of one state.
+        image_size: Height and width.
+        channels: Width of the stem and then of every block; each block halves the grid.
+        patch_size: Side of the squares of pixels that are folded into channels first.
+        embedding_dim: Width of the embedding of time and label.
+        num_labels: Number of labels, where it also judges whether xs fits its label; None where it sees none.
+        group_size: See `MinibatchDeviation`.
+
+    Raises:
+        ValueError: If the image cannot be cut into patches or halved so often.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        image_size: int,
+        channels: Sequence[int] = (64, 128, 256, 256),
+        patch_size: int = 1,
+        embedding_dim: int = 128,
+        num_labels: int | None = None,
+        group_size: int = 4,
+    ) -> None:
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(f"image_size={image_size} cannot be cut into patches of {patch_size}")
+        if len(channels) < 2 or image_size // patch_size >> (len(channels) - 1) < 1:
+            raise ValueError(
+                f"channels={list(channels)}: a stem and at least one halving are needed, and "
+                f"{image_size // patch_size} x {image_size // patch_size} patches must allow all of them"
+            )
+        self.patch_size = patch_size
+        self.num_labels = num_labels
+        self.time = TimeEmbedding(embedding_dim)
+        self.label = None if num_labels is None else nn.Embedding(num_labels + 1, embedding_dim)
+        self.stem = nn.Conv2d(2 * in_channels * patch_size**2, channels[0], 1)
+        self.blocks = nn.ModuleList(_Down(narrow, wide, embedding_dim) for narrow, wide in pairwise(channels))
+        self.deviation = MinibatchDeviation(group_size)
+        self.last = _conv(channels[-1] + 1, channels[-1])
+        self.head = nn.Linear(channels[-1], 1)
+
+    def forward(self, xs: Tensor, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Score pairs of states.
+
+        Args:
+            xs: The less noisy state, [B, in_channels, h, w].
+            xt: The noisier one, likewise.
+            t: Its time in [0, 1], [B].
+            label: int64 [B], -1 where there is none; given exactly where the network was built with labels.
+
+        Returns:
+            Logits [B], high for data.
+
+        Raises:
+            ValueError: If labels are missing, or given to a network that was built without.
+        """
+        if (label is None) != (self.label is None):
+            raise ValueError(
+                f"`label` {'is missing' if label is None else 'was given'}, but the discriminator was built with "
+                f"num_labels={self.num_labels}"
+            )
+        embedding: Tensor = self.time(t)
+        if self.label is not None and label is not None:
+            embedding = embedding + self.label(torch.where(label < 0, self.label.num_embeddings - 1, label))
+        embedding = _activated(embedding)
+        x = F.pixel_unshuffle(torch.cat([xs, xt], dim=1), self.patch_size)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks:
+            x = block(x, embedding)
+        x = _activated(self.last(self.deviation(_activated(x))))
+        score: Tensor = self.head(x.mean((2, 3)))
+        return score[:, 0]
+
+
+def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 3 x 3 convolution that keeps the size of its activated input: without normalisation nothing else would."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    nn.init.kaiming_normal_(conv.weight, a=_SLOPE)
+    return conv
+
+
+def _activated(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, _SLOPE)
