@@ -1,4 +1,4 @@
-"""What `evaluate.py` does with a classifier: its accuracy, and the file that makes it a feature extractor."""
+"""What `evaluate.py` does with a classifier: its accuracy, and of one of clean images the file that makes it a feature extractor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trilemma.data.images import to_float
@@ -13,8 +14,13 @@ from trilemma.errors import UserError
 from trilemma.evaluation.card import ExtractorCard
 from trilemma.evaluation.extractor import save_extractor
 from trilemma.models.classifier import Classifier
+from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.networks.classifier import FeatureClassifier
+from trilemma.processes.noise import Noise
 from trilemma.runs.subject import Subject
+
+NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+_BATCH_SIZE = 500
 
 
 def evaluate_classifier(subject: Subject, folder: Path, *, device: str) -> None:
@@ -47,7 +53,41 @@ def evaluate_classifier(subject: Subject, folder: Path, *, device: str) -> None:
 def test_accuracy(model: Classifier, images: Any, labels: Tensor, device: torch.device) -> float:
     """Share of uint8 images [N, C, H, W] whose most likely label is right."""
     right = 0
-    for start in range(0, len(labels), 500):
-        logits = model.network(to_float(images[start : start + 500]).to(device))
-        right += int((logits.argmax(1).cpu() == labels[start : start + 500]).sum())
+    for start in range(0, len(labels), _BATCH_SIZE):
+        logits = model.network(to_float(images[start : start + _BATCH_SIZE]).to(device))
+        right += int((logits.argmax(1).cpu() == labels[start : start + _BATCH_SIZE]).sum())
     return right / len(labels)
+
+
+def evaluate_noisy_classifier(subject: Subject, *, device: str, seed: int) -> None:
+    """Print test accuracy and cross-entropy at a few noise levels.
+
+    Raises:
+        UserError: If the data have no labels.
+    """
+    model, data = subject.model, subject.data
+    assert isinstance(model, NoisyClassifier)
+    test = data.split("test")
+    if test.labels is None:
+        raise UserError("the data has no labels: there is nothing to classify")
+    print(f"{len(test)} test images")
+    for t in NOISE_LEVELS:
+        accuracy, nats = noisy_accuracy(model, test.images, test.labels, t, torch.device(device), seed=seed)
+        print(f"t = {t}: accuracy {accuracy:.4f}, cross-entropy {nats:.4f} nats")
+
+
+@torch.no_grad()
+def noisy_accuracy(
+    model: NoisyClassifier, images: Any, labels: Tensor, t: float, device: torch.device, *, seed: int = 0
+) -> tuple[float, float]:
+    """Share of uint8 images [N, C, H, W] whose most likely label is right at noise level t, and the cross-entropy in nats."""
+    right, nats = 0, 0.0
+    for start in range(0, len(labels), _BATCH_SIZE):
+        label = labels[start : start + _BATCH_SIZE].to(device)
+        noise = Noise(seed, torch.arange(start, start + len(label)), device)
+        x0 = model.codec.encode(to_float(images[start : start + _BATCH_SIZE]).to(device), noise)
+        time = torch.full((len(label),), t, dtype=torch.float64, device=device)
+        logits = model.logits(model.process.sample(x0, time, noise), time)
+        right += int((logits.argmax(1) == label).sum())
+        nats += float(F.cross_entropy(logits, label, reduction="sum"))
+    return right / len(labels), nats / len(labels)

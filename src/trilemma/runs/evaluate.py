@@ -16,10 +16,11 @@ from trilemma.evaluation.rows import write_row
 from trilemma.evaluation.table import print_row, print_sweep
 from trilemma.models.base import Reconstructs, Samples
 from trilemma.models.classifier import Classifier
+from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.runs import schema
 from trilemma.runs.cells import Cell, cells_of
 from trilemma.runs.check import check_config
-from trilemma.runs.classification import evaluate_classifier
+from trilemma.runs.classification import evaluate_classifier, evaluate_noisy_classifier
 from trilemma.runs.directory import prepare
 from trilemma.runs.evaluation_logger import EvaluationLogger, take_logger
 from trilemma.runs.guidance import guiding_classifier
@@ -76,6 +77,10 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
     if isinstance(subject.model, Classifier):
         log.refuse(f"{cfg.ckpt} is a classifier")
         evaluate_classifier(subject, folder, device=cfg.device)
+        return
+    if isinstance(subject.model, NoisyClassifier):
+        log.refuse(f"{cfg.ckpt} is a classifier")
+        evaluate_noisy_classifier(subject, device=cfg.device, seed=cfg.seed)
         return
     extractor = extractor_for(cfg, subject.data)
     check_data(subject.data, extractor)
