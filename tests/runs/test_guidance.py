@@ -102,7 +102,9 @@ def test_a_sweep_of_scales_over_an_unconditional_model(tmp_path, model):
     cfg = composed("guidance=classifier", f"guidance.classifier={path}", "sweep.scale=[0,1,2.5]")
     cells = cells_of(cfg, GUIDED, guiding_classifier(cfg, model, GUIDED))
     assert [cell.guidance.scale for cell in cells] == [0, 1, 2.5]
-    assert [cell.name for cell in cells] == [f"n20-steps5-scale{s}-classifierguidance-seed0" for s in ("0", "1", "2.5")]
+    assert [cell.name for cell in cells] == [
+        f"n20-steps5-scale{s}-classifierguidance-start0.95-seed0" for s in ("0", "1", "2.5")
+    ]
     assert all(cell.labels == [*range(10)] * 2 for cell in cells)
     assert cells[0].condition == "label: all in turn"
     with pytest.raises(UserError, match="unconditional"):
