@@ -4,8 +4,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from trilemma.errors import UserError
+from trilemma.processes.closed_form import Absorbing
+from trilemma.processes.gaussian import GaussianProcess
+from trilemma.processes.gaussian_schedules import LinearBeta
+from trilemma.processes.schedules import Cosine
 from trilemma.runs.cells import cells_of
 from trilemma.runs.cli import register_resolvers
+from trilemma.samplers.ddim import DDIM
+from trilemma.samplers.dpm_solver import DPMSolver
+from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.samplers.heun import Heun
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIG = {
@@ -26,11 +34,11 @@ CONFIG = {
 }
 
 
-def cells(*overrides, config=CONFIG):
+def cells(*overrides, config=CONFIG, model=None):
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("evaluate", ["ckpt=last.ckpt", "num_images=20", *overrides])
-    return cells_of(cfg, config)
+    return cells_of(cfg, config, model=model)
 
 
 def test_nothing_swept_is_one_cell_with_the_checkpoints_settings():
@@ -73,9 +81,83 @@ def test_an_unconditional_model_has_no_labels():
         ("sweep.num_steps=[4,-1]", "num_steps"),
         ("sweep.truncation=[2]", "truncation"),
         ("sweep.sampler=[3]", "3 is not the name of a sampler"),
-        ("sweep.sampler=[ddim]", "no such sampler"),
+        ("sweep.sampler=[ddim,ddym]", "sweep.sampler=ddym: there is no such sampler; choose from .*ddim"),
+        ("sweep.eta=[0.5]", "sampler.eta: the checkpoint's sampler Ancestral has no such setting"),
     ],
 )
 def test_a_bad_value_anywhere_is_found_before_the_first_cell(override, words):
     with pytest.raises(UserError, match=words):
         cells(override)
+
+
+class Model:
+    """As much of a family as a sampler must fit."""
+
+    def __init__(self, process):
+        self.process = process
+
+
+GAUSSIAN = Model(GaussianProcess(LinearBeta(100)))
+DDPM_CONFIG = {
+    **CONFIG,
+    "sampler": {
+        "_target_": "trilemma.samplers.gaussian_ancestral.GaussianAncestral",
+        "num_steps": 50,
+        "variance": "small",
+        "grid": "trailing",
+        "clip": True,
+    },
+}
+
+
+def test_samplers_of_gaussian_processes_are_swept_and_named():
+    found = cells(
+        "sweep.sampler=[ddpm,ddim,heun,dpm_solver]", "sweep.num_steps=[10,20]", config=DDPM_CONFIG, model=GAUSSIAN
+    )
+    assert [type(cell.sampler) for cell in found[::2]] == [GaussianAncestral, DDIM, Heun, DPMSolver]
+    assert found[0].name == "n20-steps10-scale2-seed0"
+    assert found[3].name == "n20-steps20-scale2-ddim-seed0"
+    assert found[4].name == "n20-steps10-scale2-heun-seed0"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["sampler=ddim", "sweep.eta=[0.5]"], "n20-steps50-scale2-ddim-eta0.5-seed0"),
+        (
+            ["sampler=ddim", "sampler.grid=uniform", "sampler.clip=false"],
+            "n20-steps50-scale2-ddim-noclip-uniform-seed0",
+        ),
+        (["sampler.variance=large"], "n20-steps50-scale2-large-seed0"),
+        (["sampler=heun", "sampler.order=1", "sampler.grid=trailing"], "n20-steps18-scale2-heun-trailing-order1-seed0"),
+        (["sampler=dpm_solver", "sampler.order=1"], "n20-steps20-scale2-dpmsolver-order1-seed0"),
+    ],
+)
+def test_a_file_name_tells_settings_apart(overrides, name):
+    [cell] = cells(*overrides, config=DDPM_CONFIG, model=GAUSSIAN)
+    assert cell.name == name
+
+
+def test_a_setting_of_one_sampler_is_not_swept_over_another():
+    with pytest.raises(UserError, match=r"sampler\.eta: GaussianAncestral has no such setting"):
+        cells("sweep.sampler=[ddim,ddpm]", "sweep.eta=[0,1]", config=DDPM_CONFIG, model=GAUSSIAN)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "config", "model", "words"),
+    [
+        (
+            ["sweep.sampler=[ddim,ancestral]"],
+            DDPM_CONFIG,
+            GAUSSIAN,
+            "CategoricalProcess, .* sampler=ddim or sampler=ddpm",
+        ),
+        (["sampler=ddim"], CONFIG, Model(Absorbing(4, Cosine())), "GaussianProcess, .* Absorbing: .*sampler=ancestral"),
+        (["sampler=ddim"], CONFIG, Model(None), "leave out sampler="),
+        (["sweep.num_steps=[10,101]"], DDPM_CONFIG, GAUSSIAN, "the chain has 100 steps"),
+    ],
+)
+def test_a_sampler_that_does_not_fit_the_model_is_found_before_the_first_cell(overrides, config, model, words):
+    with pytest.raises(UserError, match=words) as refusal:
+        cells(*overrides, config=config, model=model)
+    assert "\n" not in str(refusal.value)

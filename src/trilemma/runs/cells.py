@@ -10,7 +10,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.errors import UserError
+from trilemma.models.base import Family
 from trilemma.runs.cli import CONF
+from trilemma.runs.fits import check_fits, sampler_options
 from trilemma.runs.guidance import GuidingClassifier
 from trilemma.runs.sample import conditioned_on
 from trilemma.runs.settings import build_sampling, labels_for, sampling_settings, settings_name
@@ -22,6 +24,7 @@ AXES = {
     "seed": "seed",
     "temperature": "sampler.temperature",
     "truncation": "sampler.truncation",
+    "eta": "sampler.eta",
     "scale": "guidance.scale",
     "num_steps": "sampler.num_steps",
 }
@@ -58,13 +61,19 @@ class Cell:
         return f"label: {'all in turn' if label in (None, 'all') else label}"
 
 
-def cells_of(cfg: DictConfig, config: Mapping[str, Any], classifier: GuidingClassifier | None = None) -> list[Cell]:
+def cells_of(
+    cfg: DictConfig,
+    config: Mapping[str, Any],
+    classifier: GuidingClassifier | None = None,
+    model: Family | None = None,
+) -> list[Cell]:
     """Every point of the sweep (one where nothing is swept), each checked before the first is measured.
 
     Args:
         cfg: Configuration of `evaluate.py`.
         config: The checkpoint's configuration.
         classifier: The one that `cfg.guidance` names, if any.
+        model: What is to be sampled: every sampler must fit it. Not asked where None.
 
     Raises:
         UserError: If a value does not fit.
@@ -76,6 +85,8 @@ def cells_of(cfg: DictConfig, config: Mapping[str, Any], classifier: GuidingClas
     cells: dict[str, Cell] = {}
     for point in itertools.product(*swept.values()):
         cell = _cell(_at(cfg, dict(zip(swept, point, strict=True))), config, classifier)
+        if model is not None:
+            check_fits(cell.sampler, model)
         cells.setdefault(cell.name, cell)  # a value given twice is measured once
     return list(cells.values())
 
@@ -110,7 +121,7 @@ def _at(cfg: DictConfig, point: Mapping[str, Any]) -> DictConfig:
 
 
 def _sampler_named(name: str) -> DictConfig:
-    options = sorted(p.stem for p in (CONF / "sampler").glob("*.yaml") if p.stem != "from_checkpoint")
+    options = sampler_options()
     if name not in options:
         raise UserError(f"sweep.sampler={name}: there is no such sampler; choose from {', '.join(options)}")
     node = OmegaConf.load(CONF / "sampler" / f"{name}.yaml")

@@ -85,7 +85,7 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
     extractor = extractor_for(cfg, subject.data)
     check_data(subject.data, extractor)
     if isinstance(subject.model, Samples):
-        cells = cells_of(cfg, subject.config, guiding_classifier(cfg, subject.model, subject.config))
+        cells = cells_of(cfg, subject.config, guiding_classifier(cfg, subject.model, subject.config), subject.model)
         rows = _measure_all(cells, subject, extractor, folder, log)
         if len(cells) > 1:
             print_sweep([row.content for row in rows])
@@ -129,7 +129,7 @@ def _compare(cfg: DictConfig, log: EvaluationLogger) -> None:
         extractor = extractor_for(one, subject.data)
         check_data(subject.data, extractor)
         classifier = guiding_classifier(one, subject.model, subject.config)
-        jobs.append((subject, extractor, cells_of(one, subject.config, classifier)))
+        jobs.append((subject, extractor, cells_of(one, subject.config, classifier, subject.model)))
     first, judge, _ = jobs[0]
     for subject, extractor, _ in jobs[1:]:
         if subject.data.fingerprint != first.data.fingerprint:

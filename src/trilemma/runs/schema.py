@@ -46,7 +46,16 @@ _SAMPLING: dict[str, Any] = {
     "ckpt": str,
     "weights": str,
     "num_images": int,
-    "sampler": {"num_steps": _OPTIONAL_INT, "temperature": _OPTIONAL_FLOAT, "truncation": _OPTIONAL_FLOAT},
+    "sampler": {
+        "num_steps": _OPTIONAL_INT,
+        "temperature": _OPTIONAL_FLOAT,
+        "truncation": _OPTIONAL_FLOAT,
+        "eta": _OPTIONAL_FLOAT,
+        "order": _OPTIONAL_INT,
+        "variance": _OPTIONAL_STR,
+        "grid": _OPTIONAL_STR,
+        "clip": bool | None,
+    },
     "guidance": {
         "scale": _OPTIONAL_FLOAT,
         "start": _OPTIONAL_FLOAT,
@@ -61,6 +70,10 @@ _SAMPLING: dict[str, Any] = {
 
 SAMPLE: dict[str, Any] = {
     **_SAMPLING,
+    "task": str,
+    "num_images": _OPTIONAL_INT,
+    "strength": None,
+    "data": {"root": _OPTIONAL_STR},
     "condition": {"label": None, "caption": None},
     "num_png": int,
     "device": str,
@@ -73,7 +86,7 @@ EVALUATE: dict[str, Any] = {
     "rows": str | list | None,
     "condition": {"label": None},
     "data": {"root": _OPTIONAL_STR},
-    "sweep": dict.fromkeys(("sampler", "num_steps", "scale", "temperature", "truncation", "seed")),
+    "sweep": dict.fromkeys(("sampler", "num_steps", "scale", "temperature", "truncation", "eta", "seed")),
     "extractor": _OPTIONAL_STR,
     "ledger": {"max_seconds": float, "batch_sizes": list},
     "likelihood": {"num_images": int, "seed": int},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from trilemma.errors import UserError
 from trilemma.models.base import Family, Samples
-from trilemma.runs.build import build
+from trilemma.runs.build import RESERVED, build
 from trilemma.runs.guidance import GuidingClassifier
+from trilemma.runs.targets import COMMAND_LINE, locate
 from trilemma.samplers.base import Sampler
 from trilemma.samplers.guidance import Guidance
 
@@ -54,6 +56,7 @@ def sampling_settings(
 
 def _merge(wanted: Any, trained: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
     if "_target_" in wanted:
+        _refuse_foreign(wanted, where)
         return dict(wanted)
     if not trained:
         raise UserError(f"the checkpoint names no {where}: choose one, for example {where}=ancestral")
@@ -64,6 +67,14 @@ def _merge(wanted: Any, trained: Mapping[str, Any] | None, where: str) -> dict[s
             f"{where}.{unknown[0]}: the checkpoint's {where} {trained['_target_'].rsplit('.', 1)[1]} has no such setting"
         )
     return {**trained, **changes}
+
+
+def _refuse_foreign(node: Mapping[str, Any], where: str) -> None:
+    target = locate(node["_target_"], COMMAND_LINE, where)
+    known = inspect.signature(target).parameters
+    foreign = [key for key in node if key not in known and key not in RESERVED]
+    if foreign:
+        raise UserError(f"{where}.{foreign[0]}: {target.__name__} has no such setting; it has {', '.join(known)}")
 
 
 def build_sampling(
@@ -99,9 +110,9 @@ def settings_name(
         for node, key in ((sampler, "sampler"), (guidance, "guidance"))
         if _is_other(node, config, key)
     ]
-    plainest = {"temperature": 1.0, "truncation": 1.0, "start": 1.0, "stop": 0.0}
-    given = {**sampler, **guidance}
-    parts += [f"{key}{given[key]:g}" for key, usual in plainest.items() if given.get(key, usual) != usual]
+    parts += _sampler_words(sampler)
+    plainest = {"start": 1.0, "stop": 0.0}
+    parts += [f"{key}{guidance[key]:g}" for key, usual in plainest.items() if guidance.get(key, usual) != usual]
     if cfg.condition.get("caption") is not None:
         parts.append("caption")
     elif label not in (None, "none"):
@@ -111,6 +122,22 @@ def settings_name(
     if Path(cfg.ckpt).stem != "last":
         parts.append(Path(cfg.ckpt).stem)
     return "-".join([*parts, f"seed{cfg.seed}"])
+
+
+def _sampler_words(node: Mapping[str, Any]) -> list[str]:
+    """A word for each setting that differs from the class's own default, as in eta0.5, karras, large, noclip."""
+    parameters = inspect.signature(locate(node["_target_"], COMMAND_LINE, "sampler")).parameters
+    words = []
+    for key in sorted(parameters):
+        usual = parameters[key].default
+        value = node.get(key, usual)
+        if usual is inspect.Parameter.empty or value == usual or not isinstance(value, (int, float, str)):
+            continue
+        if isinstance(value, bool):
+            words.append(key if value else f"no{key}")
+        else:
+            words.append(str(value) if isinstance(value, str) else f"{key}{value:g}")
+    return words
 
 
 def _is_other(node: Mapping[str, Any], config: Mapping[str, Any], key: str) -> bool:

@@ -9,7 +9,16 @@ from typing import Any
 from trilemma.evaluation.report.row import Row, number
 
 _UNGUIDED = "trilemma.samplers.guidance.Guidance"
-_PLAIN = {"truncation": 1.0, "temperature": 1.0}  # values at which a setting does nothing
+# Values at which a setting does nothing, or what everybody takes.
+_PLAIN = {
+    "truncation": 1.0,
+    "temperature": 1.0,
+    "eta": 0.0,
+    "order": 2,
+    "variance": "small",
+    "grid": "trailing",
+    "clip": True,
+}
 
 
 def num_steps(row: Row) -> int | None:
