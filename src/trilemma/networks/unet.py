@@ -109,6 +109,8 @@ class UNet(nn.Module):
         self.norm = group_norm(channels)
         self.head = nn.Conv2d(channels, (2 if learn_variance else 1) * out_channels * patch_size**2, 3, padding=1)
         zeroed(self.head)
+        # The layout of the activations: convolutions then copy less. (The overloads of `to` do not name it.)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
         self,

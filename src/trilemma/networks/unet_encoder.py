@@ -76,6 +76,8 @@ class UNetEncoder(nn.Module):
         self.position = GridPosition((sides[-1], sides[-1]), bottom)
         self.pool = CrossAttention(bottom, bottom, num_heads)
         self.head = nn.Linear(bottom, num_classes)
+        # The layout of the activations: convolutions then copy less. (The overloads of `to` do not name it.)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Logits [B, K], never in less than float32, of x [B, in_channels, h, w] at times t [B] in [0, 1]."""
