@@ -44,6 +44,23 @@ def wait_for_training(process, record, previous):
             "demo/vq_diffusion",
             ["trainer.max_steps=400", "data.batch_size=8", "network.dim=32", "codec.overrides=['debug=fast']"],
         ),
+        (
+            "mnist/iddpm",
+            [
+                "data=mnist_5k",
+                "trainer.max_steps=400",
+                "data.batch_size=8",
+                "data.max_val_images=8",
+                "network.channels=16",
+                "process.schedule.num_steps=100",
+                "model.objective=bound",
+                "model/times=loss_second_moment",
+                "model.times.history=2",
+                "callbacks/diffusion_pictures=none",
+                "callbacks.samples=null",
+                "callbacks.modes=null",
+            ],
+        ),
     ],
 )
 def test_killed_twenty_times(experiment, overrides, tmp_path):

@@ -169,3 +169,16 @@ class ScoresLikelihood(Protocol):
 
     def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
         """Score a batch."""
+
+
+def withhold(family: Family, *capabilities: str) -> None:
+    """Take back capabilities that a class has and this model, because of its parts, has not.
+
+    A method that is None is none to `isinstance` against the protocols above.
+
+    Args:
+        family: The model.
+        capabilities: Names of methods.
+    """
+    for name in capabilities:
+        setattr(family, name, None)

@@ -14,7 +14,7 @@ from trilemma.codecs.base import Codec
 from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
-from trilemma.models.base import Family, Likelihood, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.base import Family, Likelihood, Loss, OptimizerFactory, SchedulerFactory, withhold
 from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.loss_weights import LossWeight
 from trilemma.models.sampling import in_batches
@@ -114,6 +114,10 @@ class DDPM(Family):
         self.condition_dropout = condition_dropout
         self.x0_error = X0Error()
         self._check_objective()
+        if codec.bound is None:  # only the levels of pixels can be decided between by the last step of a bound
+            withhold(self, "score_likelihood")
+        if not any(True for _ in codec.parameters()):  # nothing is lost on the way through
+            withhold(self, "reconstruct")
 
     def _check_objective(self) -> None:
         learns = bool(getattr(self.network, "learn_variance", False))
@@ -223,17 +227,12 @@ class DDPM(Family):
         row = batch_idx * len(x0) + torch.arange(len(x0), device=self.device)
         i = (row * coprime_stride(self.num_timesteps)) % self.num_timesteps + 1
         t = i.double() / self.num_timesteps
-        terms = self._terms(x0, t, condition, noise, with_bound=self.scores_likelihood)
+        terms = self._terms(x0, t, condition, noise, with_bound=self.codec.bound is not None)
         self.log("val/loss", terms.error.mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
         if terms.bound is not None:
             bound = self.num_timesteps * terms.bound + bits(self.process.prior_kl(x0)).flatten(1).mean(1)
             self.log("val/bits_per_dim", bound.mean(), batch_size=len(x0), sync_dist=True)
         return {"diagnostics": {"time": t, "time_loss": terms.error}}
-
-    @property
-    def scores_likelihood(self) -> bool:
-        """Whether there is a variational bound: on pixels alone, whose levels the last step decides between."""
-        return self.codec.bound is not None
 
     @torch.no_grad()
     def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:

@@ -86,7 +86,7 @@ class LossSecondMoment(ChainTimes):
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
         """Remember the losses [B] at times t [B], the oldest of a time forgotten first."""
-        index, loss = (t * self.num_steps).round().long() - 1, loss.detach().double()
+        index, loss = (t * self.num_steps).round().long() - 1, loss.detach().to(self.losses.dtype)
         if dist.is_available() and dist.is_initialized():
             index, loss = gather_ranks(index), gather_ranks(loss)
         # The r-th loss of this batch at a time goes r places behind what was written there before.

@@ -39,7 +39,7 @@ class X0Error(nn.Module):
     @torch.no_grad()
     def update(self, process: GaussianProcess, t: Tensor, squared_error: Tensor) -> None:
         """Take in squared errors of x0, a mean over dimensions each, [B], at times t [B]."""
-        value = squared_error.detach().double() / self._unit(process, t)
+        value = (squared_error.detach().double() / self._unit(process, t)).to(self.mean.dtype)
         part = (t.double() * len(self.mean) - 1e-6).floor().long().clamp(0, len(self.mean) - 1)
         if dist.is_available() and dist.is_initialized():
             value, part = gather_ranks(value), gather_ranks(part)
