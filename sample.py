@@ -9,9 +9,9 @@ from trilemma.runs import cli
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")
 def main(cfg: DictConfig) -> None:
     """Load, draw, write."""
-    from trilemma.runs.sample import sample
+    from trilemma.runs.tasks import run_task
 
-    cli.job(sample, cfg)
+    cli.job(run_task, cfg)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def forward_states(model: Walks, images: Tensor, times: Sequence[float], *, seed
     states = []
     for t in times:
         # A new source at each time gives the same noise again.
-        xt = model.process.sample(codes, t, _noise(model, len(codes), seed)) if t > 0 else codes
+        xt = model.process.sample(codes, t, noise_of(model, len(codes), seed)) if t > 0 else codes
         states.append(images_of(model, xt, t))
     return torch.stack(states, dim=1)
 
@@ -155,7 +155,7 @@ def reverse_moments(
     Returns:
         By falling time, from t = 1 to t = 0, both included.
     """
-    noise = _noise(model, num, seed)
+    noise = noise_of(model, num, seed)
     start = model.process.prior((num, *model.codec.code_shape), noise)
     recorder = _Recorder(start, times)
     sample = model.sample_codes(
@@ -228,7 +228,7 @@ def noise_then_denoise(
     """
     if not 0.0 < strength <= 1.0:
         raise ValueError(f"strength={strength}: must lie in (0, 1]")
-    codes, noise = codes_of(model, images), _noise(model, len(images), seed)
+    codes, noise = codes_of(model, images), noise_of(model, len(images), seed)
     xt = model.process.sample(codes, strength, noise)
     found = model.sample_codes(
         noise,
@@ -242,7 +242,8 @@ def noise_then_denoise(
     return images_of(model, found)
 
 
-def _noise(model: Walks, num: int, seed: int) -> Noise:
+def noise_of(model: Walks, num: int, seed: int) -> Noise:
+    """The noise of rows 0 .. num - 1 of a seed."""
     return Noise(seed, torch.arange(num), model.device)
 
 

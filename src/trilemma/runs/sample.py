@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from trilemma.atomic import atomic_write_text
 from trilemma.data.images import to_uint8
 from trilemma.errors import UserError
 from trilemma.images import make_grid, save_png, save_samples_npz, to_pil
-from trilemma.models.base import Samples
+from trilemma.models.base import Family, Samples
 from trilemma.runs import schema
 from trilemma.runs.check import check_config
 from trilemma.runs.directory import prepare
+from trilemma.runs.fits import check_fits
 from trilemma.runs.guidance import guiding_classifier
 from trilemma.runs.load import load_with_config
 from trilemma.runs.quiet import quieten
@@ -35,6 +38,80 @@ from trilemma.runs.settings import (
 from trilemma.samplers.base import Sampler
 from trilemma.samplers.guidance import Guidance
 
+NUM_IMAGES = 100
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint, and how it is to be sampled.
+
+    Attributes:
+        family: The model, with the weights that were asked for.
+        config: What the checkpoint says of itself.
+        sampler: The checkpoint's own, changed where the command line says so.
+        guidance: Likewise.
+        sampler_node: What builds the sampler, in plain containers.
+        guidance_node: Likewise.
+    """
+
+    family: Family
+    config: dict[str, Any]
+    sampler: Sampler
+    guidance: Guidance
+    sampler_node: dict[str, Any]
+    guidance_node: dict[str, Any]
+
+    @property
+    def num_labels(self) -> int | None:
+        """See `conditioned_on`."""
+        return conditioned_on(self.config, self.guidance)
+
+    def folder(self, cfg: DictConfig, prefix: str = "") -> Path:
+        """Where to write, made and seen to be writable: `output_dir`, else named after the settings.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        name = prefix + settings_name(cfg, self.config, self.sampler_node, self.guidance_node)
+        folder = Path(cfg.output_dir) if cfg.output_dir else run_dir_of(Path(cfg.ckpt)) / "samples" / name
+        prepare(folder)
+        return folder
+
+    def write_settings(self, cfg: DictConfig, folder: Path, more: Mapping[str, Any] | None = None) -> None:
+        """Write settings.json, with `more` at its end."""
+        settings = {
+            "checkpoint": str(cfg.ckpt),
+            "weights": cfg.weights,
+            "sampler": self.sampler_node,
+            "guidance": self.guidance_node,
+            "seed": cfg.seed,
+            **(more or {}),
+        }
+        atomic_write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
+
+
+def open_checkpoint(cfg: DictConfig) -> Opened:
+    """Load a checkpoint with the sampler and guidance of the command line.
+
+    Raises:
+        UserError: For anything that is the user's to mend.
+    """
+    quieten()
+    if cfg.num_threads:
+        torch.set_num_threads(cfg.num_threads)
+    settle_batch_size(cfg)
+    if cfg.num_images < 1:
+        raise UserError(f"num_images={cfg.num_images} must be at least 1")
+    family, config = load_with_config(cfg.ckpt, weights=cfg.weights, device=cfg.device)
+    require_samples(family, cfg.ckpt)
+    if cfg.condition.caption is not None and cfg.condition.label is not None:
+        raise UserError("give condition.label or condition.caption, not both")
+    classifier = guiding_classifier(cfg, family, config)
+    sampler_node, guidance_node = sampling_settings(cfg, config, classifier)
+    sampler, guidance = build_sampling(sampler_node, guidance_node, classifier)
+    check_fits(sampler, family)
+    return Opened(family, config, sampler, guidance, sampler_node, guidance_node)
+
 
 def sample(cfg: DictConfig) -> None:
     """Draw `num_images` and write samples.npz, grid.png, single PNGs and settings.json.
@@ -43,37 +120,19 @@ def sample(cfg: DictConfig) -> None:
         UserError: For anything that is the user's to mend, before drawing starts.
     """
     check_config(cfg, schema.SAMPLE)
-    quieten()
-    if cfg.num_threads:
-        torch.set_num_threads(cfg.num_threads)
-    settle_batch_size(cfg)
-    if cfg.num_images < 1:
-        raise UserError(f"num_images={cfg.num_images} must be at least 1")
-    loaded, config = load_with_config(cfg.ckpt, weights=cfg.weights, device=cfg.device)
-    model = require_samples(loaded, cfg.ckpt)
-    classifier = guiding_classifier(cfg, loaded, config)
-    sampler_node, guidance_node = sampling_settings(cfg, config, classifier)
-    sampler, guidance = build_sampling(sampler_node, guidance_node, classifier)
+    if cfg.num_images is None:
+        cfg.num_images = NUM_IMAGES
+    opened = open_checkpoint(cfg)
+    model = require_samples(opened.family, cfg.ckpt)
     condition: Any = cfg.condition.caption
     if condition is None:
-        condition = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(config, guidance))
-    elif cfg.condition.label is not None:
-        raise UserError("give condition.label or condition.caption, not both")
-    guidance.check(condition)
-    default = run_dir_of(Path(cfg.ckpt)) / "samples" / settings_name(cfg, config, sampler_node, guidance_node)
-    folder = Path(cfg.output_dir) if cfg.output_dir else default
-    prepare(folder)
-    images = draw(model, cfg, condition, sampler, guidance)
+        condition = labels_for(cfg.num_images, cfg.condition.label, opened.num_labels)
+    opened.guidance.check(condition)
+    folder = opened.folder(cfg)
+    images = draw(model, cfg, condition, opened.sampler, opened.guidance)
     labels = torch.tensor(condition) if isinstance(condition, list) else None
     write(folder, images, labels, num_png=cfg.num_png)
-    settings = {
-        "checkpoint": str(cfg.ckpt),
-        "weights": cfg.weights,
-        "sampler": sampler_node,
-        "guidance": guidance_node,
-        "seed": cfg.seed,
-    }
-    atomic_write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
+    opened.write_settings(cfg, folder)
     print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
 
 
