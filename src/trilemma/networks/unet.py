@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.networks.embeddings import TimeEmbedding
+from trilemma.networks.given import check_given
 from trilemma.networks.unet_blocks import (
     Ascent,
     Descent,
@@ -149,10 +150,3 @@ class UNet(nn.Module):
             x = stage(x, next(steers), context, context_mask)
         x = self.ascent(x, skips, steers, context, context_mask)
         return F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch_size).contiguous()
-
-
-def check_given(name: str, value: Tensor | None, width: int | None, option: str) -> None:
-    """Raise ValueError unless a condition is given exactly where the network was built with one."""
-    if (value is None) != (width is None):
-        state = "is missing" if value is None else "was given"
-        raise ValueError(f"`{name}` {state}, but the network was built with {option}={width}")
