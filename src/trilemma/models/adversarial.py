@@ -20,6 +20,8 @@ from trilemma.errors import UserError
 from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory, StepOutput
 from trilemma.models.diagnostics import Diagnostics
 
+_NETWORKS = ("generator", "discriminator")
+
 
 class Adversarial(Family):
     """A generator and a discriminator that take turns on every batch.
@@ -147,7 +149,7 @@ class Adversarial(Family):
             loss = self._backward(loss_of, optimizer, batches)
             if loss is None:
                 continue
-            self._step(optimizer, clip, is_counted=bool(losses))
+            self._step(optimizer, clip, counts=not losses)
             if schedule is not None:
                 schedule.step()
             losses[name] = loss
@@ -169,16 +171,16 @@ class Adversarial(Family):
         total = torch.stack([loss.total.detach() for loss in losses]).mean()
         return Loss(total, terms, losses[-1].diagnostics)
 
-    def _step(self, optimizer: LightningOptimizer, clip: float | None, *, is_counted: bool) -> None:
-        """Step one network, unnoticed by the counter that `trainer.max_steps` is compared with where `is_counted`."""
+    def _step(self, optimizer: LightningOptimizer, clip: float | None, *, counts: bool) -> None:
+        """Step one network; where it `counts`, so that `trainer.global_step` goes up."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._average_gradients(parameters)
         if clip:
             nn.utils.clip_grad_norm_(parameters, clip)
-        if is_counted:
-            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
-        else:
+        if counts:
             optimizer.step()
+        else:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
         optimizer.zero_grad()
 
     def _average_gradients(self, parameters: list[Parameter]) -> None:
@@ -194,15 +196,14 @@ class Adversarial(Family):
 
     def _report(self, losses: dict[str, Loss]) -> StepOutput:
         """Log every term as it was last computed, as Lightning would anyway, after a resume too."""
-        terms: dict[str, Tensor] = {}
         for name, loss in losses.items():
-            terms |= {name: loss.total, **loss.terms}
+            self._terms |= {name: loss.total, **loss.terms}
             self._diagnostics |= loss.diagnostics
-        self._terms |= terms
         for name, term in self._terms.items():
-            self.log(f"train/{name}", term, prog_bar=name in ("generator", "discriminator"))
-        total = torch.stack([loss.total for loss in losses.values()]).sum() if losses else torch.zeros(())
-        return {"loss": total, "terms": terms, "diagnostics": self._diagnostics}
+            self.log(f"train/{name}", term, prog_bar=name in _NETWORKS)
+        totals = [self._terms[name] for name in _NETWORKS if name in self._terms]
+        total = torch.stack(totals).sum() if totals else torch.zeros((), device=self.device)
+        return {"loss": total, "terms": dict(self._terms), "diagnostics": self._diagnostics}
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
         strategy = self.trainer.strategy

@@ -174,7 +174,8 @@ def _rank() -> int:
 def _num_batches(cfg: DictConfig) -> int:
     if cfg.trainer.max_steps < 1:
         raise UserError(f"trainer.max_steps={cfg.trainer.max_steps}: a run needs at least one step")
-    return int(cfg.trainer.max_steps) * int(cfg.trainer.accumulate_grad_batches)
+    accumulate = OmegaConf.select(cfg, "model.accumulate_grad_batches") or cfg.trainer.accumulate_grad_batches
+    return int(cfg.trainer.max_steps) * int(accumulate)
 
 
 def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
