@@ -18,7 +18,7 @@ from trilemma.conditions.label import LabelCondition
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.images import make_grid, save_png
-from trilemma.models.base import Reconstructs, Samples
+from trilemma.models.base import Reconstructs, Samples, able
 
 
 @runtime_checkable
@@ -112,7 +112,7 @@ class Reconstructions(L.Callback):
         """Draw the first batch's first images."""
         if batch_idx or dataloader_idx or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        if not isinstance(pl_module, Reconstructs) or "image" not in batch:
+        if not able(pl_module, Reconstructs) or "image" not in batch:
             return
         images = batch["image"][: self.num_images]
         with undisturbed(pl_module):

@@ -14,7 +14,7 @@ from trilemma.data.batch import Batch
 from trilemma.data.loader import EvalLoader
 from trilemma.data.split import Split
 from trilemma.errors import UserError
-from trilemma.models.base import Likelihood, ScoresLikelihood
+from trilemma.models.base import Likelihood, ScoresLikelihood, able
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def score_split(
         ValueError: If the model mixes kinds, units or dimensions, gives another number of values than images, or one
             that is no number.
     """
-    if not isinstance(model, ScoresLikelihood):
+    if not able(model, ScoresLikelihood):
         raise UserError(f"a {type(model).__name__} gives no likelihood: there is nothing to score")
     loader = EvalLoader(split, batch_size=batch_size, max_images=max_images)
     was_training = model.training

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, TypeGuard, TypeVar, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -26,6 +26,7 @@ CHECKPOINT_FORMAT = 1
 
 OptimizerFactory = Callable[[Iterable[tuple[str, Parameter]]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
+C = TypeVar("C")
 
 
 @dataclass
@@ -67,8 +68,10 @@ class Family(L.LightningModule, ABC):
     Attributes:
         config: Plain containers that rebuild this model (`runs/` writes it into every checkpoint); empty where built by hand.
         monitor: The validation metric that says which checkpoint is best, and whether its least or its greatest value is.
+        withheld: Capabilities (`Reconstructs`, ...) that the class has and this model, by its parts, has not; see `able`.
     """
 
+    withheld: frozenset[type] = frozenset()
     monitor: ClassVar[tuple[str, Literal["min", "max"]] | None] = None
 
     def __init__(self, *, optimizer: OptimizerFactory | None = None, scheduler: SchedulerFactory | None = None) -> None:
@@ -171,14 +174,6 @@ class ScoresLikelihood(Protocol):
         """Score a batch."""
 
 
-def withhold(family: Family, *capabilities: str) -> None:
-    """Take back capabilities that a class has and this model, because of its parts, has not.
-
-    A method that is None is none to `isinstance` against the protocols above.
-
-    Args:
-        family: The model.
-        capabilities: Names of methods.
-    """
-    for name in capabilities:
-        setattr(family, name, None)
+def able(model: object, capability: type[C]) -> TypeGuard[C]:
+    """Whether a model has a capability: its class has the methods, and its parts do not take it back (`Family.withheld`)."""
+    return isinstance(model, capability) and capability not in getattr(model, "withheld", ())

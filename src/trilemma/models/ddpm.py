@@ -14,7 +14,15 @@ from trilemma.codecs.base import Codec
 from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
-from trilemma.models.base import Family, Likelihood, Loss, OptimizerFactory, SchedulerFactory, withhold
+from trilemma.models.base import (
+    Family,
+    Likelihood,
+    Loss,
+    OptimizerFactory,
+    Reconstructs,
+    SchedulerFactory,
+    ScoresLikelihood,
+)
 from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.loss_weights import LossWeight
 from trilemma.models.sampling import in_batches
@@ -114,10 +122,11 @@ class DDPM(Family):
         self.condition_dropout = condition_dropout
         self.x0_error = X0Error()
         self._check_objective()
-        if codec.bound is None:  # only the levels of pixels can be decided between by the last step of a bound
-            withhold(self, "score_likelihood")
-        if not any(True for _ in codec.parameters()):  # nothing is lost on the way through
-            withhold(self, "reconstruct")
+        no_levels = codec.bound is None  # only the levels of pixels can be decided between by the last step of a bound
+        lossless = not any(True for _ in codec.parameters())
+        self.withheld = frozenset(
+            ({ScoresLikelihood} if no_levels else set()) | ({Reconstructs} if lossless else set())
+        )
 
     def _check_objective(self) -> None:
         learns = bool(getattr(self.network, "learn_variance", False))

@@ -14,7 +14,7 @@ from trilemma.evaluation.extractor import Extractor
 from trilemma.evaluation.report import Row, check_comparable, entries_of, read_row, write_frontier, write_report
 from trilemma.evaluation.rows import write_row
 from trilemma.evaluation.table import print_row, print_sweep
-from trilemma.models.base import Reconstructs, Samples
+from trilemma.models.base import Reconstructs, Samples, able
 from trilemma.models.classifier import Classifier
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.runs import schema
@@ -93,7 +93,7 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
         else:
             print_row(rows[0].content)
             print(f"row: {folder / rows[0].name}.json")
-    elif isinstance(subject.model, Reconstructs):
+    elif able(subject.model, Reconstructs):
         images = subject.data.split("test").images[:]
         row = reconstruction_row(cfg, subject, extractor, images)
         path = folder / f"{subject.slug}-reconstruction.json"

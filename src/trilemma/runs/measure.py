@@ -26,7 +26,7 @@ from trilemma.evaluation.protocol import METRICS, Machine, Protocol
 from trilemma.evaluation.rows import Row, kept_row, move_aside, new_row, plain_numbers, write_row
 from trilemma.evaluation.two_stage import code_bits, oracle_prior, prior_bits
 from trilemma.images import save_png, save_samples_npz
-from trilemma.models.base import Reconstructs, Samples, ScoresLikelihood
+from trilemma.models.base import Reconstructs, Samples, ScoresLikelihood, able
 from trilemma.runs.cells import Cell
 from trilemma.runs.codes import codec_hash
 from trilemma.runs.sample import draw, grid_of
@@ -154,11 +154,11 @@ def _parts(cell: Cell, subject: Subject, extractor: Extractor) -> list[Part]:
     """The parts of a row beside its metrics that are wanted and that this family can give."""
     cfg, model = cell.cfg, subject.model
     parts: list[Part] = []
-    if isinstance(model, ScoresLikelihood) and cfg.likelihood.num_images:
+    if able(model, ScoresLikelihood) and cfg.likelihood.num_images:
         num = min(cfg.likelihood.num_images, len(subject.data.split("test")))
         asked = {"num_images": num, "seed": cfg.likelihood.seed}
         parts.append(Part("likelihood", asked, lambda: _likelihood(cfg, subject)))
-    if cfg.two_stage and isinstance(model, Reconstructs) and isinstance(getattr(model, "codec", None), Codec):
+    if cfg.two_stage and able(model, Reconstructs) and isinstance(getattr(model, "codec", None), Codec):
         parts.append(Part("two_stage", {}, lambda: _two_stage(cell, subject, extractor)))
     if cfg.ledger.max_seconds:
         # Times of another machine, or with other threads, do not answer what is asked here.
@@ -208,7 +208,7 @@ def _likelihood(cfg: DictConfig, subject: Subject) -> Numbers:
 def _two_stage(cell: Cell, subject: Subject, extractor: Extractor) -> Numbers:
     cfg, model, data = cell.cfg, subject.model, subject.data
     codec = getattr(model, "codec", None)
-    assert isinstance(model, Reconstructs)
+    assert able(model, Reconstructs)
     assert isinstance(codec, Codec)
     name = f"{_codec_key(codec, data, extractor)}-n{cfg.num_images}-seed{cfg.seed}"
 
@@ -242,7 +242,7 @@ def _codec_key(codec: Codec, data: ImageData, extractor: Extractor) -> str:
 def reconstruction_metrics(cfg: DictConfig, subject: Subject, extractor: Extractor) -> Numbers:
     """Scores of the model's reconstructions; those of a codec are kept, since every row of its priors shows them."""
     model, data = subject.model, subject.data
-    assert isinstance(model, Reconstructs)
+    assert able(model, Reconstructs)
     codec = getattr(model, "codec", None)
 
     def score() -> Numbers:
