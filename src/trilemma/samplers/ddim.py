@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian import GaussianSampler, Look
+from trilemma.samplers.gaussian import GaussianSampler, Look, stops
 from trilemma.samplers.grids import Grid
 
 
@@ -37,13 +36,13 @@ class DDIM(GaussianSampler):
 
     def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
         """See `GaussianSampler`."""
-        process = look.process
-        for t, s in pairwise(grid):
-            x0, prediction = look.moved_mean(xt, t)
-            eps = process.eps_from_x0(x0, xt, t)
-            _, _, small = process.posterior_coefficients(s, t)
-            variance = self.eta**2 * small
-            xt = process.alpha(s) * x0 + (process.sigma(s).square() - variance).sqrt() * eps
-            if self.eta > 0.0 and s > 0.0:
-                xt = xt + variance.sqrt() * look.noise.normal(tuple(xt.shape), dtype=xt.dtype)
+        process, (t, s) = look.process, stops(grid)
+        variance = self.eta**2 * process.posterior_coefficients(s, t)[2]
+        kept = (process.sigma(s).square() - variance).sqrt() / process.sigma(t)
+        added = process.alpha(s) - kept * process.alpha(t)
+        for time, k, a, std in zip(grid, kept.tolist(), added.tolist(), variance.sqrt().tolist(), strict=False):
+            x0, prediction = look.moved_mean(xt, time)
+            xt = k * xt + a * x0  # alpha_s x0 + sqrt(sigma_s^2 - v) eps, eps being (xt - alpha_t x0) / sigma_t
+            if std > 0.0:
+                xt = xt + std * look.noise.normal(tuple(xt.shape), dtype=xt.dtype)
             yield xt, prediction

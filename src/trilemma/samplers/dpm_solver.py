@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian import GaussianSampler, Look
+from trilemma.samplers.gaussian import GaussianSampler, Look, stops
 from trilemma.samplers.grids import Grid
 
 
@@ -42,17 +41,18 @@ class DPMSolver(GaussianSampler):
 
     def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
         """See `GaussianSampler`."""
-        process = look.process
+        process, (t, s) = look.process, stops(grid)
+        rises = 0.5 * (process.log_snr(s) - process.log_snr(t))
+        # sigma_s / sigma_t and alpha_s (1 - exp(-h)), finite also where lambda is not.
+        kept = process.sigma(s) / process.sigma(t)
+        added = process.alpha(s) - kept * process.alpha(t)
         x0_before: Tensor | None = None
         rise_before = math.inf
-        for t, s in pairwise(grid):
-            x0, prediction = look.moved_mean(xt, t)
-            rise = 0.5 * float(process.log_snr(s) - process.log_snr(t))
+        for time, rise, k, a in zip(grid, rises.tolist(), kept.tolist(), added.tolist(), strict=False):
+            x0, prediction = look.moved_mean(xt, time)
             ahead = x0
-            if self.order == 2 and x0_before is not None and s > 0.0:
+            if self.order == 2 and x0_before is not None and rise < math.inf:
                 ahead = x0 + 0.5 * rise / rise_before * (x0 - x0_before)
-            # sigma_s / sigma_t and alpha_s (1 - exp(-h)), finite also where lambda is not.
-            kept = process.sigma(s) / process.sigma(t)
-            xt = kept * xt + (process.alpha(s) - kept * process.alpha(t)) * ahead
+            xt = k * xt + a * ahead
             x0_before, rise_before = x0, rise
             yield xt, prediction

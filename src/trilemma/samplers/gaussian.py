@@ -54,24 +54,23 @@ class Look:
             x0 = x0.clamp(-prediction.bound, prediction.bound)
         return x0, replace(prediction, x0=x0)
 
-    def gradient(self, xt: Tensor, t: float) -> Tensor | None:
-        """What the guidance adds to the score of xt; None where it adds nothing."""
-        if self.guidance.gradient is None:
-            return None
-        return self.guidance.gradient(xt, t, self.condition).to(xt.dtype)
-
     def moved_mean(self, xt: Tensor, t: float) -> tuple[Tensor, Prediction]:
         """As `mean`, moved by sigma^2 / alpha times the guidance's gradient: its eps is moved by -sigma times that.
 
         Where alpha is 0, xt says nothing of the data, and no gradient is asked for.
         """
         x0, prediction = self.mean(xt, t)
-        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
-        gradient = self.gradient(xt, t) if float(alpha) > 0.0 else None
-        if gradient is None:
+        if self.guidance.gradient is None or (alpha := float(self.process.alpha(t))) == 0.0:
             return x0, prediction
-        x0 = x0 + sigma.square() / alpha * gradient
+        gradient = self.guidance.gradient(xt, t, self.condition).to(xt.dtype)
+        x0 = x0 + float(self.process.sigma(t)) ** 2 / alpha * gradient
         return x0, replace(prediction, x0=x0)
+
+
+def stops(grid: list[float]) -> tuple[Tensor, Tensor]:
+    """The times t that steps start from and s that they end at, float64 [N] each, to take all coefficients of a walk at once."""
+    times = torch.tensor(grid, dtype=torch.float64)
+    return times[:-1], times[1:]
 
 
 class GaussianSampler(Sampler):

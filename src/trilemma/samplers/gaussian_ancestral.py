@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from trilemma.errors import UserError
-from trilemma.processes.gaussian import GaussianProcess
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian import GaussianSampler, Look
+from trilemma.samplers.gaussian import GaussianSampler, Look, stops
 from trilemma.samplers.grids import Grid
 
 Variance = Literal["small", "large", "learned", "optimal"]
@@ -55,27 +54,34 @@ class GaussianAncestral(GaussianSampler):
         Raises:
             UserError: If the model does not know what the variance needs.
         """
-        for t, s in pairwise(grid):
-            x0, prediction = look.mean(xt, t)
-            variance = self._variance(prediction, look.process, s, t)
-            mean, _ = look.process.posterior(x0, xt, s, t)
-            gradient = look.gradient(xt, t)
-            if gradient is not None:
-                mean = mean + variance * gradient
-            xt = mean if s == 0.0 else mean + variance.sqrt() * look.noise.normal(tuple(xt.shape), dtype=xt.dtype)
+        process, (t, s) = look.process, stops(grid)
+        c0, ct, small = (part.tolist() for part in process.posterior_coefficients(s, t))
+        large = process.transition(s, t)[1].tolist()
+        log_range = torch.stack(process.log_variance_range(s, t)).T.tolist()
+        for i, time in enumerate(grid[:-1]):
+            x0, prediction = look.mean(xt, time)
+            variance = self._variance(prediction, c0[i], small[i], large[i], log_range[i])
+            mean = c0[i] * x0 + ct[i] * xt
+            if look.guidance.gradient is not None:
+                mean = mean + variance * look.guidance.gradient(xt, time, look.condition).to(xt.dtype)
+            if grid[i + 1] > 0.0:
+                std = variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
+                mean = mean + std * look.noise.normal(tuple(xt.shape), dtype=xt.dtype)
+            xt = mean
             yield xt, prediction
 
-    def _variance(self, prediction: Prediction, process: GaussianProcess, s: float, t: float) -> Tensor:
-        if self.variance == "large":
-            return process.transition(s, t)[1]
-        c0, _, small = process.posterior_coefficients(s, t)
+    def _variance(
+        self, prediction: Prediction, c0: float, small: float, large: float, log_range: list[float]
+    ) -> Tensor | float:
         if self.variance == "small":
             return small
+        if self.variance == "large":
+            return large
         if self.variance == "learned" and prediction.variance_fraction is not None:
-            log_small, log_large = process.log_variance_range(s, t)
-            return torch.exp(log_small + prediction.variance_fraction.double() * (log_large - log_small))
+            log_small, log_large = log_range
+            return torch.exp(log_small + (log_large - log_small) * prediction.variance_fraction.double())
         if self.variance == "optimal" and prediction.x0_variance is not None:
-            return small + c0.square() * prediction.x0_variance.double()
+            return small + c0**2 * prediction.x0_variance.double()
         allowed = ["small", "large"]
         allowed += ["learned"] if prediction.variance_fraction is not None else []
         allowed += ["optimal"] if prediction.x0_variance is not None else []

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from trilemma.errors import UserError
@@ -55,10 +56,10 @@ class Heun(GaussianSampler):
 
     def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
         """See `GaussianSampler`."""
-        scale, tau = _frame(look.process, grid[0])
-        u = xt / scale
-        for t, s in pairwise(grid):
-            scale_s, tau_s = _frame(look.process, s)
+        scales, taus = _frame(look.process, grid)
+        u = xt / scales[0]
+        for i, (t, s) in enumerate(pairwise(grid)):
+            (scale, scale_s), (tau, tau_s) = scales[i : i + 2], taus[i : i + 2]
             x0, prediction = look.moved_mean(scale * u, t)
             slope = (u - x0) / tau
             ahead = u + (tau_s - tau) * slope
@@ -66,12 +67,13 @@ class Heun(GaussianSampler):
                 x0, prediction = look.moved_mean(scale_s * ahead, s)
                 slope = 0.5 * (slope + (ahead - x0) / tau_s)
                 ahead = u + (tau_s - tau) * slope
-            u, scale, tau = ahead, scale_s, tau_s
-            yield scale * u, prediction
+            u = ahead
+            yield scale_s * u, prediction
 
 
-def _frame(process: GaussianProcess, t: float) -> tuple[Tensor, Tensor]:
-    """The scale of x and the noise over it, in the frame of the schedule's straight paths."""
+def _frame(process: GaussianProcess, grid: list[float]) -> tuple[list[float], list[float]]:
+    """The scale of x and the noise over it at each time, in the frame of the schedule's straight paths."""
+    t = torch.tensor(grid, dtype=torch.float64)
     alpha, sigma = process.alpha(t), process.sigma(t)
     scale = alpha if process.schedule.path == "noise" else alpha + sigma
-    return scale, sigma / scale
+    return scale.tolist(), (sigma / scale).tolist()

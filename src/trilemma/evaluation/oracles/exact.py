@@ -61,20 +61,20 @@ class MixtureDenoiser:
 
     def __call__(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
         """See `Denoiser`."""
-        alpha, var = self.process.alpha(t).view(-1, 1), self.process.sigma(t).square().view(-1, 1)  # [B, 1]
-        x, means = xt.double().flatten(1)[:, None], self.means.flatten(1)  # [B, 1, D], [K, D]
-        dim = means.shape[1]
-        total = alpha.square() * self.stds.square() + var  # [B, K]
-        moved = x - alpha[..., None] * means  # [B, K, D]
-        weights = self.weights if condition.pooled is None else condition.pooled.double()
-        log_p = weights.log() - 0.5 * (moved.square().sum(-1) / total + dim * total.log())
-        responsibility = log_p.softmax(-1)
-        means_given = means + (alpha * self.stds.square() / total)[..., None] * moved  # [B, K, D]
-        x0 = torch.einsum("bk,bkd->bd", responsibility, means_given)
-        within = (responsibility * self.stds.square() * var / total).sum(-1)
-        between = torch.einsum("bk,bkd->b", responsibility, (means_given - x0[:, None]).square()) / dim
-        shape = (-1, *(1,) * (xt.ndim - 1))
-        return Prediction(x0=x0.view(xt.shape), x0_variance=(within + between).view(shape))
+        alpha, var = self.process.alpha(t), self.process.sigma(t).square()  # [B]
+        # Images last: sums over the short axes then run along the long one.
+        x, means = xt.double().flatten(1).T, self.means.flatten(1)[..., None]  # [D, B], [K, D, 1]
+        data_var = self.stds.square()[:, None]  # [K, 1]
+        total = alpha.square() * data_var + var  # [K, B]
+        moved = x - alpha * means  # [K, D, B]
+        weights = self.weights[:, None] if condition.pooled is None else condition.pooled.double().T
+        log_p = weights.log() - 0.5 * (moved.square().sum(1) / total + len(x) * total.log())
+        responsibility = log_p.softmax(0)
+        means_given = means + (alpha * data_var / total)[:, None] * moved  # [K, D, B]
+        x0 = (responsibility[:, None] * means_given).sum(0)
+        within = (responsibility * data_var * var / total).sum(0)
+        between = (responsibility * (means_given - x0).square().mean(1)).sum(0)
+        return Prediction(x0=x0.T.reshape(xt.shape), x0_variance=(within + between).view(-1, *(1,) * (xt.ndim - 1)))
 
     def condition(self, components: Tensor) -> Condition:
         """The condition on one component an image, int64 [B], with its null twin."""
