@@ -77,6 +77,7 @@ sync: $(VENV)/.demo-installed ## Upload the offline wandb runs in outputs/, or i
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Speed against the floor and against peers
 	@$(BIN)/python benchmarks/discrete.py
+	@$(BIN)/python benchmarks/gaussian.py
 
 .PHONY: clean
 clean: ## Delete caches and .venv; outputs/ stays
