@@ -34,7 +34,7 @@ def reverse_picture(states: Tensor, predicted: Tensor, times: Sequence[float]) -
         times: T of them.
     """
     rows = torch.stack([states, predicted], dim=1)
-    names = ["x at t", "x at 0?"] * len(states)
+    names = ["state", "predicted"] * len(states)
     return make_grid(rows.flatten(0, 2), len(times), row_labels=names, column_labels=_times(times))
 
 

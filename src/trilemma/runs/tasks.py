@@ -51,8 +51,8 @@ from trilemma.samplers.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree
 
 NUM_COLUMNS, NUM_FRAMES, NUM_ROWS = 11, 31, 3
-_WEIGHTS = even_times(9)
-_INVERSION_STEPS = 100
+_WEIGHTS = even_times(7)
+_INVERSION_STEPS = 50
 Drawn = tuple[list[Path], str]
 """Files that were written, and a remark for the line that names them."""
 
