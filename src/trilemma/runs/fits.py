@@ -29,7 +29,7 @@ def check_fits(sampler: Sampler, model: Family) -> None:
             f"sampler {name} walks a {kind}, and a {type(model).__name__} has no process: leave out sampler="
         )
     raise UserError(
-        f"sampler {name} walks a {kind}, and this {type(model).__name__} was trained on {type(process).__name__}: choose "
+        f"sampler {name} walks a {kind}, and this {type(model).__name__} was trained on a {type(process).__name__}: choose "
         f"sampler={' or sampler='.join(_names_for(process))}"
     )
 
