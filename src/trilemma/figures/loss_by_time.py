@@ -43,7 +43,7 @@ def loss_by_time_picture(curves: Mapping[int, Curve]) -> Image.Image:
                     *zip(*finite[step], strict=True),
                     color=MUTED,
                     linewidth=1.0,
-                    alpha=max(0.12, 0.6 / age),
+                    alpha=max(0.2, 0.7 / age),
                     label=label,
                 )
         axes.plot(
