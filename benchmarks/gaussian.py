@@ -103,7 +103,7 @@ def lucidrains_unet(size: str, num_parameters: int) -> nn.Module | None:
     if find_spec("denoising_diffusion_pytorch") is None:
         return None
     for name in ("torchvision", "accelerate", "ema_pytorch"):  # for training loops and other models: not used here
-        if find_spec(name) is None and name not in sys.modules:
+        if name not in sys.modules and find_spec(name) is None:
             sys.modules[name] = MagicMock()
     from denoising_diffusion_pytorch.denoising_diffusion_pytorch import Unet
 
