@@ -10,16 +10,8 @@ from torch import Tensor, nn
 
 from trilemma.networks.embeddings import TimeEmbedding
 from trilemma.networks.given import check_given
-from trilemma.networks.unet_blocks import (
-    Ascent,
-    Descent,
-    StageFactory,
-    Steering,
-    grid_sides,
-    group_norm,
-    residual_blocks,
-    zeroed,
-)
+from trilemma.networks.unet_blocks import group_norm, zeroed
+from trilemma.networks.unet_paths import Ascent, Descent, StageFactory, Steering, grid_sides, residual_blocks
 
 
 class UNet(nn.Module):

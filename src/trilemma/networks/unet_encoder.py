@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from trilemma.networks.blocks import CrossAttention
 from trilemma.networks.embeddings import GridPosition, TimeEmbedding
-from trilemma.networks.unet_blocks import Descent, StageFactory, Steering, grid_sides, group_norm, residual_blocks
+from trilemma.networks.unet_blocks import group_norm
+from trilemma.networks.unet_paths import Descent, StageFactory, Steering, grid_sides, residual_blocks
 
 
 class UNetEncoder(nn.Module):
