@@ -79,3 +79,12 @@ def test_numbers_of_the_ledger():
     assert peak_bytes(row()) == 900 * 2**20
     assert calls_per_image(row(seconds=None)) is None
     assert peak_bytes(row(seconds=None)) is None
+
+
+def test_guidance_by_a_classifier_is_told_from_guidance_by_the_model_itself():
+    one, other, twin = row(scale=2.0), row(scale=2.0), row(scale=2.0)
+    for guided, digest in ((one, "a"), (other, "b"), (twin, "a")):
+        guided.protocol["guidance"]["classifier"] = {"experiment": "mnist/noisy_classifier", "sha256": digest * 64}
+    assert describe(one) == "Ancestral, classifier guidance 2"
+    assert settings_key(one) == settings_key(twin)
+    assert len({settings_key(one), settings_key(other), settings_key(row(scale=2.0))}) == 3

@@ -92,7 +92,7 @@ def test_a_sweep_of_scales_measures_what_guidance_costs(command, guided, tmp_pat
         ("sample", ["guidance.classifier=nowhere.ckpt"], "there is no such file"),
         ("sample", ["process/schedule=gaussian_linear"], "process"),
         ("evaluate", ["guidance.scale=nan"], "guidance.scale"),
-        ("evaluate", ["guidance.classifer=x"], "did you mean guidance.classifier?"),
+        ("evaluate", ["guidance.classifierr=x"], "did you mean guidance.classifier?"),
         ("train", ["experiment=mnist/ddpm", "guidance=classifier", "data=mnist_5k"], "guidance.classifier=CHECKPOINT"),
     ],
 )
