@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import MagicMock, patch
@@ -105,7 +106,7 @@ def lucidrains_unet(size: str, num_parameters: int) -> nn.Module | None:
     for name in ("torchvision", "accelerate", "ema_pytorch"):  # for training loops and other models: not used here
         if name not in sys.modules and find_spec(name) is None:
             sys.modules[name] = MagicMock()
-    from denoising_diffusion_pytorch.denoising_diffusion_pytorch import Unet
+    Unet = import_module("denoising_diffusion_pytorch.denoising_diffusion_pytorch").Unet  # no dependency of ours
 
     (c, _, _), _ = SIZES[size]
     mults = (1, 2, 4) if size == "M" else (1, 2, 4, 8)

@@ -7,7 +7,7 @@ from trilemma.errors import UserError
 from trilemma.processes.gaussian import GaussianProcess
 from trilemma.processes.gaussian_schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath, ScaledLinearBeta
 from trilemma.processes.noise import TorchNoise
-from trilemma.processes.parameterization import V, X0, EDMPreconditioning, Eps, Score, Velocity
+from trilemma.processes.parameterization import X0, EDMPreconditioning, Eps, Score, V, Velocity
 
 SCHEDULES = [
     LinearBeta(),

@@ -152,7 +152,12 @@ def test_a_setting_of_one_sampler_is_not_swept_over_another():
             GAUSSIAN,
             "CategoricalProcess, .* sampler=ddim or sampler=ddpm",
         ),
-        (["sampler=ddim"], CONFIG, Model(Absorbing(4, Cosine())), "GaussianProcess, .* a Absorbing: .*sampler=ancestral"),
+        (
+            ["sampler=ddim"],
+            CONFIG,
+            Model(Absorbing(4, Cosine())),
+            "GaussianProcess, .* a Absorbing: .*sampler=ancestral",
+        ),
         (["sampler=ddim"], CONFIG, Model(None), "leave out sampler="),
         (["sweep.num_steps=[10,101]"], DDPM_CONFIG, GAUSSIAN, "the chain has 100 steps"),
     ],

@@ -148,8 +148,9 @@ def test_the_ancestral_walk_moves_its_mean_by_the_variance_times_the_gradient(pr
         torch.testing.assert_close(guided - plain, shift)
 
 
-def test_the_gradient_comes_after_clipping():
-    """A network out of bounds is clipped, and the gradient then moves x0 even out of them."""
+@pytest.mark.parametrize("clip", [True, False])
+def test_what_the_gradient_moves_is_clipped_too(clip):
+    """An x0 that is pushed out of the data's range stays at the bound, unless nothing is to be clipped."""
     process = PROCESSES["cosine"]
 
     class Push(Guidance):
@@ -157,10 +158,10 @@ def test_the_gradient_comes_after_clipping():
             self.gradient = lambda xt, t, condition: torch.ones_like(xt)
 
     def denoiser(xt, t, condition, noise):
-        return Prediction(x0=torch.full_like(xt, 7.0), bound=1.0)
+        return Prediction(x0=torch.full_like(xt, 7.0 if not clip else 0.5), bound=1.0)
 
     seen = []
-    DDIM(5)(
+    DDIM(5, clip=clip)(
         denoiser,
         process,
         (12, 2, 1, 1),
@@ -170,7 +171,8 @@ def test_the_gradient_comes_after_clipping():
         on_step=lambda step, s, xs, prediction: seen.append(prediction.x0),
     )
     for t, x0 in zip(DDIM(5).times(process), seen, strict=False):
-        expected = 1.0 + float(process.sigma(t) ** 2 / process.alpha(t))
+        moved = float(process.sigma(t) ** 2 / process.alpha(t))
+        expected = min(1.0, 0.5 + moved) if clip else 7.0 + moved
         torch.testing.assert_close(x0, torch.full_like(x0, expected))
 
 

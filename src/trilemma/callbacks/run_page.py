@@ -13,7 +13,13 @@ from trilemma.figures.curve import Curve, curve_figure
 from trilemma.html import Html, definition_rows, element, page, picture
 
 METRICS = "metrics.csv"
-_PICTURES = (("samples", "Samples"), ("reconstructions", "Reconstructions"))
+_PICTURES = (
+    ("samples", "Samples"),
+    ("reconstructions", "Reconstructions"),
+    ("reverse", "The walk back"),
+    ("denoise", "Data noised and walked back"),
+    ("loss_by_time", "Loss by time"),
+)
 _TEXTS = (("config.yaml", "Settings"), ("versions.txt", "Versions"))
 _X = "step"
 _NOT_DRAWN = (_X, "epoch")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, TypeGuard, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import TypeIs
 
 from trilemma.data.batch import Batch
 from trilemma.models.diagnostics import Diagnostics
@@ -174,6 +175,6 @@ class ScoresLikelihood(Protocol):
         """Score a batch."""
 
 
-def able(model: object, capability: type[C]) -> TypeGuard[C]:
+def able(model: object, capability: type[C]) -> TypeIs[C]:
     """Whether a model has a capability: its class has the methods, and its parts do not take it back (`Family.withheld`)."""
     return isinstance(model, capability) and capability not in getattr(model, "withheld", ())

@@ -107,6 +107,7 @@ class DDPM(Family):
                 "codec=kl or codec=vq_latents"
             )
         parameterization.check(process)
+        sampler.check(process)
         self.codec = codec.freeze()
         self.process = process
         self.network = network
@@ -199,7 +200,8 @@ class DDPM(Family):
         scale = self.parameterization.scale_in(self.process, t)
         x = xt if scale is None else along(scale, xt) * xt
         dtype = next(self.network.parameters()).dtype
-        output: Tensor = self.network(x.to(dtype), t.to(dtype), condition.pooled, condition.tokens, condition.mask)
+        time = t.to(torch.promote_types(dtype, torch.float32))  # bfloat16 would move it by whole steps
+        output: Tensor = self.network(x.to(dtype), time, condition.pooled, condition.tokens, condition.mask)
         output = output if output.dtype.itemsize >= 4 else output.float()
         if self.variance != "learned":
             return output, None

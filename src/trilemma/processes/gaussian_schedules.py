@@ -68,6 +68,10 @@ class Chain(GaussianSchedule):
         zero_terminal_snr: Rescale alpha so that nothing of the data is left at t = 1 (Lin et al. 2024, algorithm 1).
     """
 
+    path: Path = (
+        "flow"  # sigma / alpha starts at 157 (linear), 20,000 (cosine) or infinity: far too long a way for few steps
+    )
+
     def __init__(self, beta: Tensor, *, zero_terminal_snr: bool = False) -> None:
         self.num_steps = len(beta)
         self.zero_terminal_snr = zero_terminal_snr
@@ -76,7 +80,6 @@ class Chain(GaussianSchedule):
             alpha = half_log_alpha_bar.exp()
             # alpha_1 stays, alpha_T becomes 0; the rest is moved and stretched between them.
             lost = 1.0 - (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
-            self.path = "flow"
         else:
             lost = -torch.expm1(half_log_alpha_bar)
         # 1 - alpha, of which sigma is computed without cancellation: sigma^2 = (1 - alpha)(1 + alpha).
@@ -218,6 +221,7 @@ class VPSDE(GaussianSchedule):
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         if not 0.0 < beta_min < beta_max:
             raise UserError(f"schedule.beta_min={beta_min} beta_max={beta_max}: must satisfy 0 < beta_min < beta_max")
+        self.path = "flow"
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def alpha(self, t: Time) -> Tensor:

@@ -49,22 +49,27 @@ class Look:
         prediction = predict(self.denoiser, self.process, xt, t, self.condition, self.guidance, self.noise)
         if prediction.x0 is None:
             raise ValueError("a Gaussian sampler needs a network that predicts x0")
-        x0 = prediction.x0.to(xt.dtype)
-        if self.clip and prediction.bound is not None:
-            x0 = x0.clamp(-prediction.bound, prediction.bound)
+        x0 = self._clipped(prediction.x0.to(xt.dtype), prediction)
         return x0, replace(prediction, x0=x0)
 
     def moved_mean(self, xt: Tensor, t: float) -> tuple[Tensor, Prediction]:
-        """As `mean`, moved by sigma^2 / alpha times the guidance's gradient: its eps is moved by -sigma times that.
+        """As `mean`, moved by sigma^2 / alpha times the guidance's gradient and clipped: its eps is moved by -sigma times that.
 
-        Where alpha is 0, xt says nothing of the data, and no gradient is asked for.
+        Near pure noise sigma^2 / alpha is in the thousands, and a learned gradient no better than its network: unclipped, one
+        step would throw the walk out of the data's range. Where alpha is 0, xt says nothing of the data, and no gradient is
+        asked for.
         """
         x0, prediction = self.mean(xt, t)
         if self.guidance.gradient is None or (alpha := float(self.process.alpha(t))) == 0.0:
             return x0, prediction
         gradient = self.guidance.gradient(xt, t, self.condition).to(xt.dtype)
-        x0 = x0 + float(self.process.sigma(t)) ** 2 / alpha * gradient
+        x0 = self._clipped(x0 + float(self.process.sigma(t)) ** 2 / alpha * gradient, prediction)
         return x0, replace(prediction, x0=x0)
+
+    def _clipped(self, x0: Tensor, prediction: Prediction) -> Tensor:
+        if not self.clip or prediction.bound is None:
+            return x0
+        return x0.clamp(-prediction.bound, prediction.bound)
 
 
 def stops(grid: list[float]) -> tuple[Tensor, Tensor]:
