@@ -63,7 +63,7 @@ def test_an_experiment_says_how_it_is_run(name):
     assert any(line.startswith(f"#   python {script}.py experiment={name}") for line in lines[:6])
 
 
-@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "vq_diffusion" in n])
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if "vq_diffusion" in n or "latent_" in n])
 def test_a_prior_names_a_codec_that_exists(name):
     root = ["data.root=somewhere"] if name.startswith("images/") else []
     cfg = composed("train", f"experiment={name}", *root)

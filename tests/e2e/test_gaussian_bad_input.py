@@ -40,7 +40,10 @@ def checkpoint(tmp_path_factory):
     ("arguments", "fragments"),
     [
         (["network.channel_mults=[1,2,2,2]"], ["multiple of 16", "fewer channel_mults"]),
-        (["process/schedule=linear_path", "model/parameterization=eps", "model/times=uniform"], ["says nothing at t = 1"]),
+        (
+            ["process/schedule=linear_path", "model/parameterization=eps", "model/times=uniform"],
+            ["says nothing at t = 1"],
+        ),
         (["codec=pixels_256"], ["needs continuous codes", "codec=pixels"]),
         (["process=absorbing"], ["categorical", "process=gaussian"]),
         (["model.objective=hybrid"], ["only the bound trains a variance"]),
