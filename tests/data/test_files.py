@@ -75,14 +75,14 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
 
 
 def test_reading_decompresses_by_suffix(tmp_path):
-    (tmp_path / "a.gz").write_bytes(gzip.compress(b"content"))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"content", mtime=0))
     (tmp_path / "a").write_bytes(b"plain")
     assert (read_unzipped(tmp_path / "a.gz"), read_unzipped(tmp_path / "a")) == (b"content", b"plain")
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(gzip.compress(b"content" * 99)[:-12], "truncated"), (b"hello", "not a valid gzip"), (None, "cannot be read")],
+    [(gzip.compress(b"content" * 99, mtime=0)[:-12], "truncated"), (b"hello", "not a valid gzip"), (None, "cannot be read")],
 )
 def test_an_unreadable_file_is_named(tmp_path, content, reason):
     if content is not None:
