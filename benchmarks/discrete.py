@@ -98,7 +98,7 @@ def sampling(size: str, rounds: int, num_steps: int = 10) -> None:
     times = torch.linspace(1, 1 / num_steps, num_steps)
 
     def walk(sampler: Ancestral, guidance: Guidance) -> None:
-        model.sample_tokens(Noise(0, torch.arange(B)), B, label, sampler=sampler, guidance=guidance)
+        model.sample_codes(Noise(0, torch.arange(B)), B, label, sampler=sampler, guidance=guidance)
 
     @torch.no_grad()
     def bare(copies: int) -> None:

@@ -51,7 +51,7 @@ def repair(
     """Recovery and kept shares of the chain from t_start, and of one look at that time."""
     damaged, hit = damage(x0, model.codec.num_classes, seed)
     noise = Noise(seed, torch.arange(len(x0)))
-    chain = model.sample_tokens(
+    chain = model.sample_codes(
         noise, len(x0), label, sampler=Ancestral(num_steps), guidance=Guidance(), x_start=damaged, t_start=t_start
     )
     condition = model.condition(label, num=len(x0))

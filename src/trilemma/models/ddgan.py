@@ -5,7 +5,7 @@ Shapes: B images, codes [B, c, h, w], times s and t [B], T steps.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,12 @@ from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.adversarial import Adversarial
 from trilemma.models.base import Loss, OptimizerFactory, SchedulerFactory
-from trilemma.models.sampling import in_batches
+from trilemma.models.diffusion import Diffusion
 from trilemma.networks.discriminator import TimeDiscriminator
 from trilemma.networks.generator import LatentUNet
 from trilemma.processes.gaussian import GaussianProcess, along
 from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
-from trilemma.samplers.base import OnStep, Prediction, Sampler
+from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
 
 _ON_GRID = 1e-6
@@ -39,7 +39,7 @@ class _Walk(NamedTuple):
     label: Tensor | None
 
 
-class DDGAN(Adversarial):
+class DDGAN(Adversarial, Diffusion):
     """Learns p(xs | xt) for the T steps of a coarse grid: xs ~ q(xs | xt, x0) at x0 = G(xt, t, z).
 
     Where a step is large, p(xs | xt) has many modes and no Gaussian fits it; a latent z lets the generator draw one of
@@ -71,6 +71,8 @@ class DDGAN(Adversarial):
     Raises:
         UserError: If the codec gives tokens, or a number is out of range.
     """
+
+    process: GaussianProcess
 
     def __init__(
         self,
@@ -155,7 +157,7 @@ class DDGAN(Adversarial):
         scale, variance = self.process.transition(s, t)
         xt = along(scale, xs) * xs + along(variance.sqrt(), xs) * noise.normal(tuple(xs.shape), dtype=xs.dtype)
         drop = noise.uniform((len(x0),)) < dropout
-        condition = self.condition(batch.get("caption", batch.get("label")), num=len(x0), drop=drop)
+        condition = self.condition(self.raw_condition(batch), num=len(x0), drop=drop)
         label = None
         if self.condition.steers and condition.label is not None:
             label = torch.where(drop, -1, condition.label)
@@ -179,13 +181,6 @@ class DDGAN(Adversarial):
         """The discriminator's logits, [B] in float32 or better."""
         score: Tensor = self.discriminator(xs, walk.xt, walk.t.to(xs.dtype), walk.label)
         return score if score.dtype.itemsize >= 4 else score.float()
-
-    def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
-        """The batch's codes, float [B, c, h, w]: the cached ones, else encoded now."""
-        if "code" in batch:
-            return self.codec.from_cache(batch["code"], noise)
-        with torch.no_grad():
-            return self.codec.encode(batch["image"], noise)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the gap of the discriminator's verdicts on held-out data, to be compared with `train/discriminator_gap`.
@@ -213,53 +208,6 @@ class DDGAN(Adversarial):
                 f"take sampler=ddpm with sampler.num_steps={self.num_timesteps} and sampler.grid=trailing"
             )
         return Prediction(x0=self._generated(xt, t, condition, noise), bound=self.codec.bound)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        num_images: int,
-        *,
-        condition: Any = None,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        seed: int = 0,
-        first_index: int = 0,
-        batch_size: int = 256,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.base.Samples`."""
-
-        def draw(raw: Any, indices: Tensor) -> Tensor:
-            noise = Noise(seed, indices, self.device)
-            codes = self.sample_codes(noise, len(indices), raw, sampler=sampler, guidance=guidance, on_step=on_step)
-            return self.decode(codes)
-
-        return in_batches(self, draw, num_images, condition, first_index, batch_size, guidance or self.guidance)
-
-    def sample_codes(
-        self,
-        noise: NoiseSource,
-        num: int,
-        raw: Any = None,
-        *,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        on_step: OnStep | None = None,
-        x_start: Tensor | None = None,
-        t_start: float = 1.0,
-    ) -> Tensor:
-        """Draw codes [num, c, h, w] given raw labels or strings; `x_start` at `t_start` denoises from there."""
-        return (sampler or self.sampler)(
-            self.denoise,
-            self.process,
-            (num, *self.codec.code_shape),
-            condition=self.condition(raw, num=num),
-            guidance=guidance or self.guidance,
-            noise=noise,
-            on_step=on_step,
-            x_start=x_start,
-            t_start=t_start,
-        )
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

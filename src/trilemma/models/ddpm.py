@@ -5,7 +5,7 @@ Shapes: B images, codes [B, c, h, w], t and s [B], T timesteps.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.base import (
-    Family,
     Likelihood,
     Loss,
     OptimizerFactory,
@@ -24,8 +23,8 @@ from trilemma.models.base import (
     ScoresLikelihood,
 )
 from trilemma.models.diagnostics import Diagnostics
+from trilemma.models.diffusion import Diffusion
 from trilemma.models.loss_weights import LossWeight
-from trilemma.models.sampling import in_batches
 from trilemma.models.times import ChainTimes, TrainingTimes
 from trilemma.models.timesteps import coprime_stride
 from trilemma.models.x0_error import X0Error
@@ -33,7 +32,7 @@ from trilemma.processes.gaussian import GaussianProcess, along
 from trilemma.processes.gaussian_bound import bits, interpolated_log_variance, step_terms
 from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
 from trilemma.processes.parameterization import Parameterization
-from trilemma.samplers.base import OnStep, Prediction, Sampler
+from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
 
 Objective = Literal["simple", "hybrid", "bound"]
@@ -51,7 +50,7 @@ class _Terms(NamedTuple):
     """Term of the variational bound of the step that ends at t, bits per dimension, [B]."""
 
 
-class DDPM(Family):
+class DDPM(Diffusion):
     """Learns the mean, and where wished the variance, of the clean code given a noisy one.
 
     Sources: Ho et al. 2020 ("simple"); Nichol and Dhariwal 2021 ("hybrid", "bound", learned variance); Karras et al. 2022
@@ -79,6 +78,7 @@ class DDPM(Family):
         UserError: If the parts do not fit each other.
     """
 
+    process: GaussianProcess
     monitor = ("val/loss", "min")
 
     def __init__(
@@ -159,7 +159,7 @@ class DDPM(Family):
         x0 = self.codes(batch, noise)
         t, weight = self.times.sample(len(x0), noise, self.process)
         drop = noise.uniform((len(x0),)) < self.condition_dropout
-        condition = self.condition(self._raw(batch), num=len(x0), drop=drop)
+        condition = self.condition(self.raw_condition(batch), num=len(x0), drop=drop)
         terms = self._terms(
             x0, t, condition, noise, with_bound=self.objective != "simple", detach=self.objective == "hybrid"
         )
@@ -214,16 +214,6 @@ class DDPM(Family):
         small, large = self.process.log_variance_range(s, t)
         return along(small if self.variance == "small" else large, like).to(like)
 
-    def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
-        """The batch's codes, float [B, c, h, w]: the cached ones, else encoded now."""
-        if "code" in batch:
-            return self.codec.from_cache(batch["code"], noise)
-        with torch.no_grad():
-            return self.codec.encode(batch["image"], noise)
-
-    def _raw(self, batch: Batch) -> Any:
-        return batch.get("caption", batch.get("label"))
-
     # --- validation and likelihood --------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics]:
@@ -234,7 +224,7 @@ class DDPM(Family):
         """
         noise = Noise(0, batch["index"], self.device)
         x0 = self.codes(batch, noise)
-        condition = self.condition(self._raw(batch), num=len(x0))
+        condition = self.condition(self.raw_condition(batch), num=len(x0))
         row = batch_idx * len(x0) + torch.arange(len(x0), device=self.device)
         i = (row * coprime_stride(self.num_timesteps)) % self.num_timesteps + 1
         t = i.double() / self.num_timesteps
@@ -251,7 +241,7 @@ class DDPM(Family):
         noise = Noise(seed, batch["index"], self.device)
         x0 = self.codes(batch, noise)
         num_dims = x0[0].numel()
-        condition = self.condition(self._raw(batch), num=len(x0))
+        condition = self.condition(self.raw_condition(batch), num=len(x0))
         nats = self.process.prior_kl(x0).flatten(1).sum(1)
         for i in range(1, self.num_timesteps + 1):
             t = torch.full((len(x0),), i / self.num_timesteps, dtype=torch.float64, device=self.device)
@@ -268,53 +258,6 @@ class DDPM(Family):
         x0 = self.parameterization.to_x0(self.process, output.to(xt), xt, t.double())
         variance = along(self.x0_error.variance(self.process, t), xt)
         return Prediction(x0=x0, variance_fraction=fraction, x0_variance=variance, bound=self.codec.bound)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        num_images: int,
-        *,
-        condition: Any = None,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        seed: int = 0,
-        first_index: int = 0,
-        batch_size: int = 256,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.base.Samples`."""
-
-        def draw(raw: Any, indices: Tensor) -> Tensor:
-            noise = Noise(seed, indices, self.device)
-            codes = self.sample_codes(noise, len(indices), raw, sampler=sampler, guidance=guidance, on_step=on_step)
-            return self.decode(codes)
-
-        return in_batches(self, draw, num_images, condition, first_index, batch_size, guidance or self.guidance)
-
-    def sample_codes(
-        self,
-        noise: NoiseSource,
-        num: int,
-        raw: Any = None,
-        *,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        on_step: OnStep | None = None,
-        x_start: Tensor | None = None,
-        t_start: float = 1.0,
-    ) -> Tensor:
-        """Draw codes [num, c, h, w] given raw labels or strings; `x_start` at `t_start` denoises from there."""
-        return (sampler or self.sampler)(
-            self.denoise,
-            self.process,
-            (num, *self.codec.code_shape),
-            condition=self.condition(raw, num=num),
-            guidance=guidance or self.guidance,
-            noise=noise,
-            on_step=on_step,
-            x_start=x_start,
-            t_start=t_start,
-        )
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ Shapes: B images, L tokens, K classes, T timesteps.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +14,17 @@ from trilemma.codecs.base import Codec, flatten, unflatten
 from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
-from trilemma.models.base import Family, Likelihood, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.base import Likelihood, Loss, OptimizerFactory, SchedulerFactory
 from trilemma.models.diagnostics import Diagnostics
-from trilemma.models.sampling import in_batches
+from trilemma.models.diffusion import Diffusion
 from trilemma.models.timesteps import ImportanceTimesteps, coprime_stride
 from trilemma.processes.categorical import CategoricalProcess, Weighting
 from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
-from trilemma.samplers.base import OnStep, Prediction, Sampler
+from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
 
 
-class DiscreteDiffusion(Family):
+class DiscreteDiffusion(Diffusion):
     """Learns p(x0 | xt) on the tokens of a frozen codec, on a chain of T steps.
 
     The loss is the variational bound plus an auxiliary -log p(x0 | xt), both divided by the probability of the drawn timestep
@@ -51,6 +50,7 @@ class DiscreteDiffusion(Family):
         UserError: If the codec gives no tokens, or other classes than the process.
     """
 
+    process: CategoricalProcess
     monitor = ("val/bits_per_token", "min")
 
     def __init__(
@@ -100,7 +100,7 @@ class DiscreteDiffusion(Family):
         x0, noise = self.tokens(batch), TorchNoise(device=self.device)
         i, weight = self.timesteps.sample(len(x0), noise)
         drop = noise.uniform((len(x0),)) < self.condition_dropout
-        condition = self.condition(self._raw(batch), num=len(x0), drop=drop)
+        condition = self.condition(self.raw_condition(batch), num=len(x0), drop=drop)
         kl, cross_entropy = self._terms(x0, i, condition, noise)
         self.timesteps.update(i, kl)
         adaptive = 2 - i / self.num_timesteps if self.adaptive_auxiliary else 1
@@ -127,9 +127,6 @@ class DiscreteDiffusion(Family):
         with torch.no_grad():
             return flatten(self.codec.encode(batch["image"]))
 
-    def _raw(self, batch: Batch) -> Any:
-        return batch.get("caption", batch.get("label"))
-
     # --- validation: the bound over all t -------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics]:
@@ -140,7 +137,7 @@ class DiscreteDiffusion(Family):
         """
         x0 = self.tokens(batch)
         noise = Noise(0, batch["index"], self.device)
-        condition = self.condition(self._raw(batch), num=len(x0))
+        condition = self.condition(self.raw_condition(batch), num=len(x0))
         row = batch_idx * len(x0) + torch.arange(len(x0), device=self.device)
         stride = coprime_stride(self.num_timesteps)
         i = (row * stride) % self.num_timesteps + 1
@@ -155,7 +152,7 @@ class DiscreteDiffusion(Family):
         """The bound, summed over every timestep with one draw of xt each, in nats per image of L tokens."""
         x0 = self.tokens(batch)
         noise = Noise(seed, batch["index"], self.device)
-        condition = self.condition(self._raw(batch), num=len(x0))
+        condition = self.condition(self.raw_condition(batch), num=len(x0))
         nats = self.process.prior_kl(x0).sum(1)
         for i in range(1, self.num_timesteps + 1):
             kl, _ = self._terms(x0, torch.full((len(x0),), i, device=self.device), condition, noise)
@@ -168,58 +165,14 @@ class DiscreteDiffusion(Family):
         """The `Denoiser` that samplers see."""
         return Prediction(log_x0=self._logits(xt, t, condition), weighting=self.weighting)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        num_images: int,
-        *,
-        condition: Any = None,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        seed: int = 0,
-        first_index: int = 0,
-        batch_size: int = 256,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.base.Samples`."""
+    @property
+    def walk_shape(self) -> tuple[int, ...]:
+        """See `Diffusion`: tokens walk as sequences of L."""
+        return (self.codec.length,)
 
-        def draw(raw: Any, indices: Tensor) -> Tensor:
-            tokens = self.sample_tokens(
-                Noise(seed, indices, self.device),
-                len(indices),
-                raw,
-                sampler=sampler,
-                guidance=guidance,
-                on_step=on_step,
-            )
-            return self.codec.decode(unflatten(tokens, self.codec.code_shape))
-
-        return in_batches(self, draw, num_images, condition, first_index, batch_size, guidance or self.guidance)
-
-    def sample_tokens(
-        self,
-        noise: NoiseSource,
-        num: int,
-        raw: Any = None,
-        *,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        on_step: OnStep | None = None,
-        x_start: Tensor | None = None,
-        t_start: float = 1.0,
-    ) -> Tensor:
-        """Draw tokens int64 [num, L] given raw labels or strings; `x_start` at `t_start` denoises from there."""
-        return (sampler or self.sampler)(
-            self.denoise,
-            self.process,
-            (num, self.codec.length),
-            condition=self.condition(raw, num=num),
-            guidance=guidance or self.guidance,
-            noise=noise,
-            on_step=on_step,
-            x_start=x_start,
-            t_start=t_start,
-        )
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [-1, 1] of tokens int64 [B, L]."""
+        return self.codec.decode(unflatten(codes, self.codec.code_shape))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
