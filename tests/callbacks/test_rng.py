@@ -48,3 +48,16 @@ def test_says_when_the_number_of_processes_differs():
     callback.load_state_dict(callback.state_dict())
     with pytest.warns(UserWarning, match="written by 1 processes and is resumed by 2"):
         callback.on_train_start(SimpleNamespace(world_size=2, global_rank=0, is_global_zero=True), None)
+
+
+def test_processes_that_were_seeded_alike_draw_apart_and_the_first_as_if_alone():
+    drawn = []
+    for world_size, rank in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(3)
+        RandomState().on_train_start(
+            SimpleNamespace(world_size=world_size, global_rank=rank, is_global_zero=not rank), None
+        )
+        drawn.append(torch.rand(3).tolist())
+    alone, first, second = drawn
+    assert first == alone
+    assert second != first

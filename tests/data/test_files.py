@@ -82,7 +82,11 @@ def test_reading_decompresses_by_suffix(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(gzip.compress(b"content" * 99, mtime=0)[:-12], "truncated"), (b"hello", "not a valid gzip"), (None, "cannot be read")],
+    [
+        (gzip.compress(b"content" * 99, mtime=0)[:-12], "truncated"),
+        (b"hello", "not a valid gzip"),
+        (None, "cannot be read"),
+    ],
 )
 def test_an_unreadable_file_is_named(tmp_path, content, reason):
     if content is not None:

@@ -15,6 +15,9 @@ import torch.distributed as dist
 class RandomState(L.Callback):
     """Saves the torch, NumPy, Python and CUDA generators of every process and restores them on resume.
 
+    A run that starts anew in several processes gives each its own torch generators: all were seeded alike, so that they build
+    the same model, and would from then on draw the same noise and timesteps for their different images.
+
     They are restored when training starts and before its first batch is fetched: what a loader draws for that batch
     comes from the same states as in the uninterrupted run.
     """
@@ -23,9 +26,12 @@ class RandomState(L.Callback):
         self._restored: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set this process's generators to what the checkpoint holds."""
+        """Set this process's generators to what the checkpoint holds, or apart from those of the other processes."""
         states, self._restored = self._restored, []
         if not states:
+            if trainer.world_size > 1:
+                # Far from the seed of any other run: seed=1 must not repeat what a second process of seed=0 draws.
+                torch.manual_seed((torch.initial_seed() + (trainer.global_rank << 32)) % 2**63)
             return
         if len(states) != trainer.world_size:
             if trainer.is_global_zero:
