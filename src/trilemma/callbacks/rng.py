@@ -30,8 +30,8 @@ class RandomState(L.Callback):
         states, self._restored = self._restored, []
         if not states:
             if trainer.world_size > 1:
-                # Far from the seed of any other run: seed=1 must not repeat what a second process of seed=0 draws.
-                torch.manual_seed((torch.initial_seed() + (trainer.global_rank << 32)) % 2**63)
+                # Far from the seed of any other run, seed=1 say, in the 32 bits that the CPU's generator looks at.
+                torch.manual_seed((torch.initial_seed() + trainer.global_rank * 0x9E3779B9) % 2**63)
             return
         if len(states) != trainer.world_size:
             if trainer.is_global_zero:
