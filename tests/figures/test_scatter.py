@@ -4,7 +4,7 @@ import re
 import pytest
 
 from pages import check_page
-from trilemma.figures.scatter import Axis, Dot, Panel, Series, draw_panels, legend_handles
+from trilemma.figures.scatter import Axis, Dot, Panel, Series, draw_panels, legend_columns, legend_handles
 from trilemma.figures.style import colour, inline_svg, plotting, save_figure
 from trilemma.html import page
 
@@ -100,3 +100,21 @@ def test_files_are_the_same_each_time_and_settings_are_given_back(tmp_path):
     for ending in ("png", "svg"):
         assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()
     assert colour(0) in (tmp_path / "one.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["DDIM", "DDIM, guidance 2", "DDIM, classifier guidance 4 for t in [0, 0.95]"])
+@pytest.mark.parametrize("width", [8.0, 13.0])
+def test_a_legend_is_no_wider_than_its_figure(name, width):
+    """Drawn and measured, in the style of the program."""
+    from matplotlib.figure import Figure
+
+    with plotting():
+        handles = legend_handles(
+            [Series(name=name, index=i, dots=()) for i in range(5)], reference="held-out real images", front=True
+        )
+        columns = legend_columns(handles, width)
+        figure = Figure(figsize=(width, 4))
+        legend = figure.legend(handles=handles, ncols=columns, frameon=False)
+        figure.canvas.draw()
+        assert legend.get_window_extent().width / figure.dpi <= width
+    assert columns > 1 or len(name) > 30

@@ -107,6 +107,12 @@ def legend_handles(series: Sequence[Series], *, reference: str | None, front: bo
     return handles
 
 
+def legend_columns(handles: Sequence[Line2D], width: float) -> int:
+    """How many columns of a legend fit a figure so many inches wide, as wide each as the longest label takes."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    return max(1, min(len(handles), int(width / (0.6 + 0.085 * longest))))
+
+
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     dots = panel.dots()
     if not dots:

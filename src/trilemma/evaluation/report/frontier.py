@@ -22,7 +22,7 @@ from trilemma.evaluation.report.plots import (
 from trilemma.evaluation.report.quantities import latency
 from trilemma.evaluation.report.row import Entry, Row
 from trilemma.evaluation.report.settings import settings_key
-from trilemma.figures.scatter import Panel, draw_panels, legend_handles
+from trilemma.figures.scatter import Panel, draw_panels, legend_columns, legend_handles
 from trilemma.figures.style import plotting, save_figure
 
 NAME = "frontier"
@@ -60,7 +60,7 @@ def write_frontier(rows: Sequence[Row], folder: str | Path) -> Path:
 
         keys = legend_handles(panels[0].series, reference=REAL, front=True)
         width, height = _PANEL_INCHES[0] * len(panels), _PANEL_INCHES[1]
-        columns = max(1, min(len(keys), int(width / 2.4)))
+        columns = legend_columns(keys, width)
         height += 0.3 + _LEGEND_INCHES * -(-len(keys) // columns)
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(1, len(panels), squeeze=False)[0]

@@ -20,7 +20,7 @@ from trilemma.evaluation.report.quantities import timed_on
 from trilemma.evaluation.report.row import Entry, Row
 from trilemma.evaluation.report.table import main_table
 from trilemma.evaluation.report.two_stage import two_stage_table
-from trilemma.figures.scatter import Panel, Series, draw_panels, legend_handles
+from trilemma.figures.scatter import Panel, Series, draw_panels, legend_columns, legend_handles
 from trilemma.figures.style import inline_svg, marker, plotting, save_figure
 from trilemma.html import Html, element, page
 
@@ -153,14 +153,13 @@ def _together(panels: Sequence[Panel]) -> Figure:
     num_rows = -(-len(panels) // columns)
     keys = legend_handles(panels[0].series, reference=REAL, front=True)
     width = _PANEL_INCHES[0] * columns
-    longest = max(len(str(key.get_label())) for key in keys)
-    legend_columns = max(1, min(len(keys), int(width / (0.6 + 0.085 * longest))))
-    height = _PANEL_INCHES[1] * num_rows + 0.3 + 0.25 * -(-len(keys) // legend_columns)
+    num_columns = legend_columns(keys, width)
+    height = _PANEL_INCHES[1] * num_rows + 0.3 + 0.25 * -(-len(keys) // num_columns)
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(num_rows, columns, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    figure.legend(handles=keys, loc="outside lower center", ncols=legend_columns, frameon=False)
+    figure.legend(handles=keys, loc="outside lower center", ncols=num_columns, frameon=False)
     draw_panels(figure, list(zip(grid, panels, strict=False)))
     return figure
 
