@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trilemma.networks.blocks import AdaLNBlock, modulate
 from trilemma.networks.embeddings import GridPosition, TimeEmbedding
+from trilemma.networks.given import check_given
 
 
 class BidirectionalTransformer(nn.Module):
@@ -111,8 +112,8 @@ class BidirectionalTransformer(nn.Module):
         Raises:
             ValueError: If a condition is missing, or given to a network that was built without.
         """
-        _check("pooled", pooled, self.condition_dim, "condition_dim")
-        _check("context", context, self.context_dim, "context_dim")
+        check_given("pooled", pooled, self.condition_dim, "condition_dim")
+        check_given("context", context, self.context_dim, "context_dim")
         steer = self.time(t)
         if self.condition is not None:
             steer = steer + self.condition(pooled)
@@ -124,9 +125,3 @@ class BidirectionalTransformer(nn.Module):
         shift, scale = self.final_modulation(steer)[:, None].to(x.dtype).chunk(2, dim=-1)
         logits: Tensor = self.head(modulate(x, shift, scale))
         return logits if logits.dtype.itemsize >= 4 else logits.float()
-
-
-def _check(name: str, value: Tensor | None, width: int | None, option: str) -> None:
-    if (value is None) != (width is None):
-        state = "is missing" if value is None else "was given"
-        raise ValueError(f"`{name}` {state}, but the network was built with {option}={width}")
