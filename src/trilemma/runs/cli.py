@@ -139,6 +139,9 @@ def _near_key(key: str) -> str | None:
     rest = key.split(".")[1:]
     if near[0] == head:
         own = nodes.get(head, [])
+        groups_below = [path.name for path in (CONF / head).glob("*/")] if (CONF / head).is_dir() else []
+        if rest and (group := get_close_matches(rest[0], groups_below, 1)):
+            return f"did you mean {head}/{group[0]}?"
         leaf = get_close_matches(rest[-1], [*own, *_keys_of(CONF / head)], 1) if rest else []
         if leaf:
             return f"did you mean {'.'.join([head, *rest[:-1], leaf[0]])}?"
