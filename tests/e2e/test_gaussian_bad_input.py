@@ -49,7 +49,7 @@ def checkpoint(tmp_path_factory):
         (["model.objective=hybrid"], ["only the bound trains a variance"]),
         (["model.variance=learned", "model.objective=hybrid"], ["network.learn_variance=false"]),
         (["model/parameterization=epsilon"], ["epsilon", "did you mean"]),
-        (["model.paramterization=v"], ["model.paramterization", "did you mean model/parameterization?"]),
+        (["model.parameterisation=v"], ["model.parameterisation", "did you mean model/parameterization?"]),
         (["sampler.num_steps=2000"], ["2000", "1000 steps"]),
         (["guidance=classifier_free"], ["nothing to strengthen", "guidance=none"]),
     ],
