@@ -20,7 +20,7 @@ from trilemma.runs.cli import register_resolvers
 from trilemma.runs.codec import drop_recipe
 from trilemma.runs.codes import cached_codes, codec_hash
 from trilemma.runs.facts import plain, state_data
-from trilemma.runs.train import _model, checkpoint_config
+from trilemma.runs.model import build_model, checkpoint_config
 
 CONF = Path(__file__).parents[2] / "conf"
 SIDE = 8
@@ -90,7 +90,7 @@ def first_stage(composed, kind, path):
 def prior_of(composed, kind, first, data, resume=None, *overrides):
     experiment = {"vqvae": "mnist/latent_ddpm", "autoencoder_kl": "mnist/latent_ddpm_kl"}[kind]
     cfg = composed(experiment, data, *PRIOR, f"codec.checkpoint={first}", *overrides)
-    return cfg, _model(cfg, data, resume)
+    return cfg, build_model(cfg, data, resume)
 
 
 KINDS = pytest.mark.parametrize("kind", ["vqvae", "autoencoder_kl"])

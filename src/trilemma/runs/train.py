@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning import Trainer, seed_everything
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning import seed_everything
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from trilemma.atomic import atomic_write_text
 from trilemma.callbacks.counting import num_batches as trained_batches
 from trilemma.data.base import ImageData
 from trilemma.errors import TrainingError, UserError
-from trilemma.models.adversarial import Adversarial
-from trilemma.models.base import Family
 from trilemma.runs import schema
 from trilemma.runs.build import build
 from trilemma.runs.check import check_config
 from trilemma.runs.checkpoint import newest_valid, read_checkpoint
-from trilemma.runs.codec import drop_recipe, is_multi_process, recipe_hash, resolve_codec
-from trilemma.runs.codes import cached_codes
+from trilemma.runs.codec import drop_recipe, is_multi_process, recipe_hash
 from trilemma.runs.directory import prepare, set_aside, write_versions
-from trilemma.runs.facts import plain, state_codec, state_data, state_process
-from trilemma.runs.load import init_weights
+from trilemma.runs.facts import plain, state_data
 from trilemma.runs.lock import run_lock
+from trilemma.runs.model import build_model
 from trilemma.runs.quiet import quieten
 from trilemma.runs.record import read_record, write_record
 from trilemma.runs.shown import run_settings
-from trilemma.runs.targets import COMMAND_LINE, locate
+from trilemma.runs.trainer import build_trainer
 
 
 def train(cfg: DictConfig) -> None:
@@ -83,13 +76,13 @@ def _train(cfg: DictConfig, run_dir: Path) -> None:
             )
             return
     # What needs no codec is built before one is trained for an hour.
-    trainer = _trainer(cfg)
+    trainer = build_trainer(cfg)
     for node in ("sampler", "guidance"):
         build(plain(cfg, node), where=node)
     if cfg.init_from and not resume:
         read_checkpoint(cfg.init_from)
 
-    model = _model(cfg, data, resume)
+    model = build_model(cfg, data, resume)
     where = {"experiment": cfg.experiment_name, "recipe": recipe, "identity": identity, "data": data.fingerprint}
     if not _rank():
         _write_inputs(cfg, data, run_dir)
@@ -120,35 +113,6 @@ def _train(cfg: DictConfig, run_dir: Path) -> None:
     complete = newest is not None and done >= num_batches
     write_record(run_dir, **where, status="finished" if complete else "stopped", checkpoint=newest, num_batches=done)
     print(f"Finished: {newest}" if complete else f"Stopped after {done} of {num_batches} batches: {newest}", flush=True)
-
-
-def _model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
-    """Build the model, its first stage inside, and let the data serve that stage's codes."""
-    codec = None
-    if OmegaConf.select(cfg, "codec") is not None:
-        codec = resolve_codec(cfg, data, resume)
-        state_codec(cfg, codec)
-    state_process(cfg)
-    model = build(plain(cfg, "model"), where="model")
-    if not isinstance(model, Family):
-        raise UserError(f"model._target_={cfg.model._target_} is not a family")
-    model.config = checkpoint_config(cfg) | {"data_fingerprint": data.fingerprint}
-    if cfg.init_from and not resume:
-        for line in init_weights(model, cfg.init_from):
-            print(f"init_from: {line}")
-    if codec is not None:
-        held = getattr(model, "codec", None)
-        if not isinstance(held, type(codec)):
-            raise UserError(f"a {type(model).__name__} takes no codec of its own: leave out codec=")
-        # The built model holds a fresh codec of the same shape. The trained weights go in here, after any others: the codes that
-        # the prior learns are this codec's.
-        held.load_state_dict(codec.state_dict())
-        if cfg.facts.codec is not None:  # what was not learned costs nothing to compute
-            codes = cached_codes(held, data, Path(cfg.paths.cache_dir))
-            data.use_codes(codes)
-            if not resume:  # the checkpoint brings the units its prior was trained in
-                held.standardise(codes["train"].flatten(0, int(data.flip)))
-    return model
 
 
 def _set_up(cfg: DictConfig) -> ImageData:
@@ -190,60 +154,12 @@ def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
     return None if newest is None else str(newest)
 
 
-def checkpoint_config(cfg: DictConfig) -> dict[str, Any]:
-    """What a checkpoint carries: enough to rebuild the model and its data, and to say where it came from.
-
-    What optimises is left out of the model's node: it is not needed to sample, and a checkpoint may name none of its classes.
-    """
-    model = {key: node for key, node in plain(cfg, "model").items() if not _optimises(key, node)}
-    return {
-        "model": model,
-        "data": plain(cfg, "data"),
-        "sampler": plain(cfg, "sampler"),
-        "guidance": plain(cfg, "guidance"),
-        "facts": plain(cfg, "facts"),
-        "experiment": cfg.experiment_name,
-        "run_id": cfg.run.id,
-        "seed": cfg.seed,
-        "max_steps": cfg.trainer.max_steps,
-        "budget": cfg.run.budget,
-    }
-
-
-def _optimises(key: str, node: Any) -> bool:
-    if not isinstance(node, dict) or "_target_" not in node:
-        return key in ("optimizer", "scheduler")
-    target = locate(node["_target_"], COMMAND_LINE, f"model.{key}")
-    return isinstance(target, type) and issubclass(target, (Optimizer, LRScheduler))
-
-
 def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
     """The resolved configuration, the data's splits and the versions of everything, into the run directory."""
     shown = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
     atomic_write_text(run_dir / "config.yaml", OmegaConf.to_yaml(shown, resolve=True))
     atomic_write_text(run_dir / "splits.yaml", OmegaConf.to_yaml(OmegaConf.create(data.split_record())))
     write_versions(run_dir)
-
-
-def _trainer(cfg: DictConfig) -> Trainer:
-    callbacks = [c for c in build(plain(cfg, "callbacks") or {}, where="callbacks").values() if c is not None]
-    loggers = [x for x in build(plain(cfg, "logger") or {}, where="logger").values() if x is not None]
-    node = plain(cfg, "trainer") | {"_partial_": True}
-    if _optimises_by_itself(cfg):
-        node |= {"accumulate_grad_batches": 1, "gradient_clip_val": None}
-    if node["accelerator"] == "auto":  # Apple's MPS has no float64, which the processes count in
-        node["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        trainer: Trainer = build(node, where="trainer")(callbacks=callbacks, logger=loggers or False)
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
-    return trainer
-
-
-def _optimises_by_itself(cfg: DictConfig) -> bool:
-    """Whether the family clips and accumulates: Lightning refuses to do it for a family with several optimisers."""
-    family = locate(cfg.model._target_, COMMAND_LINE, "model")
-    return isinstance(family, type) and issubclass(family, Adversarial)
 
 
 def _refuse_in_process_sweep(cfg: DictConfig) -> None:
