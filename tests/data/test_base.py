@@ -59,8 +59,10 @@ def fit(data, *, ckpt_path=None, callbacks=(), **options):
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7, 10])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_killed_run_resumes_in_mid_stream_and_sees_exactly_what_was_left(toy, tmp_path, stop, accumulate):
+@pytest.mark.parametrize(("accumulate", "num_workers"), [(1, 0), (2, 0), (1, 2)])
+def test_a_killed_run_resumes_in_mid_stream_and_sees_exactly_what_was_left(
+    toy, tmp_path, stop, accumulate, num_workers
+):
     options = {
         "max_steps": 12 // accumulate,
         "accumulate_grad_batches": accumulate,
@@ -74,9 +76,10 @@ def test_a_killed_run_resumes_in_mid_stream_and_sees_exactly_what_was_left(toy, 
     assert all(torch.equal(a, b) for (_, a), b in zip(whole.trained, expected, strict=True))
 
     path = tmp_path / "killed.ckpt"
-    killed = fit(toy(batch_size=3, flip=True), callbacks=[KillAfter(stop, path)], **options)
+    data = toy(batch_size=3, flip=True, num_workers=num_workers)
+    killed = fit(data, callbacks=[KillAfter(stop, path)], **options)
     assert len(killed.trained) == stop
-    resumed = fit(toy(batch_size=3, flip=True), ckpt_path=path, **options)
+    resumed = fit(toy(batch_size=3, flip=True, num_workers=num_workers), ckpt_path=path, **options)
     assert [n for n, _ in resumed.trained] == list(range(stop, 12))
     assert all(torch.equal(a, b) for (_, a), b in zip(resumed.trained, expected[stop:], strict=True))
 

@@ -35,6 +35,8 @@ class ImageData(L.LightningDataModule, ABC):
         split_seed: Of the choice of the splits, apart from `seed` so that runs with several seeds share their splits.
         flip: Mirror training images left to right with probability 1/2.
         max_val_images: Validate on the first so many images of "val"; None takes all.
+        num_workers: Processes of each rank that make training batches ahead, and as many for validation; with 0 the training
+            process makes them. They change no batch. Images that would fit beside the network then stay on the host.
 
     Attributes:
         name: Name of the data set.
@@ -55,6 +57,7 @@ class ImageData(L.LightningDataModule, ABC):
         split_seed: int = 0,
         flip: bool = False,
         max_val_images: int | None = None,
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
         if seed < 0 or split_seed < 0:
@@ -63,11 +66,14 @@ class ImageData(L.LightningDataModule, ABC):
             raise UserError(f"data.batch_size={batch_size} must be at least 1")
         if max_val_images is not None and max_val_images < 1:
             raise UserError(f"data.max_val_images={max_val_images} must be at least 1, or null for all")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers={num_workers} must be at least 0")
         self.batch_size = batch_size
         self.seed = seed
         self.split_seed = split_seed
         self.flip = flip
         self.max_val_images = max_val_images
+        self.num_workers = num_workers
         self.num_train_batches: int | None = None
         self._splits: dict[SplitName, Split] | None = None
         self._label_names: list[str] | None = None
@@ -168,7 +174,9 @@ class ImageData(L.LightningDataModule, ABC):
             world_size=world_size,
             flip=self.flip,
             codes=codes,
-            device=self._device(split.images if codes is None else codes),
+            device=None if self.trainer is None else self.trainer.strategy.root_device,
+            resident=_fits_on_device(split.images if codes is None else codes),
+            num_workers=self.num_workers,
         )
 
     def val_dataloader(self) -> EvalLoader:
@@ -188,6 +196,7 @@ class ImageData(L.LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
             codes=self._codes.get(name),
+            num_workers=self.num_workers,
         )
 
     def _read(self) -> dict[SplitName, Split]:
@@ -205,11 +214,9 @@ class ImageData(L.LightningDataModule, ABC):
     def _rank(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _device(self, served: Tensor | MappedImages) -> torch.device | None:
-        if self.trainer is None or isinstance(served, MappedImages):
-            return None
-        fits = math.prod(served.shape) * served.dtype.itemsize <= _MAX_BYTES_ON_DEVICE
-        return self.trainer.strategy.root_device if fits else None
+
+def _fits_on_device(served: Tensor | MappedImages) -> bool:
+    return math.prod(served.shape) * served.dtype.itemsize <= _MAX_BYTES_ON_DEVICE
 
 
 def _compact(codes: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class CIFAR10(ImageData):
         split_seed: Of the choice of "val".
         flip: Mirror training images.
         max_val_images: Validate on so many images.
+        num_workers: Processes that make batches ahead.
 
     Raises:
         UserError: If a file is missing, damaged or foreign, or an argument is out of range.
@@ -57,9 +58,15 @@ class CIFAR10(ImageData):
         split_seed: int = 0,
         flip: bool = False,
         max_val_images: int | None = None,
+        num_workers: int = 0,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, seed=seed, split_seed=split_seed, flip=flip, max_val_images=max_val_images
+            batch_size=batch_size,
+            seed=seed,
+            split_seed=split_seed,
+            flip=flip,
+            max_val_images=max_val_images,
+            num_workers=num_workers,
         )
         if not 1 <= val_size < 50_000:
             raise UserError(f"data.val_size={val_size} must lie between 1 and 49999")

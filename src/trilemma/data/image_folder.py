@@ -58,6 +58,7 @@ class ImageFolder(ImageData):
         split_seed: Of the choice of the splits.
         flip: Mirror training images.
         max_val_images: Validate on so many images.
+        num_workers: Processes that make batches ahead.
 
     Raises:
         UserError: If the folder is missing, empty or of no known layout, a file is damaged, or an argument is out of
@@ -81,9 +82,15 @@ class ImageFolder(ImageData):
         split_seed: int = 0,
         flip: bool = False,
         max_val_images: int | None = None,
+        num_workers: int = 0,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, seed=seed, split_seed=split_seed, flip=flip, max_val_images=max_val_images
+            batch_size=batch_size,
+            seed=seed,
+            split_seed=split_seed,
+            flip=flip,
+            max_val_images=max_val_images,
+            num_workers=num_workers,
         )
         if size < 1:
             raise UserError(f"data.size={size} must be at least 1")

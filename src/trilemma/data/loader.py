@@ -1,12 +1,11 @@
 """Batches without per-image Python: each one is an index operation on uint8 images.
 
-Neither class is a torch DataLoader: there are no workers to start and no global generator to draw from, and Lightning
-replaces no sampler of theirs.
+Neither class is a torch DataLoader: there is no global generator to draw from, and Lightning replaces no sampler of theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from trilemma.data.batch import Batch
 from trilemma.data.images import to_float
 from trilemma.data.split import MappedImages, Split
+from trilemma.data.workers import Workers, num_bytes
 from trilemma.errors import UserError
 
 
@@ -27,7 +27,7 @@ class _Epoch:
 
     number: int
     order: npt.NDArray[np.int64]
-    order_on_device: Tensor
+    order_at_home: Tensor
     flip: Tensor | None
 
 
@@ -50,7 +50,10 @@ class BatchStream:
         flip: Mirror each image left to right with probability 1/2.
         codes: Integers [N, L] or floats [N, ...] given instead of images; with `flip` [2, N, ...], of the images and of their
             mirrors.
-        device: Where the images are kept and the batches appear. Images on disk are read through the CPU.
+        device: Where the batches appear.
+        resident: Keep images, or codes, on `device` too. Those on disk, or that workers read, stay with the host.
+        num_workers: Processes that make batches ahead. They change no batch, and the state does not count what they made
+            and nobody has had.
 
     Raises:
         UserError: If the batch does not divide over the ranks.
@@ -68,6 +71,8 @@ class BatchStream:
         flip: bool = False,
         codes: Tensor | None = None,
         device: torch.device | None = None,
+        resident: bool = True,
+        num_workers: int = 0,
     ) -> None:
         check_batch_size(batch_size, len(split), world_size)
         if num_batches is not None and num_batches < 1:
@@ -75,11 +80,14 @@ class BatchStream:
         if codes is not None and tuple(codes.shape[: 1 + flip]) != (2,) * flip + (len(split),):
             raise ValueError(f"codes must be {'[2, N, ...]' if flip else '[N, ...]'}, got {tuple(codes.shape)}")
         self._device = torch.device("cpu") if device is None else device
+        served = split.images if codes is None else codes
+        stays = num_workers > 0 or not resident or isinstance(served, MappedImages)
+        home = torch.device("cpu") if stays else self._device
         # Codes stand in for the images: those need not be moved, nor read from disk.
-        self._codes = None if codes is None else codes.to(self._device)
-        self._images = split.images if codes is not None else _place(split.images, self._device)
-        self._labels = None if split.labels is None else split.labels.to(self._device)
-        self._index = split.index.to(self._device)
+        self._codes = None if codes is None else codes.to(home)
+        self._images = split.images if codes is not None else _place(split.images, home)
+        self._labels = None if split.labels is None else split.labels.to(home)
+        self._index = split.index.to(home)
         self._captions = split.captions
         self._num_images = len(split)
         self._batch_size = batch_size
@@ -88,6 +96,8 @@ class BatchStream:
         self._seed = seed
         self._part = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._flip = flip
+        self._num_workers = num_workers
+        self._home = home
         self._position = 0
         self._epoch: _Epoch | None = None
 
@@ -98,30 +108,44 @@ class BatchStream:
         # A generator looks at the position when its first batch is asked for: Lightning calls iter() once before it
         # restores the position and once after.
         end = (self._position // self._num_batches + 1) * self._num_batches
-        while self._position < end:
-            number = self._position
-            self._position += 1
-            yield self.batch(number)
+        numbers, workers = range(self._position, end), self._workers()
+        gathered = map(self._gather, numbers) if workers is None else workers.made(numbers)
+        try:
+            while self._position < end:
+                batch = _serve(next(gathered), self._device, copy=workers is not None)
+                self._position += 1
+                yield batch
+        finally:
+            if workers is not None:
+                workers.close()
 
     def batch(self, number: int) -> Batch:
         """This rank's part of global batch `number` (0, 1, ...), whatever was asked for before."""
+        return _serve(self._gather(number), self._device, copy=False)
+
+    def _workers(self) -> Workers | None:
+        if not self._num_workers:
+            return None
+        served = self._images if self._codes is None else self._codes[0] if self._flip else self._codes
+        size = _batch_bytes(self._part.stop - self._part.start, self._index, served, self._labels)
+        return Workers(self._gather, self._num_workers, size)
+
+    def _gather(self, number: int) -> dict[str, Any]:
+        """Batch `number` as it is kept: uint8 images, small integers."""
         epoch = self._order(number // self._per_epoch)
         start = number % self._per_epoch * self._batch_size
         mine = slice(start + self._part.start, start + self._part.stop)
-        where = epoch.order_on_device[mine]
+        where = epoch.order_at_home[mine]
         flip = None if epoch.flip is None else epoch.flip[mine]
-        batch = Batch(index=self._index[where])
+        batch: dict[str, Any] = {"index": self._index[where]}
         if self._codes is not None:
-            codes = self._codes.index_select(0, where) if flip is None else self._codes[flip.long(), where]
-            batch["code"] = _as_served(codes)
+            batch["code"] = self._codes.index_select(0, where) if flip is None else self._codes[flip.long(), where]
         else:
-            if isinstance(self._images, MappedImages):
-                images = self._images[epoch.order[mine]].to(self._device)
-            else:
-                images = self._images.index_select(0, where)
+            kept = self._images
+            images = kept[epoch.order[mine]] if isinstance(kept, MappedImages) else kept.index_select(0, where)
             if flip is not None:
                 images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-            batch["image"] = to_float(images)
+            batch["image"] = images
         if self._labels is not None:
             batch["label"] = self._labels[where]
         if self._captions is not None:
@@ -132,9 +156,9 @@ class BatchStream:
         if self._epoch is None or self._epoch.number != number:
             rng = np.random.default_rng([self._seed, number])
             order = rng.permutation(self._num_images)
-            flip = torch.from_numpy(rng.random(self._num_images) < 0.5).to(self._device) if self._flip else None
+            flip = torch.from_numpy(rng.random(self._num_images) < 0.5).to(self._home) if self._flip else None
             # One transfer an epoch: a batch is then a slice, with no copy from the host.
-            self._epoch = _Epoch(number, order, torch.from_numpy(order).to(self._device), flip)
+            self._epoch = _Epoch(number, order, torch.from_numpy(order).to(self._home), flip)
         return self._epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,6 +195,7 @@ class EvalLoader:
         rank: Which part of each global batch to give.
         world_size: Number of parts.
         codes: Integers [N, L] or floats [N, ...], given beside the images.
+        num_workers: Processes that make batches ahead; they stay for the next pass.
 
     Raises:
         UserError: If there are fewer images than ranks.
@@ -185,6 +210,7 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         codes: Tensor | None = None,
+        num_workers: int = 0,
     ) -> None:
         num_images = len(split) if max_images is None else min(max_images, len(split))
         if num_images < world_size:
@@ -197,24 +223,37 @@ class EvalLoader:
         # A last batch too small to give every rank an image joins the one before.
         if len(self._bounds) > 2 and self._bounds[-1] - self._bounds[-2] < world_size:
             del self._bounds[-2]
+        self._workers: Workers | None = None
+        if num_workers:
+            most = max(mine.stop - mine.start for mine in map(self._mine, range(len(self))))
+            size = _batch_bytes(most, split.index, split.images, codes, split.labels)
+            self._workers = Workers(self._gather, num_workers, size)
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
 
     def __iter__(self) -> Iterator[Batch]:
-        split = self._split
-        for start, stop in zip(self._bounds[:-1], self._bounds[1:], strict=True):
-            size = stop - start
-            first = start + self._rank * size // self._world_size
-            mine = slice(first, start + (self._rank + 1) * size // self._world_size)
-            batch = Batch(image=to_float(split.images[mine]), index=split.index[mine])
-            if self._codes is not None:
-                batch["code"] = _as_served(self._codes[mine])
-            if split.labels is not None:
-                batch["label"] = split.labels[mine]
-            if split.captions is not None:
-                batch["caption"] = split.captions[mine]
-            yield batch
+        numbers = range(len(self))
+        gathered = map(self._gather, numbers) if self._workers is None else self._workers.made(numbers)
+        cpu, copy = torch.device("cpu"), self._workers is not None
+        return (_serve(batch, cpu, copy=copy) for batch in gathered)
+
+    def _mine(self, number: int) -> slice:
+        start, stop = self._bounds[number : number + 2]
+        size = stop - start
+        first = start + self._rank * size // self._world_size
+        return slice(first, start + (self._rank + 1) * size // self._world_size)
+
+    def _gather(self, number: int) -> dict[str, Any]:
+        split, mine = self._split, self._mine(number)
+        batch: dict[str, Any] = {"image": split.images[mine], "index": split.index[mine]}
+        if self._codes is not None:
+            batch["code"] = self._codes[mine]
+        if split.labels is not None:
+            batch["label"] = split.labels[mine]
+        if split.captions is not None:
+            batch["caption"] = split.captions[mine]
+        return batch
 
 
 def check_batch_size(batch_size: int, num_images: int, world_size: int) -> None:
@@ -229,9 +268,28 @@ def check_batch_size(batch_size: int, num_images: int, world_size: int) -> None:
         raise UserError(f"data.batch_size={batch_size} is the batch of all devices: make it a multiple of {world_size}")
 
 
-def _as_served(codes: Tensor) -> Tensor:
-    """Tokens are int64 whatever integers they are kept as."""
-    return codes if codes.is_floating_point() else codes.long()
+def _serve(gathered: Mapping[str, Any], device: torch.device, *, copy: bool) -> Batch:
+    """What was gathered, on the device and in the types that models take; with `copy` in memory of its own."""
+    batch: Any = {}
+    for name, part in gathered.items():
+        if not isinstance(part, Tensor):
+            batch[name] = part
+            continue
+        here = part
+        if part.device != device:
+            here = part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part.to(device)
+        if name == "image":
+            here = to_float(here)
+        elif not part.is_floating_point():  # tokens are int64 whatever integers they are kept as
+            here = here.long()
+        batch[name] = here.clone() if copy and here is part else here
+    served: Batch = batch
+    return served
+
+
+def _batch_bytes(num: int, *stored: Tensor | MappedImages | None) -> int:
+    """Memory that `num` rows of each take."""
+    return num_bytes(*(((num, *rows.shape[1:]), rows.dtype) for rows in stored if rows is not None))
 
 
 def _place(images: Tensor | MappedImages, device: torch.device) -> Tensor | MappedImages:

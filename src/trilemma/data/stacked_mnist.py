@@ -34,6 +34,7 @@ class StackedMNIST(ImageData):
         split_seed: Of the choice of MNIST's "val", and of the stacks.
         flip: Mirror training images.
         max_val_images: Validate on so many images.
+        num_workers: Processes that make batches ahead.
 
     Raises:
         UserError: If a file is missing, damaged or foreign, or an argument is out of range.
@@ -55,9 +56,15 @@ class StackedMNIST(ImageData):
         split_seed: int = 0,
         flip: bool = False,
         max_val_images: int | None = None,
+        num_workers: int = 0,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, seed=seed, split_seed=split_seed, flip=flip, max_val_images=max_val_images
+            batch_size=batch_size,
+            seed=seed,
+            split_seed=split_seed,
+            flip=flip,
+            max_val_images=max_val_images,
+            num_workers=num_workers,
         )
         self.sizes: dict[SplitName, int] = {"train": train_size, "val": val_size, "test": test_size}
         for name, size in self.sizes.items():

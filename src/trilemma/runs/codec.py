@@ -27,7 +27,7 @@ from trilemma.runs.record import finished_runs
 # What a recipe is: the nodes that decide which weights come out. Paths, loggers and callbacks do not.
 _RECIPE_KEYS = ("model", "optimizer", "scheduler", "seed", "deterministic", "init_from")
 _RECIPE_TRAINER_KEYS = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
-_WHERE_DATA_LIES = ("root", "cache_dir", "download")
+_NOT_OF_THE_DATA = ("root", "cache_dir", "download", "num_workers")  # where they lie, and how they are read
 
 
 def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
@@ -50,7 +50,7 @@ def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
     if not with_length:
         del parts["trainer"]["max_steps"]
     parts["averages"] = OmegaConf.to_container(averages, resolve=False) if OmegaConf.is_config(averages) else None
-    parts["data"] = {k: v for k, v in (node.get("data") or {}).items() if k not in _WHERE_DATA_LIES}
+    parts["data"] = {k: v for k, v in (node.get("data") or {}).items() if k not in _NOT_OF_THE_DATA}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
