@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -103,7 +104,7 @@ class EMAQuantizer(nn.Module):
     def forward(self, latents: Tensor) -> Quantized:
         """Quantise latents [B, d, h, w]; in training mode update the codebook too."""
         # Distances in bfloat16 would confuse neighbouring codes.
-        with torch.autocast(latents.device.type, enabled=False):
+        with _full_precision(latents.device):
             wide = latents.to(torch.promote_types(latents.dtype, torch.float32))
             if self.training:
                 self._prepare_update(wide)
@@ -117,7 +118,7 @@ class EMAQuantizer(nn.Module):
 
         The library's own forward would run k-means on validation data where that came first.
         """
-        with torch.autocast(latents.device.type, enabled=False):
+        with _full_precision(latents.device):
             codebook = self.codebook
             vectors = latents.movedim(1, -1).to(codebook.dtype)
             # |z - e|^2 less |z|^2, which is the same for every code.
@@ -139,3 +140,10 @@ class EMAQuantizer(nn.Module):
             codebook.use_ddp = True
             codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = dist.all_reduce
             codebook.sample_fn = codebook.replace_sample_fn = sample_vectors_distributed
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """No mixed precision inside; the meta device, where a step is only planned, has none."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

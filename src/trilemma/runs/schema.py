@@ -11,12 +11,24 @@ _OPTIONAL_FLOAT = float | None
 FACTS: dict[str, Any] = {
     "image_shape": None,
     "num_labels": None,
+    "num_train_images": None,
     "code_shape": None,
     "num_classes": None,
     "num_states": None,
     "codec": None,
 }
 PATHS: dict[str, Any] = {"output_dir": str, "data_dir": str, "run_dir": str, "cache_dir": str}
+
+PLAN: dict[str, Any] = {
+    "gpu": str,
+    "gpus_per_node": int,
+    "utilisation": float,
+    "memory_share": float,
+    "node_gbits": float,
+    "network_efficiency": float,
+    "latency_us": float,
+    "nodes": list | None,
+}
 
 TRAIN: dict[str, Any] = {
     "experiment_name": str,
@@ -36,6 +48,7 @@ TRAIN: dict[str, Any] = {
     "paths": PATHS,
     "run": {"id": str | int, "resume": str, "budget": _OPTIONAL_STR},
     "facts": FACTS,
+    "plan": PLAN,
     "seed": int,
     "num_threads": _OPTIONAL_INT,
     "init_from": _OPTIONAL_STR,

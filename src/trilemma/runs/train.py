@@ -24,6 +24,7 @@ from trilemma.runs.directory import prepare, set_aside, write_versions
 from trilemma.runs.facts import plain, state_data
 from trilemma.runs.lock import run_lock
 from trilemma.runs.model import build_model
+from trilemma.runs.plan.show import show_plan
 from trilemma.runs.quiet import quieten
 from trilemma.runs.record import read_record, write_record
 from trilemma.runs.shown import run_settings
@@ -44,6 +45,9 @@ def train(cfg: DictConfig) -> None:
             "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"
         )
     drop_recipe(cfg)
+    if OmegaConf.select(cfg, "plan") is not None:
+        show_plan(cfg)  # debug=plan: nothing is read or trained
+        return
     check_config(cfg, schema.TRAIN)
     _refuse_in_process_sweep(cfg)
     quieten()

@@ -1,0 +1,23 @@
+"""What `debug=plan` does."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from trilemma.runs.plan.figures import make_plan
+from trilemma.runs.plan.scaling import scaling_table
+from trilemma.runs.plan.table import table
+from trilemma.runs.quiet import quieten
+
+
+def show_plan(cfg: DictConfig) -> None:
+    """Print what the run that `cfg` describes will take.
+
+    Raises:
+        UserError: If the configuration is wrong, or names something that a plan does not know.
+    """
+    quieten()
+    plan = make_plan(cfg)
+    print(table(plan))
+    if cfg.plan.nodes is not None:
+        print(f"\n{scaling_table(plan, list(cfg.plan.nodes))}")
