@@ -13,7 +13,7 @@ from trilemma.errors import UserError
 from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
 from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.reconstruction import ReconstructionLoss
-from trilemma.processes.noise import NoiseSource, TorchNoise
+from trilemma.processes.noise import NoiseSource
 
 
 class AutoencoderKL(Family):
@@ -59,7 +59,7 @@ class AutoencoderKL(Family):
         """The weighted sum, per subpixel; its terms are the reconstruction per subpixel and the KL in nats an image."""
         images = batch["image"]
         num_subpixels = images[0].numel()
-        reconstruction, kl = self.terms(images, TorchNoise(device=self.device))
+        reconstruction, kl = self.terms(images, self.training_noise())
         total = (reconstruction + self.kl_weight * kl).mean() / num_subpixels
         return Loss(total, {"reconstruction": reconstruction.mean() / num_subpixels, "kl": kl.mean()})
 

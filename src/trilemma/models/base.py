@@ -9,6 +9,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import Parameter
@@ -18,6 +20,7 @@ from typing_extensions import TypeIs
 
 from trilemma.data.batch import Batch
 from trilemma.models.diagnostics import Diagnostics
+from trilemma.processes.noise import NoiseSource, TorchNoise, mixed_seed
 
 if TYPE_CHECKING:
     from trilemma.samplers.base import OnStep, Sampler
@@ -67,6 +70,7 @@ class Family(L.LightningModule, ABC):
         scheduler: Builds a learning-rate schedule that is stepped once a batch; None keeps the rate constant.
 
     Attributes:
+        noise_seed: Of the noise that training draws, the same in all processes of a run.
         config: Plain containers that rebuild this model (`runs/` writes it into every checkpoint); empty where built by hand.
         monitor: The validation metric that says which checkpoint is best, and whether its least or its greatest value is.
         withheld: Capabilities (`Reconstructs`, ...) that the class has and this model, by its parts, has not; see `able`.
@@ -79,6 +83,8 @@ class Family(L.LightningModule, ABC):
         super().__init__()
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self.noise_seed = 0
+        self._noise: tuple[int, int] = (-1, 0)  # the batch that noise was last drawn for, and how often
         self.config: dict[str, Any] = {}
 
     @abstractmethod
@@ -89,9 +95,37 @@ class Family(L.LightningModule, ABC):
         """Log the named terms and return the total, with what monitors look at."""
         loss = self.loss(batch)
         terms = {name: term.detach() for name, term in loss.terms.items()}
-        self.log("train/loss", loss.total.detach(), prog_bar=True)
-        self.log_dict({f"train/{name}": term for name, term in terms.items()})
+        shown = self.over_processes({"loss": loss.total.detach(), **terms})
+        self.log("train/loss", shown.pop("loss"), prog_bar=True)
+        self.log_dict({f"train/{name}": term for name, term in shown.items()})
         return {"loss": loss.total, "terms": terms, "diagnostics": loss.diagnostics}
+
+    def training_noise(self) -> NoiseSource:
+        """Noise for this process's part of the training batch: a function of seed, batch and image.
+
+        It is the same in whatever number of processes, and after a resume; no state of it needs to be kept. A further call in
+        one batch gives other noise. Outside a trainer it comes from torch's global generator.
+        """
+        trainer = self._trainer
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+            return TorchNoise(device=self.device)
+        batch, calls = trainer.fit_loop.total_batch_idx, 0
+        if self._noise[0] == batch:
+            calls = self._noise[1]
+        self._noise = (batch, calls + 1)
+        generator = torch.Generator(self.device).manual_seed(mixed_seed(self.noise_seed, batch, calls))
+        return TorchNoise(generator, rank=trainer.global_rank, world_size=trainer.world_size)
+
+    def over_processes(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean of named scalars over the processes of the run, whose parts of a batch are equal."""
+        if not values or self._trainer is None or self._trainer.world_size == 1:
+            return values
+        # In one message, and in float64 where one of them has it.
+        kinds = [value.dtype for value in values.values()]
+        widest = torch.float64 if torch.float64 in kinds else torch.float32
+        means = self._trainer.strategy.reduce(torch.stack([v.to(widest) for v in values.values()]), reduce_op="mean")
+        assert isinstance(means, Tensor)
+        return {name: mean.to(kind) for name, mean, kind in zip(values, means.unbind(), kinds, strict=True)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimise what is trainable; step the schedule once a batch."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trilemma.data.batch import Batch
 from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.processes.noise import NoiseSource
 
 
 class Classifier(Family):
@@ -40,22 +41,22 @@ class Classifier(Family):
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy in nats."""
-        logits = self.network(self._augment(batch["image"]))
+        logits = self.network(self._augment(batch["image"], self.training_noise()))
         accuracy = (logits.argmax(1) == batch["label"]).float().mean()
         loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
         return Loss(loss, {"accuracy": accuracy})
 
-    def _augment(self, images: Tensor) -> Tensor:
+    def _augment(self, images: Tensor, noise: NoiseSource) -> Tensor:
         """Shift each image on its own by a gather over padded rows and columns."""
         num, _, height, width = images.shape
         if self.mirror:
-            flip = torch.rand(num, device=images.device) < 0.5
+            flip = noise.uniform((num,)) < 0.5
             images = torch.where(flip[:, None, None, None], images.flip(3), images)
         if self.max_shift == 0:
             return images
-        shift = torch.randint(-self.max_shift, self.max_shift + 1, (2, num, 1), device=images.device)
-        rows = (torch.arange(height, device=images.device) + shift[0]).clamp(0, height - 1)
-        columns = (torch.arange(width, device=images.device) + shift[1]).clamp(0, width - 1)
+        shift = (noise.uniform((num, 2)) * (2 * self.max_shift + 1)).long() - self.max_shift
+        rows = (torch.arange(height, device=images.device) + shift[:, :1]).clamp(0, height - 1)
+        columns = (torch.arange(width, device=images.device) + shift[:, 1:]).clamp(0, width - 1)
         batch = torch.arange(num, device=images.device)[:, None, None]
         return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

@@ -21,7 +21,7 @@ from trilemma.models.diffusion import Diffusion
 from trilemma.networks.discriminator import TimeDiscriminator
 from trilemma.networks.generator import LatentUNet
 from trilemma.processes.gaussian import GaussianProcess, along
-from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
+from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
 
@@ -127,7 +127,7 @@ class DDGAN(Adversarial, Diffusion):
 
     def discriminator_loss(self, batch: Batch) -> Loss:
         """softplus(-D) on steps of data and softplus(D) on steps of the generator, and now and then the penalty."""
-        noise = TorchNoise(device=self.device)
+        noise = self.training_noise()
         walk = self._walk(batch, noise, self.condition_dropout)
         penalised = self.r1_weight > 0.0 and self.num_updates % self.r1_interval == 0
         xs = walk.xs.requires_grad_() if penalised else walk.xs
@@ -144,7 +144,7 @@ class DDGAN(Adversarial, Diffusion):
 
     def generator_loss(self, batch: Batch) -> Loss:
         """softplus(-D) on steps of the generator: the non-saturating loss."""
-        noise = TorchNoise(device=self.device)
+        noise = self.training_noise()
         walk = self._walk(batch, noise, self.condition_dropout)
         return Loss(F.softplus(-self._score(self._drawn(walk, noise), walk)).mean())
 

@@ -30,7 +30,7 @@ from trilemma.models.timesteps import coprime_stride
 from trilemma.models.x0_error import X0Error
 from trilemma.processes.gaussian import GaussianProcess, along
 from trilemma.processes.gaussian_bound import bits, interpolated_log_variance, step_terms
-from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
+from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.processes.parameterization import Parameterization
 from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
@@ -155,7 +155,7 @@ class DDPM(Diffusion):
 
     def loss(self, batch: Batch) -> Loss:
         """Squared error of the output per dimension, and the bound where the objective has it."""
-        noise = TorchNoise(device=self.device)
+        noise = self.training_noise()
         x0 = self.codes(batch, noise)
         t, weight = self.times.sample(len(x0), noise, self.process)
         drop = noise.uniform((len(x0),)) < self.condition_dropout

@@ -19,7 +19,7 @@ from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.diffusion import Diffusion
 from trilemma.models.timesteps import ImportanceTimesteps, coprime_stride
 from trilemma.processes.categorical import CategoricalProcess, Weighting
-from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
+from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
 
@@ -97,7 +97,7 @@ class DiscreteDiffusion(Diffusion):
 
     def loss(self, batch: Batch) -> Loss:
         """Variational bound + auxiliary loss, in nats per token."""
-        x0, noise = self.tokens(batch), TorchNoise(device=self.device)
+        x0, noise = self.tokens(batch), self.training_noise()
         i, weight = self.timesteps.sample(len(x0), noise)
         drop = noise.uniform((len(x0),)) < self.condition_dropout
         condition = self.condition(self.raw_condition(batch), num=len(x0), drop=drop)

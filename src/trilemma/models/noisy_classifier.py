@@ -13,7 +13,7 @@ from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactor
 from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.times import TrainingTimes
 from trilemma.processes.gaussian import GaussianProcess, along
-from trilemma.processes.noise import Noise, NoiseSource, TorchNoise
+from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.processes.schedules import as_float64
 
 LOW_NOISE = 0.25
@@ -79,7 +79,7 @@ class NoisyClassifier(Family):
 
     def loss(self, batch: Batch) -> Loss:
         """Cross-entropy in nats, over the noise levels of `times`."""
-        noise = TorchNoise(device=self.device)
+        noise = self.training_noise()
         x0, label = self.codes(batch, noise), batch["label"]
         t, weight = self.times.sample(len(x0), noise, self.process)
         cross_entropy, right = self._score(x0, t, label, noise)

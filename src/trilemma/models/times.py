@@ -109,8 +109,9 @@ class UniformTimes(TrainingTimes):
         """See `TrainingTimes`."""
         # One uniform number an image, each in its own stratum.
         u = noise.uniform((num,), dtype=torch.float64)
-        stratum = torch.arange(num, device=u.device, dtype=torch.float64)
-        return 1.0 - (stratum + u) / num, torch.ones_like(u, dtype=torch.float32)
+        first, total = noise.place(num)
+        stratum = first + torch.arange(num, device=u.device, dtype=torch.float64)
+        return 1.0 - (stratum + u) / total, torch.ones_like(u, dtype=torch.float32)
 
 
 class LogNormalTimes(TrainingTimes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 
@@ -24,6 +25,10 @@ class NoiseSource(ABC):
     """
 
     device: torch.device
+
+    def place(self, num: int) -> tuple[int, int]:
+        """Where a batch of `num` images lies: the position of its first one, and the size of the batch it is a part of."""
+        return 0, num
 
     @abstractmethod
     def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -112,24 +117,54 @@ class Noise(NoiseSource):
 class TorchNoise(NoiseSource):
     """Torch's own generators, for training and validation.
 
+    Where several processes share a batch, each draws the noise of the whole batch, from generators in equal states, and
+    keeps its part: what an image sees does not depend on how many processes there are.
+
     Args:
         generator: None for the global generator of the device.
         device: Where the tensors are made; that of `generator` where None, else the CPU.
+        rank: Which part of the batch is this process's; parts are equal and contiguous.
+        world_size: Number of parts.
     """
 
-    def __init__(self, generator: torch.Generator | None = None, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         if device is None:
             device = generator.device if generator is not None else "cpu"
         self.device = torch.device(device)
         self._generator = generator
+        self._rank, self._world_size = rank, world_size
+
+    def place(self, num: int) -> tuple[int, int]:
+        """See `NoiseSource`."""
+        return self._rank * num, self._world_size * num
 
     def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """See `NoiseSource`."""
-        return torch.rand(shape, generator=self._generator, device=self.device, dtype=dtype)
+        return self._part(torch.rand(self._whole(shape), generator=self._generator, device=self.device, dtype=dtype))
 
     def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """See `NoiseSource`."""
-        return torch.randn(shape, generator=self._generator, device=self.device, dtype=dtype)
+        return self._part(torch.randn(self._whole(shape), generator=self._generator, device=self.device, dtype=dtype))
+
+    def _whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self._world_size * shape[0], *shape[1:])
+
+    def _part(self, drawn: Tensor) -> Tensor:
+        # A copy, so that the others' parts need not stay in memory until the gradient is there.
+        return drawn if self._world_size == 1 else drawn.chunk(self._world_size)[self._rank].clone()
+
+
+def mixed_seed(*numbers: int) -> int:
+    """A seed of 64 bits out of integers: other numbers, or the same in another order, give another."""
+    text = ",".join(str(number) for number in numbers)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _signed(value: int) -> int:

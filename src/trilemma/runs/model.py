@@ -39,6 +39,7 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
     model = build(plain(cfg, "model"), where="model")
     if not isinstance(model, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
+    model.noise_seed = cfg.seed
     model.config = checkpoint_config(cfg) | {"data_fingerprint": data.fingerprint}
     if cfg.init_from and not resume:
         for line in init_weights(model, cfg.init_from):
