@@ -19,7 +19,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # Two stamps, because the demo needs none of the development tools. They lie in .venv, so deleting it deletes them.
 define install
@@ -50,12 +50,22 @@ demo: $(VENV)/.demo-installed ## Train a VQ-VAE and VQ-Diffusion on 5,000 digits
 	@printf '\nPictures: $(DEMO)/samples/grid.png\nNumbers:  $(DEMO)/evaluation\n'
 
 .PHONY: test
-test: check ## Lint, types and the fast tests
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow"
+test: check ## Lint, types and the fast tests; and, as root where SLURM is installed, those on a cluster of their own
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not slurm"
+	@if command -v slurmctld >/dev/null && [ "$$(id -u)" -eq 0 ]; then $(BIN)/pytest tests/slurm -m "not slow"; \
+	  else echo "Left out: tests/slurm, which need SLURM's own programs and root (CONTRIBUTING.md)"; fi
 
 .PHONY: test-slow
 test-slow: $(VENV)/.dev-installed ## The tests that take minutes
-	@$(BIN)/pytest -m slow
+	@$(BIN)/pytest -m "slow and not slurm"
+
+.PHONY: test-slurm
+test-slurm: $(VENV)/.dev-installed ## Everything on a real SLURM of two nodes that the tests start (Debian: slurm-wlm, munge; root), but:
+	@$(BIN)/pytest tests/slurm --ignore tests/slurm/test_interruptions.py
+
+.PHONY: test-slurm-full
+test-slurm-full: $(VENV)/.dev-installed ## 20 interruptions of a training on that cluster, half an hour; docs/slurm_interruptions.md
+	@$(BIN)/pytest tests/slurm/test_interruptions.py -s
 
 .PHONY: check
 check: $(VENV)/.dev-installed ## Lint, types, spelling and the order of imports; no tests
@@ -64,6 +74,7 @@ check: $(VENV)/.dev-installed ## Lint, types, spelling and the order of imports;
 	@$(BIN)/mypy
 	@$(BIN)/codespell
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/shellcheck -x slurm/*.sh slurm/*.sbatch .ci/run
 
 .PHONY: format
 format: $(VENV)/.dev-installed ## Mend what the linter can and format
