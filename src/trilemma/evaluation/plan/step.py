@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -71,7 +71,7 @@ def measure_step(
         if isinstance(module, EMAQuantizer):
             module.eval()
     try:
-        with _checkpointed(checkpointed):
+        with _checkpointed(checkpointed, mixed):
             if not isinstance(model, Adversarial):
                 return _run(model, partial(model.loss, batch), mixed)
             return _alternate(model, batch, mixed)
@@ -137,11 +137,14 @@ def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def _checkpointed(modules: Sequence[nn.Module]) -> Iterator[None]:
+def _checkpointed(modules: Sequence[nn.Module], mixed: torch.dtype | None) -> Iterator[None]:
+    def contexts() -> tuple[Any, Any]:
+        return nullcontext(), GPURules(mixed)  # the second forward pass comes when the rules of the first are gone
+
     for module in modules:
-        forward = module.forward
         # There are no random states to keep: nothing is drawn on the meta device.
-        module.forward = cast(Any, partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False))
+        options = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": contexts}
+        module.forward = cast(Any, partial(checkpoint, module.forward, **options))
     try:
         yield
     finally:
