@@ -11,8 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trilemma.evaluation.extractor_base import Embedding, Extractor, Images
-
 
 def share(num: int, *, block: int = 1) -> Tensor:
     """Positions below `num` that fall to this rank, int64 [n], ascending: blocks of neighbours are dealt in turn.
@@ -52,28 +50,6 @@ def gather(rows: Tensor, *, num: int, block: int = 1) -> Tensor:
     for positions, part in zip(shares, received, strict=True):
         everything[positions] = part[: len(positions)].cpu()
     return everything
-
-
-def embed_distributed(extractor: Extractor, images: Images) -> Embedding:
-    """`extractor.embed`, with the batches dealt to the ranks; every rank gets all features and logits.
-
-    Every batch is the one that a single process would form, so the features are that process's, bit for bit.
-
-    Args:
-        extractor: The same on every rank.
-        images: uint8 [N, C, H, W], all of them on every rank.
-
-    Raises:
-        UserError: If the images do not fit the extractor.
-    """
-    if not _is_distributed():
-        return extractor.embed(images)
-    block = extractor.batch_size
-    mine = share(len(images), block=block)
-    # A rank without a batch learns the shapes from one image.
-    seen = extractor.embed(images[mine] if len(mine) else images[:1]).rows(torch.arange(len(mine)))
-    logits = None if seen.logits is None else gather(seen.logits, num=len(images), block=block)
-    return Embedding(gather(seen.features, num=len(images), block=block), logits)
 
 
 def _shares(num: int, block: int) -> list[Tensor]:

@@ -1,23 +1,18 @@
-"""Score samples and reconstructions, each number beside its real-vs-real floor."""
+"""Score samples, each number beside its real-vs-real floor."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from trilemma.codecs.base import Codec
-from trilemma.codecs.usage import CodebookUsage
-from trilemma.data.images import to_float, to_uint8
 from trilemma.data.split import Split
 from trilemma.errors import UserError
 from trilemma.evaluation.cache import cached_embed
-from trilemma.evaluation.distributed import embed_distributed
-from trilemma.evaluation.extractor import Embedding, Extractor, Images, chunks
+from trilemma.evaluation.extractor import Embedding, Extractor, Images
 from trilemma.evaluation.memorisation import Memorisation
 from trilemma.evaluation.metrics.accuracy import label_accuracy
 from trilemma.evaluation.metrics.fd_infinity import MAX_PARTS, fd_infinity
@@ -28,10 +23,6 @@ from trilemma.evaluation.metrics.kid import Within, kid
 from trilemma.evaluation.metrics.nearest import Neighbours
 from trilemma.evaluation.metrics.order import content_order
 from trilemma.evaluation.metrics.prdc import Balls, prdc
-from trilemma.evaluation.metrics.reconstruction import psnr, psnr_pooled, squared_errors, ssim
-
-if TYPE_CHECKING:
-    from trilemma.models.base import Reconstructs
 
 NEAREST_K = 5
 SHARES = ("precision", "recall", "coverage")  # each a share of images, of which there are n
@@ -108,7 +99,7 @@ def evaluate_samples(
         _log.warning(
             "only %d real images for %d samples: the floor and precision to coverage use %d", num, len(samples), num
         )
-    seen = embed_distributed(extractor, samples)
+    seen = extractor.embed(samples)
     seen_real = cached_embed(extractor, real.images, cache_dir)
     seen_floor = cached_embed(extractor, real_floor.images, cache_dir)
 
@@ -200,59 +191,6 @@ class _Reference:
         if not (int(labels.min()) >= 0 and int(labels.max()) < self.extractor.num_classes):
             raise UserError(f"labels {int(labels.min())}..{int(labels.max())} are not classes of {self.extractor.name}")
         return labels
-
-
-@torch.no_grad()
-def evaluate_reconstruction(
-    model: Reconstructs,
-    images: Images,
-    *,
-    extractor: Extractor,
-    codec: Codec | None = None,
-    device: torch.device | str = "cpu",
-    batch_size: int = 250,
-    cache_dir: str | Path | None = None,
-) -> dict[str, float]:
-    """What a model loses on the way to its code and back.
-
-    Args:
-        model: Gives images back.
-        images: uint8 [N, C, H, W] that it was not trained on, N >= 2.
-        extractor: Names the Frechet distance between the images and their reconstructions, `rFD[<extractor>]`.
-        codec: Where it has token classes, their use over all images is added as `codebook_*`.
-        device: Where the model is.
-        batch_size: Images at a time.
-        cache_dir: Where features of the real images are kept; None keeps none.
-
-    Returns:
-        `psnr` (mean over images), `psnr_pooled` (of the pooled error), both in dB, `ssim`, `rFD[...]`, and the
-        codebook's use.
-
-    Raises:
-        UserError: If there are fewer than two images, or they do not fit the extractor.
-    """
-    if len(images) < 2:
-        raise UserError(f"{len(images)} images: need at least 2 to measure reconstruction")
-    usage = CodebookUsage(codec.num_classes).to(device) if codec is not None and codec.num_classes is not None else None
-    parts: list[Tensor] = []
-    for chunk in chunks(images, batch_size):
-        batch = to_float(chunk.to(device))
-        parts.append(to_uint8(model.reconstruct(batch)).cpu())
-        if usage is not None and codec is not None:
-            usage.update(codec.encode(batch))
-    returned, original = torch.cat(parts), images[:].cpu()
-    errors = squared_errors(original, returned)
-    distance = frechet_distance(extractor.features(returned), cached_embed(extractor, images, cache_dir).features)
-    scores = {
-        "num_images": float(len(images)),
-        "psnr": psnr(errors),
-        "psnr_pooled": psnr_pooled(errors),
-        "ssim": ssim(original, returned),
-        f"rFD[{extractor.name}]": distance,
-    }
-    if usage is not None:
-        scores |= {f"codebook_{name}": float(value) for name, value in usage.compute().items()}
-    return scores
 
 
 def _subset(num_all: int, num: int, seed: int) -> Tensor:

@@ -73,6 +73,16 @@ class Extractor(ABC):
             )
         return logits
 
+    def accept(self, images: Images) -> None:
+        """Raise `UserError` unless it can embed the images."""
+        if images.dtype != torch.uint8:
+            raise UserError(
+                f"extractor {self.name} reads uint8 images, got {images.dtype}: round them with to_uint8 first"
+            )
+        if len(images.shape) != 4 or len(images) == 0:
+            raise UserError(f"extractor {self.name} reads images [N >= 1, C, H, W], got {list(images.shape)}")
+        self.check(images)
+
     @torch.no_grad()
     def embed(self, images: Images) -> Embedding:
         """Features, and logits where it has them.
@@ -83,13 +93,7 @@ class Extractor(ABC):
         Raises:
             UserError: If the images have another shape or type.
         """
-        if images.dtype != torch.uint8:
-            raise UserError(
-                f"extractor {self.name} reads uint8 images, got {images.dtype}: round them with to_uint8 first"
-            )
-        if len(images.shape) != 4 or len(images) == 0:
-            raise UserError(f"extractor {self.name} reads images [N >= 1, C, H, W], got {list(images.shape)}")
-        self.check(images)
+        self.accept(images)
         features: list[Tensor] = []
         logits: list[Tensor] = []
         for chunk in chunks(images, self.batch_size):

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +56,6 @@ class LikelihoodScore:
         return f"{sign} {self.bits_per_dim:.4f} +- {self.bits_standard_error:.4f} bits/{self.unit} ({self.kind})"
 
 
-@torch.no_grad()
 def score_split(
     model: nn.Module,
     split: Split,
@@ -82,21 +82,32 @@ def score_split(
         ValueError: If the model mixes kinds, units or dimensions, gives another number of values than images, or one
             that is no number.
     """
+    num = len(split) if max_images is None else min(max_images, len(split))
+    blocks = [range(start, min(start + batch_size, num)) for start in range(0, num, batch_size)]
+    return summarise([score_images(model, split, block, device=device, seed=seed) for block in blocks])
+
+
+@torch.no_grad()
+def score_images(
+    model: nn.Module, split: Split, positions: range, *, device: torch.device | str = "cpu", seed: int = 0
+) -> Likelihood:
+    """Score some images of a split in one batch; arguments and errors as in `score_split`.
+
+    Returns:
+        The likelihood of each image, on the CPU.
+    """
     if not able(model, ScoresLikelihood):
         raise UserError(f"a {type(model).__name__} gives no likelihood: there is nothing to score")
-    loader = EvalLoader(split, batch_size=batch_size, max_images=max_images)
+    [batch] = EvalLoader(split.take(np.asarray(positions)), batch_size=len(positions))
     was_training = model.training
     model.eval()
     try:
-        scores = []
-        for batch in loader:
-            score = model.score_likelihood(_to(batch, device), seed=seed)
-            if score.nats.shape != (len(batch["index"]),):
-                raise ValueError(f"{len(batch['index'])} images were scored with nats {list(score.nats.shape)}")
-            scores.append(score)
+        score = model.score_likelihood(_to(batch, device), seed=seed)
     finally:
         model.train(was_training)
-    return summarise(scores)
+    if score.nats.shape != (len(positions),):
+        raise ValueError(f"{len(positions)} images were scored with nats {list(score.nats.shape)}")
+    return dataclasses.replace(score, nats=score.nats.cpu())
 
 
 def summarise(scores: list[Likelihood]) -> LikelihoodScore:

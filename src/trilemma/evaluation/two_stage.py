@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
-from trilemma.data.images import to_float, to_uint8
 from trilemma.evaluation.evaluate import evaluate_samples
 from trilemma.evaluation.extractor import Extractor, chunks
 from trilemma.evaluation.likelihood import LikelihoodScore
+from trilemma.evaluation.reconstruction import BATCH_SIZE, Returned, send_through
 from trilemma.models.base import Reconstructs
 
 SHOWN = ("FD[", "FD_inf[", "KID[", "precision", "recall", "density", "coverage")
 
 
-@torch.no_grad()
 def oracle_prior(
     model: Reconstructs,
     data: ImageData,
@@ -27,7 +28,7 @@ def oracle_prior(
     *,
     num_images: int,
     device: torch.device | str = "cpu",
-    batch_size: int = 250,
+    batch_size: int = BATCH_SIZE,
     cache_dir: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -43,13 +44,32 @@ def oracle_prior(
         cache_dir: Where features of real images are kept.
         seed: Of the choice of images, and of the subsets of the scores.
     """
-    test = data.split("test")
-    chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[:num_images]
-    parts = [
-        to_uint8(model.reconstruct(to_float(part.to(device)))).cpu() for part in chunks(test.images[chosen], batch_size)
-    ]
+    images = data.split("test").images[held_out(data, num_images, seed)]
+    parts = [send_through(model, part, device=device) for part in chunks(images, batch_size)]
+    return score_oracle(parts, data, extractor, cache_dir=cache_dir, seed=seed)
+
+
+def held_out(data: ImageData, num_images: int, seed: int) -> Tensor:
+    """Which held-out images a perfect prior is made of: positions in the test split, int64 [n], `num_images` at most."""
+    return torch.randperm(len(data.split("test")), generator=torch.Generator().manual_seed(seed))[:num_images]
+
+
+def score_oracle(
+    returned: Sequence[Returned],
+    data: ImageData,
+    extractor: Extractor,
+    *,
+    cache_dir: str | Path | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Scores of what came back of held-out images, as if it were samples; arguments as in `oracle_prior`."""
     scores = evaluate_samples(
-        torch.cat(parts), real=data.split("train"), real_floor=test, extractor=extractor, cache_dir=cache_dir, seed=seed
+        torch.cat([part.images for part in returned]),
+        real=data.split("train"),
+        real_floor=data.split("test"),
+        extractor=extractor,
+        cache_dir=cache_dir,
+        seed=seed,
     ).metrics
     return {"num_images": scores["num_images"]} | {k: v for k, v in scores.items() if k.startswith(SHOWN)}
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from glob import glob, has_magic
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.errors import UserError
 from trilemma.evaluation.evaluate import NEAREST_K
-from trilemma.evaluation.extractor import Extractor
 from trilemma.evaluation.report import Row, check_comparable, entries_of, read_row, write_frontier, write_report
 from trilemma.evaluation.rows import write_row
 from trilemma.evaluation.table import print_row, print_sweep
@@ -18,17 +16,17 @@ from trilemma.models.base import Reconstructs, Samples, able
 from trilemma.models.classifier import Classifier
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.runs import schema
-from trilemma.runs.cells import Cell, cells_of
+from trilemma.runs.bench import Candidate, judged, load_bench
 from trilemma.runs.check import check_config
 from trilemma.runs.classification import evaluate_classifier, evaluate_noisy_classifier
+from trilemma.runs.crew import Crew, in_crew
 from trilemma.runs.directory import prepare
 from trilemma.runs.evaluation_logger import EvaluationLogger, take_logger
-from trilemma.runs.guidance import guiding_classifier
-from trilemma.runs.measure import is_complete, measure_cell, reconstruction_row
+from trilemma.runs.measure import Measurement, is_complete, measure_cell, reconstruction_row
 from trilemma.runs.oracle import run_oracle
 from trilemma.runs.quiet import quieten
-from trilemma.runs.settings import settle_batch_size
-from trilemma.runs.subject import Subject, check_data, extractor_for, load_subject
+from trilemma.runs.settings import set_threads, settle_batch_size
+from trilemma.runs.subject import Subject, load_subject
 
 REPORT = Path("outputs/report")
 
@@ -36,9 +34,16 @@ REPORT = Path("outputs/report")
 def evaluate(cfg: DictConfig) -> None:
     """Measure one checkpoint, compare several, put rows that exist on one page, or run an oracle.
 
+    Of several processes the first one does it, and all of them draw, embed, reconstruct and score. A classifier, rows
+    and an oracle are quick: there the others wait.
+
     Raises:
         UserError: For anything that is the user's to mend, before anything is drawn.
     """
+    in_crew(lambda crew: _evaluate(cfg, crew), str(cfg.device))
+
+
+def _evaluate(cfg: DictConfig, crew: Crew) -> None:
     log = take_logger(cfg)
     if cfg.oracle is not None:
         log.refuse("an oracle writes a row of checks")
@@ -46,8 +51,7 @@ def evaluate(cfg: DictConfig) -> None:
         return
     check_config(cfg, schema.EVALUATE)
     quieten()
-    if cfg.num_threads:
-        torch.set_num_threads(cfg.num_threads)
+    set_threads(cfg)
     settle_batch_size(cfg)
     if cfg.likelihood.num_images == 1 or cfg.likelihood.num_images < 0:
         raise UserError("likelihood.num_images: a standard error needs at least 2 images; 0 leaves the likelihood out")
@@ -65,12 +69,12 @@ def evaluate(cfg: DictConfig) -> None:
     if cfg.rows is not None:
         _report_rows(cfg, log)
     elif cfg.ckpts is not None:
-        _compare(cfg, log)
+        _compare(cfg, log, crew)
     else:
-        _measure_one(cfg, log)
+        _measure_one(cfg, log, crew)
 
 
-def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
+def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
     subject = load_subject(cfg, cfg.ckpt)
     folder = Path(cfg.output_dir) if cfg.output_dir else subject.run_dir / "evaluation"
     prepare(folder)
@@ -82,68 +86,61 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger) -> None:
         log.refuse(f"{cfg.ckpt} is a classifier")
         evaluate_noisy_classifier(subject, device=cfg.device, seed=cfg.seed)
         return
-    extractor = extractor_for(cfg, subject.data)
-    check_data(subject.data, extractor)
-    if isinstance(subject.model, Samples):
-        cells = cells_of(cfg, subject.config, guiding_classifier(cfg, subject.model, subject.config), subject.model)
-        rows = _measure_all(cells, subject, extractor, folder, log)
-        if len(cells) > 1:
+    if not isinstance(subject.model, Samples) and not able(subject.model, Reconstructs):
+        raise UserError(
+            f"{cfg.ckpt} holds a {type(subject.model).__name__}, which neither samples nor reconstructs: nothing to measure"
+        )
+    one = judged(cfg, subject)
+    crew.prepare([one], load_bench, cfg, [str(cfg.ckpt)])
+    if one.cells:
+        rows = _measure_all(one, folder, log, crew)
+        if len(rows) > 1:
             print_sweep([row.content for row in rows])
             print(f"frontier: {write_frontier(rows, folder)}")
         else:
             print_row(rows[0].content)
             print(f"row: {folder / rows[0].name}.json")
-    elif able(subject.model, Reconstructs):
-        images = subject.data.split("test").images[:]
-        row = reconstruction_row(cfg, subject, extractor, images)
-        path = folder / f"{subject.slug}-reconstruction.json"
-        write_row(path, row)
-        log.row(row, path, subject)
-        print_row(row)
-        print(f"row: {path}")
-    else:
-        raise UserError(
-            f"{cfg.ckpt} holds a {type(subject.model).__name__}, which neither samples nor reconstructs: nothing to measure"
-        )
+        return
+    row = reconstruction_row(cfg, one, crew)
+    path = folder / f"{subject.slug}-reconstruction.json"
+    write_row(path, row)
+    log.row(row, path, subject)
+    print_row(row)
+    print(f"row: {path}")
 
 
-def _compare(cfg: DictConfig, log: EvaluationLogger) -> None:
+def _compare(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
     """Measure every checkpoint by one protocol and write the report; all are checked before the first is measured."""
     paths = [str(path) for path in cfg.ckpts]
     if not paths:
         raise UserError("ckpts=[] names no checkpoint")
     folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
     prepare(folder)
-    jobs: list[tuple[Subject, Extractor, list[Cell]]] = []
+    bench: list[Candidate] = []
     for path in dict.fromkeys(paths):
-        one = cfg.copy()
-        OmegaConf.update(one, "ckpt", path)
-        subject = load_subject(one, path)
+        subject = load_subject(cfg, path)
         if not isinstance(subject.model, Samples):
             raise UserError(
                 f"{path} holds a {type(subject.model).__name__}, which draws no images: leave it out of ckpts "
                 f"(ckpt={path} measures what it can do)"
             )
-        if twin := next((job[0].path for job in jobs if job[0].sha256 == subject.sha256), None):
+        if twin := next((one.subject.path for one in bench if one.subject.sha256 == subject.sha256), None):
             raise UserError(f"{twin} and {path} are the same checkpoint: name it once")
-        extractor = extractor_for(one, subject.data)
-        check_data(subject.data, extractor)
-        classifier = guiding_classifier(one, subject.model, subject.config)
-        jobs.append((subject, extractor, cells_of(one, subject.config, classifier, subject.model)))
-    first, judge, _ = jobs[0]
-    for subject, extractor, _ in jobs[1:]:
+        bench.append(judged(cfg, subject, len(bench)))
+    first, judge = bench[0].subject, bench[0].extractor
+    for one in bench[1:]:
+        subject = one.subject
         if subject.data.fingerprint != first.data.fingerprint:
             raise UserError(
                 f"{first.path} was trained on {first.data.name} and {subject.path} on {subject.data.name} "
                 f"({first.data.fingerprint[:8]} and {subject.data.fingerprint[:8]}): one report compares models of one data set"
             )
-        if extractor.name != judge.name:
-            raise UserError(f"extractors {judge.name} and {extractor.name} do not compare: name one with extractor=")
-    rows = [
-        row
-        for subject, extractor, cells in jobs
-        for row in _measure_all(cells, subject, extractor, _folder_of(subject), log)
-    ]
+        if one.extractor.name != judge.name:
+            raise UserError(
+                f"extractors {judge.name} and {one.extractor.name} do not compare: name one with extractor="
+            )
+    crew.prepare(bench, load_bench, cfg, [str(one.subject.path) for one in bench])
+    rows = [row for one in bench for row in _measure_all(one, _folder_of(one.subject), log, crew)]
     _report(rows, folder, log)
 
 
@@ -191,16 +188,15 @@ def _report(rows: list[Row], folder: Path, log: EvaluationLogger) -> None:
     log.report(folder)
 
 
-def _measure_all(
-    cells: list[Cell], subject: Subject, extractor: Extractor, folder: Path, log: EvaluationLogger
-) -> list[Row]:
+def _measure_all(one: Candidate, folder: Path, log: EvaluationLogger, crew: Crew) -> list[Row]:
     """Measure the cells that are not measured yet, one row each."""
     rows: list[Row] = []
-    for number, cell in enumerate(cells, 1):
-        if len(cells) > 1:
-            state = "kept" if is_complete(cell, subject, extractor, folder) else "measuring"
-            print(f"{number}/{len(cells)} {cell.name}: {state}", flush=True)
-        path, row = measure_cell(cell, subject, extractor, folder)
-        log.row(row, path, subject)
+    for number, cell in enumerate(one.cells):
+        what = Measurement(one, number, crew)
+        if len(one.cells) > 1:
+            state = "kept" if is_complete(what, folder) else "measuring"
+            print(f"{number + 1}/{len(one.cells)} {cell.name}: {state}", flush=True)
+        path, row = measure_cell(what, folder)
+        log.row(row, path, one.subject)
         rows.append(read_row(path))
     return rows

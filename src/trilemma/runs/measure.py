@@ -17,19 +17,23 @@ from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.evaluation.cache import images_sha256
-from trilemma.evaluation.evaluate import Evaluation, evaluate_reconstruction, evaluate_samples
+from trilemma.evaluation.evaluate import Evaluation, evaluate_samples
 from trilemma.evaluation.extractor import Extractor
 from trilemma.evaluation.ledger.ledger import measure_ledger
-from trilemma.evaluation.likelihood import score_split
+from trilemma.evaluation.likelihood import summarise
 from trilemma.evaluation.pairs import closest_pairs
 from trilemma.evaluation.protocol import METRICS, Machine, Protocol
+from trilemma.evaluation.reconstruction import BATCH_SIZE, score_reconstruction
 from trilemma.evaluation.rows import Row, kept_row, move_aside, new_row, plain_numbers, write_row
-from trilemma.evaluation.two_stage import code_bits, oracle_prior, prior_bits
+from trilemma.evaluation.two_stage import code_bits, held_out, prior_bits, score_oracle
 from trilemma.images import save_png, save_samples_npz
-from trilemma.models.base import Reconstructs, Samples, ScoresLikelihood, able
+from trilemma.models.base import Reconstructs, ScoresLikelihood, able
+from trilemma.runs.bench import Candidate, draw_block, oracle_block, return_block, score_block
 from trilemma.runs.cells import Cell
 from trilemma.runs.codes import codec_hash
-from trilemma.runs.sample import draw, grid_of
+from trilemma.runs.crew import Crew
+from trilemma.runs.judge import judge_of
+from trilemma.runs.sample import grid_of
 from trilemma.runs.subject import Subject
 
 Numbers = dict[str, Any]
@@ -77,7 +81,47 @@ def protocol_of(
     )
 
 
-def measure_cell(cell: Cell, subject: Subject, extractor: Extractor, folder: Path) -> tuple[Path, Row]:
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One setting of one candidate, and who measures it.
+
+    Attributes:
+        candidate: The checkpoint.
+        number: Of the setting among the candidate's.
+        crew: The processes; what is written is written by the first.
+    """
+
+    candidate: Candidate
+    number: int
+    crew: Crew
+
+    @property
+    def cell(self) -> Cell:
+        """The setting."""
+        return self.candidate.cells[self.number]
+
+    @property
+    def cfg(self) -> DictConfig:
+        """The configuration at this point."""
+        return self.cell.cfg
+
+    @property
+    def subject(self) -> Subject:
+        """The checkpoint with its data."""
+        return self.candidate.subject
+
+    @property
+    def extractor(self) -> Extractor:
+        """What judges the samples."""
+        return judge_of(self.candidate, self.crew)
+
+    @property
+    def protocol(self) -> Protocol:
+        """Of the row."""
+        return protocol_of(self.cfg, self.subject, self.candidate.extractor, cell=self.cell)
+
+
+def measure_cell(what: Measurement, folder: Path) -> tuple[Path, Row]:
     """Measure what is wanted at one setting and is not there yet.
 
     The row is written after each part, so that a crash loses at most the part that was running. A row by another
@@ -86,22 +130,21 @@ def measure_cell(cell: Cell, subject: Subject, extractor: Extractor, folder: Pat
     Returns:
         Where the row lies, and the row.
     """
-    cfg = cell.cfg
-    path = folder / f"{subject.slug}-{cell.name}.json"
-    row = kept_row(path, protocol_of(cfg, subject, extractor, cell=cell))
+    path = _path(what, folder)
+    row = kept_row(path, what.protocol)
     if not row:
         move_aside(path)
-        row = _sample_row(cell, subject, extractor, path)
+        row = _sample_row(what, path)
         write_row(path, row)
-    elif cfg.keep_samples and not path.with_suffix(".npz").is_file():
-        images, _ = _draw(cell, subject, path)
+    elif what.cfg.keep_samples and not path.with_suffix(".npz").is_file():
+        images, _ = _draw(what, path)
         if images_sha256(images) != row["samples_sha256"]:
             path.with_suffix(".npz").unlink()
             raise UserError(
                 f"the samples drawn now are not those of {path} (another machine or version drew them): "
                 "take another output_dir to measure anew"
             )
-    for part in _parts(cell, subject, extractor):
+    for part in _parts(what):
         if not part.stands(row):
             row[part.name] = part.measure()
             write_row(path, row)
@@ -112,17 +155,21 @@ def measure_cell(cell: Cell, subject: Subject, extractor: Extractor, folder: Pat
     return path, row
 
 
-def is_complete(cell: Cell, subject: Subject, extractor: Extractor, folder: Path) -> bool:
+def is_complete(what: Measurement, folder: Path) -> bool:
     """Whether nothing that is wanted of a cell is missing."""
-    path = folder / f"{subject.slug}-{cell.name}.json"
-    row = kept_row(path, protocol_of(cell.cfg, subject, extractor, cell=cell))
-    samples = not cell.cfg.keep_samples or path.with_suffix(".npz").is_file()
-    return bool(row) and samples and all(part.stands(row) for part in _parts(cell, subject, extractor))
+    path = _path(what, folder)
+    row = kept_row(path, what.protocol)
+    samples = not what.cfg.keep_samples or path.with_suffix(".npz").is_file()
+    return bool(row) and samples and all(part.stands(row) for part in _parts(what))
 
 
-def _sample_row(cell: Cell, subject: Subject, extractor: Extractor, path: Path) -> Row:
-    cfg, data = cell.cfg, subject.data
-    images, labels = _draw(cell, subject, path)
+def _path(what: Measurement, folder: Path) -> Path:
+    return folder / f"{what.subject.slug}-{what.cell.name}.json"
+
+
+def _sample_row(what: Measurement, path: Path) -> Row:
+    cfg, data, extractor = what.cfg, what.subject.data, what.extractor
+    images, labels = _draw(what, path)
     train = data.split("train")
     evaluation = evaluate_samples(
         images,
@@ -137,40 +184,50 @@ def _sample_row(cell: Cell, subject: Subject, extractor: Extractor, path: Path) 
     if evaluation.neighbours is not None and evaluation.closeness is not None:
         pairs = closest_pairs(images, train.images, evaluation.neighbours, evaluation.closeness)
         save_png(pairs, path.with_name(f"{path.stem}-neighbours.png"))
-    return new_row(protocol_of(cfg, subject, extractor, cell=cell), evaluation, images_sha256(images))
+    return new_row(what.protocol, evaluation, images_sha256(images))
 
 
-def _draw(cell: Cell, subject: Subject, path: Path) -> tuple[Tensor, Tensor | None]:
+def _draw(what: Measurement, path: Path) -> tuple[Tensor, Tensor | None]:
     """The cell's samples, uint8 [N, C, H, W], and their labels; written beside the row where they are to be kept."""
-    assert isinstance(subject.model, Samples)
-    images = draw(subject.model, cell.cfg, cell.labels, cell.sampler, cell.guidance)
+    cfg, cell = what.cfg, what.cell
+    images = torch.cat(
+        what.crew.spread(
+            draw_block,
+            cfg.num_images,
+            what.candidate.number,
+            what.number,
+            block=cfg.batch_size,
+            title="Sampling",
+        )
+    )
     labels = None if cell.labels is None else torch.tensor(cell.labels)
-    if cell.cfg.keep_samples:
+    if cfg.keep_samples:
         save_samples_npz(path.with_suffix(".npz"), images, labels)
     return images, labels
 
 
-def _parts(cell: Cell, subject: Subject, extractor: Extractor) -> list[Part]:
+def _parts(what: Measurement) -> list[Part]:
     """The parts of a row beside its metrics that are wanted and that this family can give."""
-    cfg, model = cell.cfg, subject.model
+    cfg, model = what.cfg, what.subject.model
     parts: list[Part] = []
     if able(model, ScoresLikelihood) and cfg.likelihood.num_images:
-        num = min(cfg.likelihood.num_images, len(subject.data.split("test")))
+        num = min(cfg.likelihood.num_images, len(what.subject.data.split("test")))
         asked = {"num_images": num, "seed": cfg.likelihood.seed}
-        parts.append(Part("likelihood", asked, lambda: _likelihood(cfg, subject)))
+        parts.append(Part("likelihood", asked, lambda: _likelihood(what, num)))
     if cfg.two_stage and able(model, Reconstructs) and isinstance(getattr(model, "codec", None), Codec):
-        parts.append(Part("two_stage", {}, lambda: _two_stage(cell, subject, extractor)))
+        parts.append(Part("two_stage", {}, lambda: _two_stage(what)))
     if cfg.ledger.max_seconds:
         # Times of another machine, or with other threads, do not answer what is asked here.
         asked = {"machine": dataclasses.asdict(Machine.here(cfg.device)), "batch_sizes": list(cfg.ledger.batch_sizes)}
-        parts.append(Part("ledger", asked, lambda: _ledger(cell, subject)))
+        parts.append(Part("ledger", asked, lambda: _ledger(what)))
     return parts
 
 
-def _ledger(cell: Cell, subject: Subject) -> Numbers:
-    cfg = cell.cfg
+def _ledger(what: Measurement) -> Numbers:
+    """Speed is that of one process: where there are others, they wait meanwhile."""
+    cfg, cell = what.cfg, what.cell
     ledger = measure_ledger(
-        subject.model,
+        what.subject.model,
         condition=cell.labels[0] if cell.labels else None,
         sampler=cell.sampler,
         guidance=cell.guidance,
@@ -183,49 +240,41 @@ def _ledger(cell: Cell, subject: Subject) -> Numbers:
         **ledger.to_dict(),
         "machine": dataclasses.asdict(Machine.here(cfg.device)),
         "batch_sizes": list(cfg.ledger.batch_sizes),
+        "num_processes": 1,
     }
 
 
-def _likelihood(cfg: DictConfig, subject: Subject) -> Numbers:
+def _likelihood(what: Measurement, num_images: int) -> Numbers:
     """The likelihood does not depend on how one samples: it is scored once a checkpoint."""
+    cfg, subject = what.cfg, what.subject
     asked = f"{subject.config['weights']}-n{cfg.likelihood.num_images}-seed{cfg.likelihood.seed}"
     name = f"v{METRICS}-{subject.sha256[:16]}-{subject.data.fingerprint[:16]}-{asked}"
 
     def score() -> Numbers:
-        scored = score_split(
-            subject.model,
-            subject.data.split("test"),
-            max_images=cfg.likelihood.num_images,
-            batch_size=cfg.batch_size,
-            device=cfg.device,
-            seed=cfg.likelihood.seed,
+        scores = what.crew.spread(
+            score_block, num_images, what.candidate.number, cfg.device, cfg.likelihood.seed, block=cfg.batch_size
         )
-        return {**scored.to_dict(), "split": "test", "seed": cfg.likelihood.seed}
+        return {**summarise(scores).to_dict(), "split": "test", "seed": cfg.likelihood.seed}
 
     return once(Path(cfg.cache_dir) / "likelihood" / f"{name}.json", score)
 
 
-def _two_stage(cell: Cell, subject: Subject, extractor: Extractor) -> Numbers:
-    cfg, model, data = cell.cfg, subject.model, subject.data
-    codec = getattr(model, "codec", None)
-    assert able(model, Reconstructs)
+def _two_stage(what: Measurement) -> Numbers:
+    cfg, data, extractor = what.cfg, what.subject.data, what.extractor
+    codec = getattr(what.subject.model, "codec", None)
     assert isinstance(codec, Codec)
     name = f"{_codec_key(codec, data, extractor)}-n{cfg.num_images}-seed{cfg.seed}"
 
     def oracle() -> Numbers:
-        found = oracle_prior(
-            model,
-            data,
-            extractor,
-            num_images=cfg.num_images,
-            device=cfg.device,
-            cache_dir=Path(cfg.cache_dir) / "features",
-            seed=cfg.seed,
+        num = len(held_out(data, cfg.num_images, cfg.seed))
+        returned = what.crew.spread(
+            oracle_block, num, what.candidate.number, cfg.num_images, cfg.device, cfg.seed, block=BATCH_SIZE
         )
+        found = score_oracle(returned, data, extractor, cache_dir=Path(cfg.cache_dir) / "features", seed=cfg.seed)
         return plain_numbers(found)
 
     return {
-        "codec": reconstruction_metrics(cfg, subject, extractor),
+        "codec": reconstruction_metrics(cfg, what.candidate, what.crew),
         "oracle": once(Path(cfg.cache_dir) / "oracle_prior" / f"{name}.json", oracle),
         "code_bits_per_image": code_bits(codec),
         "prior_bits_per_image": None,  # until the row has a likelihood
@@ -239,19 +288,18 @@ def _codec_key(codec: Codec, data: ImageData, extractor: Extractor) -> str:
     return f"v{METRICS}-{kind}-{data.fingerprint[:16]}-{extractor.name}"
 
 
-def reconstruction_metrics(cfg: DictConfig, subject: Subject, extractor: Extractor) -> Numbers:
+def reconstruction_metrics(cfg: DictConfig, candidate: Candidate, crew: Crew) -> Numbers:
     """Scores of the model's reconstructions; those of a codec are kept, since every row of its priors shows them."""
-    model, data = subject.model, subject.data
-    assert able(model, Reconstructs)
+    model, data, extractor = candidate.subject.model, candidate.subject.data, judge_of(candidate, crew)
     codec = getattr(model, "codec", None)
+    images = data.split("test").images
 
     def score() -> Numbers:
-        found = evaluate_reconstruction(
-            model,
-            data.split("test").images,
+        found = score_reconstruction(
+            images,
+            crew.spread(return_block, len(images), candidate.number, cfg.device, block=BATCH_SIZE),
             extractor=extractor,
             codec=codec if isinstance(codec, Codec) else None,
-            device=cfg.device,
             cache_dir=Path(cfg.cache_dir) / "features",
         )
         return plain_numbers(found)
@@ -274,8 +322,9 @@ def once(path: Path, make: Callable[[], Numbers]) -> Numbers:
     return found
 
 
-def reconstruction_row(cfg: DictConfig, subject: Subject, extractor: Extractor, images: Tensor) -> Row:
+def reconstruction_row(cfg: DictConfig, candidate: Candidate, crew: Crew) -> Row:
     """The row of a model that gives images back and draws none."""
-    protocol = protocol_of(cfg, subject, extractor, num_images=len(images))
-    metrics = reconstruction_metrics(cfg, subject, extractor)
+    images = candidate.subject.data.split("test").images[:]
+    protocol = protocol_of(cfg, candidate.subject, candidate.extractor, num_images=len(images))
+    metrics = reconstruction_metrics(cfg, candidate, crew)
     return new_row(protocol, Evaluation(metrics, {}), images_sha256(images))

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from PIL import Image
-from rich.progress import Progress
 from torch import Tensor
 
 from trilemma.atomic import atomic_write_text
@@ -22,6 +21,7 @@ from trilemma.images import make_grid, save_png, save_samples_npz, to_pil
 from trilemma.models.base import Family, Samples
 from trilemma.runs import schema
 from trilemma.runs.check import check_config
+from trilemma.runs.crew import Crew
 from trilemma.runs.directory import prepare
 from trilemma.runs.fits import check_fits
 from trilemma.runs.guidance import guiding_classifier
@@ -32,6 +32,7 @@ from trilemma.runs.settings import (
     labels_for,
     require_samples,
     sampling_settings,
+    set_threads,
     settings_name,
     settle_batch_size,
 )
@@ -97,8 +98,7 @@ def open_checkpoint(cfg: DictConfig) -> Opened:
         UserError: For anything that is the user's to mend.
     """
     quieten()
-    if cfg.num_threads:
-        torch.set_num_threads(cfg.num_threads)
+    set_threads(cfg)
     settle_batch_size(cfg)
     if cfg.num_images < 1:
         raise UserError(f"num_images={cfg.num_images} must be at least 1")
@@ -113,7 +113,7 @@ def open_checkpoint(cfg: DictConfig) -> Opened:
     return Opened(family, config, sampler, guidance, sampler_node, guidance_node)
 
 
-def sample(cfg: DictConfig) -> None:
+def sample(cfg: DictConfig, crew: Crew) -> None:
     """Draw `num_images` and write samples.npz, grid.png, single PNGs and settings.json.
 
     Raises:
@@ -122,18 +122,46 @@ def sample(cfg: DictConfig) -> None:
     check_config(cfg, schema.SAMPLE)
     if cfg.num_images is None:
         cfg.num_images = NUM_IMAGES
+    drawing = open_drawing(cfg)
+    folder = drawing.opened.folder(cfg)
+    crew.prepare(drawing, open_drawing, cfg)
+    images = torch.cat(crew.spread(draw_block, cfg.num_images, block=cfg.batch_size, title="Sampling"))
+    labels = torch.tensor(drawing.condition) if isinstance(drawing.condition, list) else None
+    write(folder, images, labels, num_png=cfg.num_png)
+    drawing.opened.write_settings(cfg, folder)
+    print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A checkpoint that is being sampled.
+
+    Attributes:
+        cfg: The command.
+        opened: The checkpoint.
+        condition: One label an image, one caption for all, or None.
+    """
+
+    cfg: DictConfig
+    opened: Opened
+    condition: Any
+
+
+def open_drawing(cfg: DictConfig) -> Drawing:
+    """What draws the images that are asked for; raises as `open_checkpoint` does."""
     opened = open_checkpoint(cfg)
-    model = require_samples(opened.family, cfg.ckpt)
     condition: Any = cfg.condition.caption
     if condition is None:
         condition = labels_for(cfg.num_images, cfg.condition.label, opened.num_labels)
     opened.guidance.check(condition)
-    folder = opened.folder(cfg)
-    images = draw(model, cfg, condition, opened.sampler, opened.guidance)
-    labels = torch.tensor(condition) if isinstance(condition, list) else None
-    write(folder, images, labels, num_png=cfg.num_png)
-    opened.write_settings(cfg, folder)
-    print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
+    return Drawing(cfg, opened, condition)
+
+
+def draw_block(drawing: Drawing, indices: range, rows: None) -> Tensor:
+    """Some of the images, uint8 [n, C, H, W] on the CPU."""
+    opened, cfg = drawing.opened, drawing.cfg
+    model = require_samples(opened.family, cfg.ckpt)
+    return draw(model, drawing.condition, indices, opened.sampler, opened.guidance, seed=cfg.seed)
 
 
 def conditioned_on(config: dict[str, Any], guidance: Guidance | None = None) -> int | None:
@@ -152,20 +180,13 @@ def run_dir_of(ckpt: Path) -> Path:
     return Path(os.path.relpath(folder))
 
 
-def draw(model: Samples, cfg: DictConfig, condition: Any, sampler: Sampler, guidance: Guidance) -> Tensor:
-    """Draw uint8 images [N, C, H, W] with a progress bar."""
-    parts: list[Tensor] = []
-    with Progress(transient=True) as progress:
-        task = progress.add_task("Sampling", total=cfg.num_images)
-        for start in range(0, cfg.num_images, cfg.batch_size):
-            num = min(cfg.batch_size, cfg.num_images - start)
-            raw = condition[start : start + num] if isinstance(condition, list) else condition
-            images = model.sample(
-                num, condition=raw, sampler=sampler, guidance=guidance, seed=cfg.seed, first_index=start
-            )
-            parts.append(to_uint8(images).cpu())
-            progress.advance(task, num)
-    return torch.cat(parts)
+def draw(model: Samples, condition: Any, indices: range, sampler: Sampler, guidance: Guidance, *, seed: int) -> Tensor:
+    """Draw the images of some indices, uint8 [n, C, H, W] on the CPU; of a list, the condition is that of the index."""
+    raw = condition[indices.start : indices.stop] if isinstance(condition, list) else condition
+    images = model.sample(
+        len(indices), condition=raw, sampler=sampler, guidance=guidance, seed=seed, first_index=indices.start
+    )
+    return to_uint8(images).cpu()
 
 
 def write(folder: Path, images: Tensor, labels: Tensor | None, *, num_png: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.errors import UserError
@@ -18,6 +19,12 @@ from trilemma.samplers.base import Sampler
 from trilemma.samplers.guidance import Guidance
 
 CLASSIFIER_FREE = "trilemma.samplers.guidance.ClassifierFree"
+
+
+def set_threads(cfg: DictConfig) -> None:
+    """Take as many CPU threads as `num_threads` says, if it does."""
+    if cfg.num_threads:
+        torch.set_num_threads(cfg.num_threads)
 
 
 def settle_batch_size(cfg: DictConfig) -> None:

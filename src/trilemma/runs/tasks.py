@@ -44,6 +44,7 @@ from trilemma.models.walks import (
 from trilemma.processes.gaussian import GaussianProcess
 from trilemma.runs import schema
 from trilemma.runs.check import check_config
+from trilemma.runs.crew import Crew, in_crew
 from trilemma.runs.sample import Opened, open_checkpoint, sample
 from trilemma.runs.settings import CLASSIFIER_FREE, labels_for
 from trilemma.runs.subject import data_of
@@ -58,14 +59,18 @@ Drawn = tuple[list[Path], str]
 
 
 def run_task(cfg: DictConfig) -> None:
-    """Draw samples, or the picture that `task` names.
+    """Draw samples, or the picture that `task` names. Of several processes all draw samples, and the first one pictures.
 
     Raises:
         UserError: For anything that is the user's to mend, before drawing starts.
     """
+    in_crew(lambda crew: _run_task(cfg, crew), str(cfg.device))
+
+
+def _run_task(cfg: DictConfig, crew: Crew) -> None:
     check_config(cfg, schema.SAMPLE)
     if cfg.task == "samples":
-        sample(cfg)
+        sample(cfg, crew)
         return
     if cfg.task not in _TASKS:
         names = ["samples", *_TASKS]

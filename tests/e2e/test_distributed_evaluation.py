@@ -1,0 +1,42 @@
+"""Two processes write the row of one."""
+
+import json
+
+import pytest
+
+from command import run
+from two import run_two
+
+pytest.importorskip("mlxtend")
+
+
+def without_speed(row):
+    """The row without what is measured anew each time: the times, and the machine that they hold for."""
+    work = row["ledger"]["work"]
+    protocol = {key: value for key, value in row["protocol"].items() if key != "machine"}
+    return {**row, "protocol": protocol, "ledger": {"work": work}}
+
+
+def test_two_processes_write_the_row_of_one(prior, tmp_path):
+    arguments = [
+        f"ckpt={prior}",
+        "num_images=45",
+        "batch_size=8",
+        "sampler.num_steps=2",
+        "likelihood.num_images=10",
+        "ledger.batch_sizes=[1]",
+        "ledger.max_seconds=0.1",
+        "keep_samples=true",
+    ]
+    rows = {}
+    for name, start, more in (("one", run, ["num_threads=1"]), ("two", run_two, [])):
+        folder = tmp_path / name
+        done = start("evaluate", *arguments, *more, f"output_dir={folder}", f"cache_dir={folder}/cache")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("row: ") == 1
+        [path] = folder.glob("*.json")
+        rows[name] = json.loads(path.read_text())
+    assert rows["two"]["ledger"]["num_processes"] == 1  # the other waits while one draw is timed
+    assert without_speed(rows["two"]) == without_speed(rows["one"])
+    files = [sorted(str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*")) for name in rows]
+    assert files[0] == files[1]
