@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,14 @@ def data_dir() -> Path:
     if not (folder / "mnist").is_dir():
         pytest.skip("no test data: set TRILEMMA_TEST_DATA to a folder that holds mnist/ and cifar10/")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_process_of_its_own():
+    """What an entry point leaves behind in a process that it expects to end with it."""
+    yield
+    if "trilemma.signals" in sys.modules:
+        sys.modules["trilemma.signals"].stop_listening()
+    if "trilemma.runs.job" in sys.modules:
+        sys.modules["trilemma.runs.job"].new_run_id.cache_clear()
+    os.environ.pop("TRILEMMA_DECISIONS", None)

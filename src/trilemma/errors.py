@@ -1,4 +1,9 @@
-"""Errors that are the user's to mend."""
+"""How a program ends other than by finishing: its exit statuses, and what is raised."""
+
+FAILED = 1
+REFUSED = 2  # something is the user's to mend: running the same command again would end the same way
+PREEMPTED = 75  # asked to stop by SIGUSR1, SIGUSR2 or SIGTERM, with everything written: run the same command again
+INTERRUPTED = 130  # by Ctrl-C
 
 
 class UserError(Exception):
@@ -9,7 +14,23 @@ class UserError(Exception):
 
 
 class TrainingError(Exception):
-    """A monitor ended training, which had gone wrong: one line that says what was seen, at which batch, and what is left to go on from.
+    """Something went wrong that was not wrong with the input: one line that says what, and what is left to go on from.
 
-    Entry points print the line and exit with status 1; nothing was wrong with the input.
+    A monitor raises it that sees training go wrong. Entry points print the line and exit with status 1.
     """
+
+
+class Stopped(BaseException):
+    """The program was asked to stop and does, with everything written that there was to write.
+
+    Not an `Exception`: nothing that tries again or does without may swallow it.
+
+    Args:
+        status: The exit status, `PREEMPTED` or `INTERRUPTED`.
+        line: What happened and how to go on, for the user; empty where that has been said.
+    """
+
+    def __init__(self, status: int, line: str = "") -> None:
+        super().__init__(line)
+        self.status = status
+        self.line = line

@@ -1,5 +1,6 @@
 """A run that was stopped and resumed equals the one that was left alone."""
 
+import contextlib
 import os
 import signal
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from tiny_run import Tiny, assert_equal, fit
+from trilemma import signals
 from trilemma.callbacks.checkpoint import step_checkpoints
+from trilemma.errors import Stopped
 from trilemma.runs.checkpoint import newest_valid, read_checkpoint
 from trilemma.runs.quiet import quieten
 
@@ -35,8 +38,23 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def preempt():
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
 def press_ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
+
+
+@contextlib.contextmanager
+def signals_heard():
+    """As an entry point does."""
+    signals.listen()
+    try:
+        with signals.waiting(*signals.PREEMPTION):
+            yield
+    finally:
+        signals.stop_listening()
 
 
 @pytest.fixture(autouse=True)
@@ -91,19 +109,68 @@ def test_crash_in_validation(alone, tmp_path, hook):
     assert_same_run(tmp_path, alone)
 
 
-@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end", "on_validation_start"])
-@pytest.mark.parametrize("batch", [8, 10])
-def test_ctrl_c_then_resume(alone, tmp_path, hook, batch):
-    """The batch ends and is written down, whenever the key is pressed."""
-    handler = signal.getsignal(signal.SIGINT)
-    if (hook, batch) == ("on_validation_start", 8):
-        batch = 15
-    with pytest.raises(SystemExit):
-        fit(tmp_path, every=100, extra=[At(batch, press_ctrl_c, hook)])
-    assert signal.getsignal(signal.SIGINT) is handler
+@pytest.mark.parametrize(("signal_it", "status"), [(press_ctrl_c, 130), (terminate, 75), (preempt, 75)])
+@pytest.mark.parametrize(
+    ("hook", "batch"),
+    [
+        ("on_train_batch_start", 8),
+        ("on_train_batch_end", 8),
+        ("on_train_batch_start", 10),
+        ("on_train_batch_end", 10),
+        ("on_validation_start", 10),
+        ("on_validation_batch_start", 15),
+        ("on_validation_batch_end", 15),
+    ],
+)
+def test_stop_then_resume(alone, tmp_path, signal_it, status, hook, batch):
+    """The batch ends and is written down, whenever the signal comes; a validation that it cuts short is done anew."""
+    handlers = {number: signal.getsignal(number) for number in signals.ALL}
+    with pytest.raises(Stopped) as stop:
+        fit(tmp_path, every=100, extra=[At(batch, signal_it, hook)])
+    assert stop.value.status == status
+    assert {number: signal.getsignal(number) for number in signals.ALL} == handlers
     newest = newest_valid(tmp_path / "checkpoints")
     assert newest.name == f"step-{batch:08d}.ckpt"
+    assert read_checkpoint(newest)["callbacks"]["Checkpoints"]["validation_due"] == (batch % 5 == 0)
     fit(tmp_path, resume=newest)
+    assert_same_run(tmp_path, alone)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_start", "on_validation_end"])
+def test_a_signal_at_the_very_end_comes_too_late(alone, tmp_path, hook):
+    fit(tmp_path, every=100, extra=[At(20, terminate, hook)])
+    assert_same_run(tmp_path, alone)
+
+
+def test_stopped_again_in_the_validation_that_was_put_off(alone, tmp_path):
+    newest = None
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            fit(tmp_path, every=100, resume=newest, extra=[At(10, terminate, "on_validation_batch_start")])
+        newest = newest_valid(tmp_path / "checkpoints")
+        assert newest.name == "step-00000010.ckpt"
+    fit(tmp_path, resume=newest)
+    assert_same_run(tmp_path, alone)
+
+
+def test_stopped_at_every_batch(alone, tmp_path):
+    newest = None
+    for batch in range(1, 20):
+        with pytest.raises(Stopped):
+            fit(tmp_path, every=100, resume=newest, extra=[At(batch, preempt, "on_train_batch_end")])
+        newest = newest_valid(tmp_path / "checkpoints")
+        assert newest.name == f"step-{batch:08d}.ckpt"
+    fit(tmp_path, resume=newest)
+    assert_same_run(tmp_path, alone)
+
+
+def test_asked_to_stop_before_the_first_batch(alone, tmp_path):
+    with signals_heard():
+        preempt()
+        with pytest.raises(Stopped):
+            fit(tmp_path)
+    assert step_checkpoints(tmp_path / "checkpoints") == []
+    fit(tmp_path)
     assert_same_run(tmp_path, alone)
 
 
@@ -115,15 +182,6 @@ def test_second_ctrl_c_does_not_wait(tmp_path):
     with pytest.raises(SystemExit):
         fit(tmp_path, every=100, extra=[At(8, twice, "on_train_batch_start")])
     assert step_checkpoints(tmp_path / "checkpoints") == []
-
-
-@pytest.mark.parametrize("batch", [8, 10])
-def test_sigterm_then_resume(alone, tmp_path, batch):
-    with pytest.raises(BaseException) as stop:  # noqa: PT011
-        fit(tmp_path, every=100, extra=[At(batch, terminate, "on_train_batch_start")])
-    assert type(stop.value).__name__ == "SIGTERMException"
-    fit(tmp_path, resume=newest_valid(tmp_path / "checkpoints"))
-    assert_equal(final(tmp_path), final(alone))
 
 
 @pytest.mark.parametrize("first", [7, 10])
@@ -141,6 +199,20 @@ def test_accumulated_gradients(tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         fit(tmp_path / "stopped", every=4, accumulate=2, extra=[At(11, crash, "on_train_batch_start")])
     fit(tmp_path / "stopped", every=4, accumulate=2, resume=newest_valid(tmp_path / "stopped" / "checkpoints"))
+    assert_same_run(tmp_path / "stopped", tmp_path / "alone")
+
+
+@pytest.mark.parametrize("batch", [11, 12, 15])
+def test_stop_waits_for_the_gradients_that_are_being_accumulated(tmp_path, batch):
+    for name in ("alone", "stopped"):
+        (tmp_path / name).mkdir()
+    fit(tmp_path / "alone", accumulate=2)
+    with pytest.raises(Stopped):
+        fit(tmp_path / "stopped", every=3, accumulate=2, extra=[At(batch, terminate, "on_train_batch_start")])
+    names = [path.name for path in step_checkpoints(tmp_path / "stopped" / "checkpoints")]
+    assert names[-3:] == [f"step-{n:08d}.ckpt" for n in (10, 6, 4)]  # those of batches 9, 6 and 3
+    assert names[0] == f"step-{batch + batch % 2:08d}.ckpt"
+    fit(tmp_path / "stopped", accumulate=2, resume=newest_valid(tmp_path / "stopped" / "checkpoints"))
     assert_same_run(tmp_path / "stopped", tmp_path / "alone")
 
 

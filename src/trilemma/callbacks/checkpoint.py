@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import signal
-import sys
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.evaluation_loop import RestartStage
+from lightning.pytorch.loops.utilities import _is_max_limit_reached
 
 from trilemma.atomic import remove_leftovers
 from trilemma.callbacks.counting import num_batches
-from trilemma.errors import UserError
+from trilemma.callbacks.preemption import StopRequests
+from trilemma.errors import REFUSED, Stopped, UserError
+from trilemma.models.adversarial import Adversarial
 
 FOLDER = "checkpoints"
 LAST = "last.ckpt"
@@ -26,9 +26,14 @@ class Checkpoints(Checkpoint):
 
     `last.ckpt` is a link to the newest.
 
-    Checkpoints are written at the end of a batch, and after the validation that belongs to it, never in the midst of
-    either: only then does a resumed run equal the uninterrupted one. So Ctrl-C and SIGTERM first let the batch end (a
-    second Ctrl-C does not wait), and any other exception writes nothing: the periodic checkpoint before it stands.
+    A resumed run equals the uninterrupted one bit for bit. So checkpoints are written at the end of a batch that completes
+    an optimiser step, after the validation that belongs to it.
+
+    A request to stop (Ctrl-C, or SIGUSR1, SIGUSR2 or SIGTERM of a cluster) is heeded at the end of such a batch, on all
+    processes at the same one. A validation does not hold it up, however long it takes: what is written then says that the
+    validation is still to be done, and the resumed run does it from its beginning, drawing the same random numbers. Only
+    the validation after the last batch is always finished, for the run ends with it. A second Ctrl-C does not wait. Any other
+    exception writes nothing: the periodic checkpoint before it stands.
 
     Steps are batches, not optimiser steps.
 
@@ -58,11 +63,12 @@ class Checkpoints(Checkpoint):
         self.best_score: float | None = None
         self.best_batch: int | None = None
         self.best_model_path = ""  # read by `Trainer.validate(ckpt_path="best")`
+        self.requests = StopRequests()
         self._due = False
         self._written: int | None = None  # the batch of the newest checkpoint
-        self._interrupted = False  # Ctrl-C was pressed
-        self._stopping = False  # and all processes know
-        self._previous_handler: Any = None
+        self._stop = 0  # the status that all processes know they were asked to stop with
+        self._stopping = False  # and everything is written
+        self._validation_due = False  # the checkpoint being written, or resumed from, lacks its validation
 
     @property
     def state_key(self) -> str:
@@ -70,9 +76,11 @@ class Checkpoints(Checkpoint):
         return "Checkpoints"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Ask the family which metric decides, before a resumed run's state is taken up."""
+        """Ask the family which metric decides, before a resumed run's state is taken up; listen for requests to stop."""
         if self.monitor == "family":
             self.monitor, self.mode = getattr(pl_module, "monitor", None) or (None, self.mode)
+        if stage == "fit":
+            self.requests.begin(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Clear what a killed process left."""
@@ -80,21 +88,37 @@ class Checkpoints(Checkpoint):
             remove_leftovers(_folder(trainer))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for Ctrl-C: from here on there is something to write down."""
-        self._interrupted = self._stopping = False
-        if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        """Stop where that was asked for since the program started; do the validation that a stop had put off."""
+        self._stop, self._stopping, self._due = self.requests.asked_now(trainer), False, False
+        if self._stop:  # nothing has been done since the checkpoint that was resumed, if any
+            raise Stopped(self._stop)
+        if self._validation_due:
+            self._validation_due = False
+            # It reads the progress of loops to find out where it was, and has no public way to be told.
+            trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset_on_run()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Stop where Ctrl-C was pressed: the last batch is written and its metrics are logged."""
+        """Stop where that was asked for: the last batch is written and its metrics are logged."""
         if self._stopping:
-            raise KeyboardInterrupt
+            raise Stopped(self._stop)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Write where it is time, unless a validation comes first."""
-        self._due = self._stop_asked(trainer) or num_batches(trainer) % self.every_n_batches == 0
-        if self._due and not _validation_follows(trainer):
-            self._write(trainer)
+        self._stop = self._stop or self.requests.asked(trainer)
+        self._due = self._due or num_batches(trainer) % self.every_n_batches == 0
+        if not _validation_follows(trainer):
+            self._write_if_due(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do not begin a validation where a stop was asked for."""
+        self._put_off(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Do not go on with it either."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._stop = self._stop or self.requests.asked(trainer)
+            self._put_off(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the score; write the best, and what waited for the validation."""
@@ -104,9 +128,8 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking:
             return
         if improved:
-            trainer.save_checkpoint(self.best_model_path, weights_only=False)
-        if self._stop_asked(trainer) or self._due:
-            self._write(trainer)
+            self._save(trainer, Path(self.best_model_path))
+        self._write_if_due(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the end of the run."""
@@ -114,19 +137,25 @@ class Checkpoints(Checkpoint):
             self._write(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give Ctrl-C back."""
-        self._stop_listening()
+        """Listen no more."""
+        self.requests.end()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give Ctrl-C back."""
-        self._stop_listening()
+        """Listen no more."""
+        self.requests.end()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far and where it was reached."""
-        return {"monitor": self.monitor, "best_score": self.best_score, "best_batch": self.best_batch}
+        """The best score so far and where it was reached; whether the last batch's validation is still to be done."""
+        return {
+            "monitor": self.monitor,
+            "best_score": self.best_score,
+            "best_batch": self.best_batch,
+            "validation_due": self._validation_due,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the best score, unless another metric decides now."""
+        self._validation_due = state_dict.get("validation_due", False)
         if state_dict["monitor"] == self.monitor:
             self.best_score = state_dict["best_score"]
             self.best_batch = state_dict["best_batch"]
@@ -150,41 +179,54 @@ class Checkpoints(Checkpoint):
     def _better(self, score: float, than: float) -> bool:
         return score < than if self.mode == "min" else score > than
 
+    def _write_if_due(self, trainer: L.Trainer) -> None:
+        if (self._due or self._stop) and _completes_a_step(trainer):
+            self._write(trainer)
+            self._stopping = bool(self._stop)
+
+    def _put_off(self, trainer: L.Trainer) -> None:
+        """Stop before a validation, or in the midst of it: to be done by the run that goes on, unless nothing else is left of it."""
+        if self._stop and not trainer.sanity_checking and _completes_a_step(trainer) and not _is_last_batch(trainer):
+            self._validation_due = True
+            self._write(trainer)
+            self._validation_due = False
+            raise Stopped(self._stop)
+
     def _write(self, trainer: L.Trainer) -> None:
         self._due = False
         self._written = num_batches(trainer)
-        trainer.save_checkpoint(_folder(trainer) / f"step-{self._written:08d}.ckpt", weights_only=False)
+        self._save(trainer, _folder(trainer) / f"step-{self._written:08d}.ckpt")
         if trainer.is_global_zero:
             _point(_folder(trainer) / LAST, f"step-{self._written:08d}.ckpt")
             past = step_checkpoints(_folder(trainer))
             # Where a run went back to an older checkpoint, those after it belong to a future that did not happen.
-            future = [past.pop(0) for path in tuple(past) if _step(path) > self._written]
+            future = [past.pop(0) for path in tuple(past) if batch_of(path) > self._written]
             for stale in future + past[self.keep_last :]:
                 stale.unlink(missing_ok=True)
 
-    def _stop_asked(self, trainer: L.Trainer) -> bool:
-        asked = self._interrupted or trainer.received_sigterm
-        if trainer.world_size > 1:  # a signal reaches the processes at different batches, and they write together
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        self._stopping = asked and not trainer.received_sigterm  # Lightning itself stops on SIGTERM
-        return asked
-
-    def _on_interrupt(self, signum: int, frame: FrameType | None) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
-        self._interrupted = True
-        print("\nStopping after this batch and its checkpoint; press Ctrl-C again to stop at once.", file=sys.stderr)
-
-    def _stop_listening(self) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+    def _save(self, trainer: L.Trainer, path: Path) -> None:
+        """Write a file; where the first process cannot, the others end with it."""
+        problem: UserError | None = None
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+        except UserError as error:
+            if trainer.world_size == 1:
+                raise
+            problem = error
+            trainer.strategy.barrier()  # where the others wait for the file
+        if trainer.world_size > 1 and trainer.strategy.broadcast(problem is not None):
+            raise problem or SystemExit(REFUSED)
 
 
 def step_checkpoints(folder: Path) -> list[Path]:
     """The periodic checkpoints of a folder, newest first."""
     found = [path for path in folder.glob("step-*.ckpt") if path.stem.removeprefix("step-").isdigit()]
-    return sorted(found, key=_step, reverse=True)
+    return sorted(found, key=batch_of, reverse=True)
+
+
+def batch_of(path: Path) -> int:
+    """After how many batches a periodic checkpoint was written."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def _point(link: Path, name: str) -> None:
@@ -195,10 +237,6 @@ def _point(link: Path, name: str) -> None:
     temporary.replace(link)
 
 
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
-
-
 def _folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir) / FOLDER
 
@@ -207,3 +245,16 @@ def _validation_follows(trainer: L.Trainer) -> bool:
     # Only Lightning's loop knows all the rules, and it has no public way to ask.
     loop = trainer.fit_loop
     return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def _completes_a_step(trainer: L.Trainer) -> bool:
+    """Whether no gradients are being accumulated, which no checkpoint holds."""
+    module = trainer.lightning_module
+    if isinstance(module, Adversarial):
+        return module.num_batches % module.accumulate_grad_batches == 0
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def _is_last_batch(trainer: L.Trainer) -> bool:
+    loop = trainer.fit_loop.epoch_loop
+    return loop._num_ready_batches_reached() or _is_max_limit_reached(loop.global_step, loop.max_steps)

@@ -19,15 +19,17 @@ class RandomState(L.Callback):
     the same model, and would from then on draw the same noise and timesteps for their different images.
 
     They are restored when training starts and before its first batch is fetched: what a loader draws for that batch
-    comes from the same states as in the uninterrupted run.
+    comes from the same states as in the uninterrupted run. A checkpoint written in the midst of a validation has those of its
+    beginning, for the resumed run begins it anew.
     """
 
     def __init__(self) -> None:
         self._restored: list[dict[str, Any]] = []
+        self._before_validation: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set this process's generators to what the checkpoint holds, or apart from those of the other processes."""
-        states, self._restored = self._restored, []
+        states, self._restored, self._before_validation = self._restored, [], None
         if not states:
             if trainer.world_size > 1:
                 # Far from the seed of any other run, seed=1 say, in the 32 bits that the CPU's generator looks at.
@@ -43,9 +45,17 @@ class RandomState(L.Callback):
             return
         restore(states[trainer.global_rank])
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the states for a checkpoint in the midst of this validation."""
+        self._before_validation = capture()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on checkpoints have the states as they are."""
+        self._before_validation = None
+
     def state_dict(self) -> dict[str, Any]:
         """The states of every rank; called on all ranks at once."""
-        mine = capture()
+        mine = self._before_validation or capture()
         if not (dist.is_available() and dist.is_initialized()):
             return {"ranks": [mine]}
         ranks: list[Any] = [None] * dist.get_world_size()

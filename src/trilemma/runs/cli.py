@@ -5,40 +5,56 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from trilemma import signals
+from trilemma.errors import FAILED, INTERRUPTED, PREEMPTED, REFUSED, Stopped, TrainingError, UserError
+from trilemma.runs.job import new_run_id, place
+from trilemma.runs.requeue import requeue
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_AFTER_THE_FIRST = 10.0  # seconds
 CONF = Path(__file__).parents[3] / "conf"
 
 
 def register_resolvers() -> None:
-    """Register the resolvers our configurations use: `${or:value,fallback}`."""
+    """Register the resolvers our configurations use: `${or:value,fallback}` and `${new_run_id:}`."""
     from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("new_run_id", new_run_id, replace=True)
 
     OmegaConf.register_new_resolver(
         "or", lambda value, fallback: fallback if value in (None, "None") else value, replace=True
     )
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a Hydra entry point and turn errors of input into one line and exit status 2."""
-    os.environ.setdefault(
-        "GOMP_SPINCOUNT", "20000"
-    )  # with a busy neighbour OpenMP's default spin is 7 to 200 times slower
+def run(main: Callable[[], None], *, trains: bool = False) -> None:
+    """Run a Hydra entry point; turn errors of input into one line and exit status 2, and a request to stop into 75 or 130.
+
+    Args:
+        main: The entry point.
+        trains: Whether it trains. Of several processes the first one then heeds a signal for all, until training begins, where
+            they heed it together.
+    """
+    signals.listen(wait=trains and _rank() > 0)
+    # With a busy neighbour OpenMP's default spin is 7 to 200 times slower.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of being printed by Hydra
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that misses another says so in a line of ours
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
-
-    from trilemma.errors import UserError
 
     register_resolvers()
     try:
         main()
+    except Stopped as stop:
+        _stop(stop)
     except UserError as error:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -53,33 +69,63 @@ def run(main: Callable[[], None]) -> None:
             f"cannot use {error.filename}: {error.strerror}; choose another place with paths.output_dir=... or output_dir=..."
         )
     except KeyboardInterrupt:
-        print("interrupted; the same command with the same run.id goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+        if _rank() == 0:
+            print("interrupted; the same command with the same run.id goes on", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def job(run_job: Callable[[DictConfig], None], cfg: DictConfig) -> None:
     """Run what an entry point does, inside Hydra's job.
 
-    A `UserError` (status 2) and a `TrainingError` (status 1) end the program here: Hydra would otherwise first print a
-    line of its own.
+    A `UserError` (status 2), a `TrainingError` (status 1) and a request to stop (75 or 130) end the program here: Hydra would
+    otherwise first print a line of its own.
     """
-    from trilemma.errors import TrainingError, UserError
-
+    signals.listen()  # where a launcher of Hydra's started this process
     try:
         run_job(cfg)
     except UserError as error:
         _fail(str(error))
     except TrainingError as stop:
-        from lightning.fabric.utilities.rank_zero import rank_zero_only
+        _fail(str(stop), status=FAILED)
+    except Stopped as stop:
+        _stop(stop)
+    except SystemExit:  # all processes of the job end, and know it
+        if _is_lightnings_child():
+            raise SystemExit(0) from None
+        raise
 
-        if getattr(rank_zero_only, "rank", 0):  # every process stops, the first one says so
-            raise SystemExit(1) from None
-        _fail(str(stop), status=1)
+
+def _stop(stop: Stopped) -> NoReturn:
+    """End as a signal asked, with all written. The first process says so, and has SLURM start the job again."""
+    if _is_lightnings_child():  # whose status the first process would take for a failure
+        raise SystemExit(0)
+    if _rank() == 0:
+        if stop.line:
+            print(stop.line, file=sys.stderr)
+        if stop.status == PREEMPTED and (line := requeue()):
+            print(line, file=sys.stderr)
+    raise SystemExit(stop.status)
 
 
-def _fail(line: str, *, status: int = 2) -> NoReturn:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+def _fail(line: str, *, status: int = REFUSED) -> NoReturn:
+    line = " ".join(line.split())
+    if rank := _rank():
+        # The first process has most often found the same, and takes this one with it.
+        time.sleep(_AFTER_THE_FIRST)
+        line = f"process {rank}: {line}"
+    print(f"error: {line}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def _rank() -> int:
+    try:
+        return place().rank
+    except UserError:  # said where it matters
+        return 0
+
+
+def _is_lightnings_child() -> bool:
+    return _rank() > 0 and place().started_by == "lightning"
 
 
 def explain(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,18 +17,23 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from trilemma import signals
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
-from trilemma.errors import UserError
+from trilemma.data.tokens import TokenData
+from trilemma.errors import PREEMPTED, Stopped, UserError
+from trilemma.runs import requeue
 from trilemma.runs.build import build
+from trilemma.runs.devices import is_multi_process
 from trilemma.runs.facts import plain
-from trilemma.runs.load import load_with_config
+from trilemma.runs.job import this_job
+from trilemma.runs.load import Weights, load_with_config
 from trilemma.runs.record import finished_runs
 
 # What a recipe is: the nodes that decide which weights come out. Paths, loggers and callbacks do not.
 _RECIPE_KEYS = ("model", "optimizer", "scheduler", "seed", "deterministic", "init_from")
 _RECIPE_TRAINER_KEYS = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
-_NOT_OF_THE_DATA = ("root", "cache_dir", "download", "num_workers")  # where they lie, and how they are read
+_NOT_OF_THE_DATA = ("root", "cache_dir", "download", "verify", "num_workers")  # where they lie, and how they are read
 
 
 def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
@@ -82,40 +88,66 @@ def resolve_codec(cfg: DictConfig, data: ImageData, resume: str | None = None) -
         return codec
     if resume is not None:
         path = Path(resume)  # whatever has been trained since
+    elif node.checkpoint == "auto" and isinstance(data, TokenData):
+        raise UserError(
+            f"data=tokens needs the codec that made its codes: codec.checkpoint=PATH (a {data.codec['name']} with codes of shape "
+            f"{tuple(data.codec['code_shape'])}, hash {data.codec['hash']})"
+        )
     elif node.checkpoint == "auto":
-        path = _auto(cfg, data)
+        path = Path(this_job().decide("codec", lambda: str(_auto(cfg, data))))
     else:
         path = Path(node.checkpoint)
-    if not path.is_file():
-        raise UserError(
-            f"codec.checkpoint={node.checkpoint}: there is no such file; give a checkpoint, or codec.checkpoint=auto"
-        )
-    model, config = load_with_config(path)
-    found = getattr(model, "codec", None)
-    if not isinstance(found, Codec):
-        raise UserError(
-            f"codec.checkpoint={path}: a {type(model).__name__} has no codec; give a first stage such as mnist/vqvae"
-        )
-    if tuple(found.image_shape) != tuple(data.image_shape):
-        raise UserError(
-            f"codec.checkpoint={path} was trained on images of shape {tuple(found.image_shape)}, and data gives {tuple(data.image_shape)}"
-        )
+        if not path.is_file():
+            raise UserError(
+                f"codec.checkpoint={path}: there is no such file; give a checkpoint, or codec.checkpoint=auto"
+            )
+    codec, described, config = load_codec(path, data, read_as=node.get("read_as"), where="codec.checkpoint")
     if resume is not None:
         cfg.facts.codec = config["facts"]["codec"]
     else:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         cfg.facts.codec = {"checkpoint": str(path), "sha256": digest, "experiment": config.get("experiment")}
-    described = config["model"]["codec"]
-    read_as = node.get("read_as")
-    # The codec of a prior, resumed or named as the checkpoint, is read that way already.
-    if read_as is not None and described["_target_"] != read_as:
-        found = build({"_target_": read_as, "codec": found}, where="codec.read_as")
-        described = {"_target_": read_as, "codec": described}
-    assert isinstance(found, Codec)
     OmegaConf.set_struct(cfg, False)
     cfg.codec = described
     OmegaConf.set_struct(cfg, True)
-    return found
+    return codec
+
+
+def load_codec(
+    path: Path, data: ImageData, *, read_as: str | None, where: str, weights: Weights = "ema"
+) -> tuple[Codec, dict[str, Any], dict[str, Any]]:
+    """The codec in a checkpoint, of a first stage or of a prior.
+
+    Args:
+        path: The checkpoint.
+        data: What it is to encode.
+        read_as: A codec whose only argument, `codec`, is the one that was loaded; None takes that itself.
+        where: The key that names the checkpoint, for error messages.
+        weights: See `load`.
+
+    Returns:
+        The codec, the node that describes it, and the checkpoint's configuration.
+
+    Raises:
+        UserError: If the checkpoint is missing, wrong, or holds no codec for such images.
+    """
+    model, config = load_with_config(path, weights=weights)
+    codec = getattr(model, "codec", None)
+    if not isinstance(codec, Codec):
+        raise UserError(
+            f"{where}={path}: a {type(model).__name__} has no codec; give a first stage such as mnist/vqvae"
+        )
+    if tuple(codec.image_shape) != tuple(data.image_shape):
+        raise UserError(
+            f"{where}={path} was trained on images of shape {tuple(codec.image_shape)}, and data gives {tuple(data.image_shape)}"
+        )
+    described = config["model"]["codec"]
+    # The codec of a prior, resumed or named as the checkpoint, is read that way already.
+    if read_as is not None and described["_target_"] != read_as:
+        codec = build({"_target_": read_as, "codec": codec}, where="codec.read_as")
+        described = {"_target_": read_as, "codec": described}
+    assert isinstance(codec, Codec)
+    return codec, described, config
 
 
 def _auto(cfg: DictConfig, data: ImageData) -> Path:
@@ -159,13 +191,30 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
 
 
 def _run(command: list[str]) -> int:
-    """Run a child to its end and return its status; a Ctrl-C, which it gets too, lets it write its checkpoint first."""
-    with subprocess.Popen(command) as child:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            child.wait()
-            raise
+    """Run a child to its end and return its status.
+
+    A signal that asks to stop is passed on: the child, which gets Ctrl-C from the terminal anyway, writes its checkpoint first.
+
+    Raises:
+        Stopped: If the child stopped because it was asked to.
+    """
+    environment = {**os.environ, requeue.BY_WHOM: "script"}  # the job is this process's to requeue
+    with subprocess.Popen(command, env=environment) as child:
+        told = False
+        while True:
+            try:
+                status = child.wait(timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                if signals.asked() and not told:
+                    child.send_signal(signal.SIGTERM)
+                    told = True
+            except KeyboardInterrupt:
+                child.wait()
+                raise
+    if status == PREEMPTED:
+        raise Stopped(PREEMPTED, "stopped while the first stage was trained; the same command goes on")
+    return status
 
 
 def _check_same_data(recipe: DictConfig, data: ImageData) -> None:
@@ -177,14 +226,6 @@ def _check_same_data(recipe: DictConfig, data: ImageData) -> None:
             "codec.checkpoint=auto: the codec's recipe names other data settings than this run, and the two must see the same "
             "images: repeat yours for it, as in codec.overrides=['data.val_size=1000']"
         )
-
-
-def is_multi_process(cfg: DictConfig) -> bool:
-    """Whether the trainer will run, or runs already, in several processes."""
-    trainer = cfg.trainer
-    launched = max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
-    several = str(trainer.get("devices", 1)) not in ("1", "auto") or trainer.get("num_nodes", 1) > 1
-    return launched > 1 or several or (trainer.get("strategy", "auto") != "auto" and str(trainer.get("devices")) != "1")
 
 
 def _find(output_dir: Path, recipe: str, fingerprint: str) -> Path | None:

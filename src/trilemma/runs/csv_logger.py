@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class CSVLogger(Logger):
     """Appends one row for each call to `<save_dir>/metrics.csv`; cells of metrics that a call lacks are empty.
 
     A row is handed to the operating system at once, so a killed process loses none. Its first row tells where a resumed
-    run has gone back to: rows of the same step and later were written by a process that was stopped after its last
+    run has gone back to: what it repeats, and all rows after that, were written by a process that was stopped after its last
     checkpoint, and are dropped. A new metric rewrites the file with one more column.
 
     Args:
@@ -73,7 +74,7 @@ class CSVLogger(Logger):
             raise ValueError("a row of metrics needs its step")
         row = {"step": step, **metrics}
         if not self._columns:
-            self._take_up(step)
+            self._take_up(step, metrics)
         if new := [name for name in row if name not in self._columns]:
             self._rewrite([*self._columns, *new], self._rows())
         try:
@@ -82,9 +83,11 @@ class CSVLogger(Logger):
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
 
-    def _take_up(self, step: int) -> None:
+    def _take_up(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep what came before this row: of its own step too, where a validation is done that a stop had put off."""
         rows = self._rows()
-        kept = [row for row in rows if int(row["step"]) < step]
+        names = metrics.keys() - {"epoch"}
+        kept = list(takewhile(lambda row: int(row["step"]) <= step and not _repeats(row, step, names), rows))
         self._rewrite(list(rows[0]) if rows else ["step", "epoch"], kept)
 
     def _rows(self) -> list[dict[str, str]]:
@@ -98,6 +101,10 @@ class CSVLogger(Logger):
         lines = [_line(columns), *(_line([row.get(name, "") for name in columns]) for row in rows)]
         atomic_write_text(self.path, "".join(lines))
         self._columns = columns
+
+
+def _repeats(row: dict[str, str], step: int, names: Set[str]) -> bool:
+    return int(row["step"]) == step and any(row.get(name) for name in names)
 
 
 def _line(cells: list[Any]) -> str:

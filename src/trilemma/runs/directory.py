@@ -42,8 +42,12 @@ def prepare(folder: Path) -> None:
 
 
 def set_aside(run_dir: Path) -> None:
-    """Move what an earlier run of this name wrote into a sub-folder: nothing is lost, and nothing of it is resumed."""
-    old = [path for path in run_dir.iterdir() if path.name != ".lock" and not path.name.startswith("superseded-")]
+    """Move what an earlier run of this name wrote into a sub-folder: nothing is lost, and nothing of it is resumed.
+
+    What belongs to whoever started this process stays: the lock, and what a batch script keeps under `slurm`.
+    """
+    stay = (".lock", "slurm")
+    old = [path for path in run_dir.iterdir() if path.name not in stay and not path.name.startswith("superseded-")]
     if old:
         folder = run_dir / f"superseded-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
         folder.mkdir()

@@ -6,25 +6,41 @@ import fcntl
 import json
 import os
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from trilemma.errors import UserError
+from trilemma import signals
+from trilemma.errors import PREEMPTED, Stopped, UserError
 
 LOCK_FILE = ".lock"
+_PATIENCE = 180.0  # seconds that a SLURM job waits for its former self to be gone
 _held: set[Path] = set()  # POSIX locks do not exclude the process that holds them
 
 
 @contextmanager
-def run_lock(run_dir: str | os.PathLike[str]) -> Iterator[None]:
+def run_lock(
+    run_dir: str | os.PathLike[str], slurm_job: str | None = None, *, patience: float = _PATIENCE
+) -> Iterator[None]:
     """Hold a run directory, made where missing, for as long as the block lasts.
 
     The lock is the operating system's and belongs to this very process: it goes when the process does, by `kill -9`
     too, and forked children (loader workers, loggers) that outlive it do not keep it.
 
+    A SLURM job that was requeued may come back before its former self has quite ended, on a node that SLURM gave up say: it
+    waits for that.
+
+    Args:
+        run_dir: The directory.
+        slurm_job: The SLURM job that this process is of.
+        patience: Seconds to wait for a process of the same SLURM job.
+
     Raises:
         UserError: If another process holds the run, or the directory cannot be written.
+        Stopped: With status 75, if a process of the same SLURM job still holds it after all that time.
     """
     folder = Path(run_dir).resolve()
     if folder in _held:  # and closing a second descriptor would drop the lock
@@ -35,16 +51,15 @@ def run_lock(run_dir: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
     try:
+        _take(descriptor, folder, slurm_job, patience)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "slurm_job": slurm_job}
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise _busy(folder, _holder(descriptor)) from error
-        except OSError as error:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        except OSError as error:  # a full disk
             raise UserError(
-                f"cannot lock {folder}: {error.strerror}; choose a folder on a file system that has locks"
+                f"cannot write {folder / LOCK_FILE}: {error.strerror}; free some space or choose a folder you may write to"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         _held.add(folder)
         yield
     finally:
@@ -52,12 +67,39 @@ def run_lock(run_dir: str | os.PathLike[str]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _holder(descriptor: int) -> str:
+def _take(descriptor: int, folder: Path, slurm_job: str | None, patience: float) -> None:
+    end, said = time.monotonic() + patience, False
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = _holder(descriptor)
+            name = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+            if slurm_job is None or holder.get("slurm_job") != slurm_job:
+                raise _busy(folder, name) from error
+            if time.monotonic() > end:
+                line = f"{folder} is still in use by {name} of this same SLURM job ({slurm_job}); run it again when that is gone"
+                raise Stopped(PREEMPTED, line) from error
+            if not said:
+                print(f"waiting for {name}, of this SLURM job before it was requeued, to end", file=sys.stderr)
+                said = True
+            signals.check()
+            time.sleep(1)
+        except OSError as error:
+            raise UserError(
+                f"cannot lock {folder}: {error.strerror}; choose a folder on a file system that has locks"
+            ) from error
+        else:
+            return
+
+
+def _holder(descriptor: int) -> dict[str, Any]:
+    """What the holder wrote of itself; nothing where it has the lock and has not yet done that."""
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {holder['pid']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):  # it has the lock, and has not yet written its name
-        return "another process"
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) and {"pid", "host"} <= holder.keys() else {}
 
 
 def _busy(folder: Path, holder: str) -> UserError:

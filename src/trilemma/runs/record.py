@@ -23,6 +23,7 @@ def write_record(
     status: str,
     checkpoint: Path | None,
     num_batches: int,
+    slurm_job: str | None = None,
 ) -> None:
     """Write the record atomically.
 
@@ -35,6 +36,7 @@ def write_record(
         status: "running", "stopped" or "finished".
         checkpoint: Newest checkpoint.
         num_batches: Batches trained so far.
+        slurm_job: The SLURM job that trains it.
     """
     record = {
         "experiment": experiment,
@@ -44,6 +46,7 @@ def write_record(
         "status": status,
         "checkpoint": None if checkpoint is None else str(checkpoint.resolve().relative_to(run_dir.resolve())),
         "num_batches": num_batches,
+        "slurm_job": slurm_job,
         "time": time.time(),
     }
     atomic_write_text(run_dir / NAME, json.dumps(record, indent=2) + "\n")

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning import seed_everything
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning import Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
+from trilemma import signals
 from trilemma.atomic import atomic_write_text
+from trilemma.callbacks.checkpoint import batch_of, step_checkpoints
 from trilemma.callbacks.counting import num_batches as trained_batches
 from trilemma.data.base import ImageData
-from trilemma.errors import TrainingError, UserError
+from trilemma.errors import Stopped, TrainingError, UserError
+from trilemma.models.base import Family
 from trilemma.runs import schema
 from trilemma.runs.build import build
 from trilemma.runs.check import check_config
 from trilemma.runs.checkpoint import newest_valid, read_checkpoint
-from trilemma.runs.codec import drop_recipe, is_multi_process, recipe_hash
+from trilemma.runs.codec import drop_recipe, recipe_hash
+from trilemma.runs.devices import is_multi_process
 from trilemma.runs.directory import prepare, set_aside, write_versions
 from trilemma.runs.facts import plain, state_data
+from trilemma.runs.fit import fit
+from trilemma.runs.job import Job, how_to_go_on, this_job
 from trilemma.runs.lock import run_lock
 from trilemma.runs.model import build_model
 from trilemma.runs.plan.show import show_plan
@@ -34,10 +41,26 @@ from trilemma.runs.trainer import build_trainer
 def train(cfg: DictConfig) -> None:
     """Train the model that `cfg` describes, or go on where a run of this id stopped.
 
+    With several processes, the first one decides what all do (see `Job`), holds the lock and writes.
+
     Raises:
         UserError: For anything that is the user's to mend, before training starts.
         TrainingError: If a monitor ended training.
+        Stopped: If a signal did, with everything written.
     """
+    job = this_job()
+    with signals.waiting(*signals.PREEMPTION), ExitStack() as held:
+        if OmegaConf.select(cfg, "plan") is not None:
+            job.decide("plan", lambda: show_plan(cfg))  # debug=plan: nothing is read or trained
+            return
+        job.in_turn("checked", lambda: _check(cfg))
+        run = job.decide("run", lambda: {"id": _run_id(cfg), "dir": str(cfg.paths.run_dir)})
+        cfg.run.id, cfg.paths.run_dir = run["id"], run["dir"]
+        job.decide("held", lambda: _hold(Path(run["dir"]), job, held))
+        _train(cfg, Path(run["dir"]), job)
+
+
+def _check(cfg: DictConfig) -> None:
     if OmegaConf.select(cfg, "oracle") is not None:
         raise UserError("an oracle is not trained: run python evaluate.py experiment=oracle/... instead")
     if OmegaConf.select(cfg, "model._target_") is None or OmegaConf.select(cfg, "data._target_") is None:
@@ -45,52 +68,35 @@ def train(cfg: DictConfig) -> None:
             "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"
         )
     drop_recipe(cfg)
-    if OmegaConf.select(cfg, "plan") is not None:
-        show_plan(cfg)  # debug=plan: nothing is read or trained
-        return
     check_config(cfg, schema.TRAIN)
     _refuse_in_process_sweep(cfg)
     quieten()
-    run_dir = Path(cfg.paths.run_dir)
-    if _rank():  # the first process of the job holds the lock and writes for all
-        _train(cfg, run_dir)
-        return
+
+
+def _run_id(cfg: DictConfig) -> str:
+    """The id that was given; each point of a sweep has one of its own, by its number, as it has a directory."""
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    return Path(cfg.paths.run_dir).name if in_sweep else str(cfg.run.id)
+
+
+def _hold(run_dir: Path, job: Job, held: ExitStack) -> None:
     prepare(run_dir)
-    with run_lock(run_dir):
-        _train(cfg, run_dir)
+    held.enter_context(run_lock(run_dir, job.slurm_id))
 
 
-def _train(cfg: DictConfig, run_dir: Path) -> None:
+def _train(cfg: DictConfig, run_dir: Path, job: Job) -> None:
     recipe, identity = recipe_hash(cfg), recipe_hash(cfg, with_length=False)
     num_batches = _num_batches(cfg)
-    data = _set_up(cfg)
-    if cfg.run.resume == "never":
-        set_aside(run_dir)
-    resume = _checkpoint_to_resume(cfg, run_dir)
-    record = read_record(run_dir)
-    if resume and record:
-        if record["data"] != data.fingerprint or record["identity"] != identity:
-            raise UserError(
-                f"run.id={cfg.run.id} was started with other settings or data than this command names: "
-                "take another run.id, or run.resume=never"
-            )
-        if record["status"] == "finished" and record["num_batches"] >= num_batches:
-            print(
-                f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}"
-            )
-            return
-    # What needs no codec is built before one is trained for an hour.
-    trainer = build_trainer(cfg)
-    for node in ("sampler", "guidance"):
-        build(plain(cfg, node), where=node)
-    if cfg.init_from and not resume:
-        read_checkpoint(cfg.init_from)
-
-    model = build_model(cfg, data, resume)
+    data = job.in_turn("data", lambda: _set_up(cfg))
     where = {"experiment": cfg.experiment_name, "recipe": recipe, "identity": identity, "data": data.fingerprint}
-    if not _rank():
+    found = job.decide("found", lambda: _take_up(cfg, run_dir, job, identity, data.fingerprint, num_batches))
+    if found["finished"]:
+        return
+    resume = found["resume"]
+    trainer, model = job.in_turn("built", lambda: _build(cfg, data, resume))
+    if job.is_first:
         _write_inputs(cfg, data, run_dir)
-        write_record(run_dir, **where, status="running", checkpoint=None, num_batches=0)
+        write_record(run_dir, **where, status="running", checkpoint=None, num_batches=0, slurm_job=job.slurm_id)
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         size = f"{parameters / 1e6:.2f} M trainable parameters"
         print(f"{cfg.experiment_name} · {size} · {num_batches} batches · {run_dir}", flush=True)
@@ -99,24 +105,78 @@ def _train(cfg: DictConfig, run_dir: Path) -> None:
     data.num_train_batches = num_batches
     for logger in trainer.loggers:
         logger.log_hyperparams(run_settings(cfg))
+    job.decide("start", lambda: None)  # up to here the first process heeds a signal for all; from here on they agree
+
+    def note(status: str, checkpoint: Path | None, done: int) -> None:
+        write_record(run_dir, **where, status=status, checkpoint=checkpoint, num_batches=done, slurm_job=job.slurm_id)
+
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-    except SystemExit:
-        if trainer.interrupted:  # Lightning makes Ctrl-C an exit of its own
-            raise KeyboardInterrupt from None
+        fit(trainer, model, data, resume)
+    except Stopped as stop:
+        if job.is_first:
+            newest = next(iter(step_checkpoints(run_dir / "checkpoints")), None)
+            done = 0 if newest is None else batch_of(newest)
+            note("stopped", newest, done)
+            stop.line = (
+                f"stopped by {signals.name()} after {done} of {num_batches} batches: {newest or 'nothing is written yet'}; "
+                f"{how_to_go_on(cfg.run.id)}"
+            )
         raise
     except TrainingError:
-        if not _rank():
-            done, newest = trained_batches(trainer), newest_valid(run_dir / "checkpoints")
-            write_record(run_dir, **where, status="stopped", checkpoint=newest, num_batches=done)
+        if job.is_first:
+            note("stopped", newest_valid(run_dir / "checkpoints"), trained_batches(trainer))
         raise
-    if _rank():
+    if not job.is_first:
         return
     newest = newest_valid(run_dir / "checkpoints")
     done = trained_batches(trainer)
     complete = newest is not None and done >= num_batches
-    write_record(run_dir, **where, status="finished" if complete else "stopped", checkpoint=newest, num_batches=done)
+    note("finished" if complete else "stopped", newest, done)
     print(f"Finished: {newest}" if complete else f"Stopped after {done} of {num_batches} batches: {newest}", flush=True)
+
+
+def _take_up(
+    cfg: DictConfig, run_dir: Path, job: Job, identity: str, fingerprint: str, num_batches: int
+) -> dict[str, Any]:
+    """What there is of this run: the checkpoint to go on from, if any, and whether nothing is left to do.
+
+    What `run.resume` says holds for the command that was typed, not for SLURM's starting it again: a job that was requeued
+    goes on with its own run whatever it was first told to start from.
+    """
+    record = read_record(run_dir)
+    requeued = record is not None and job.slurm_id is not None and record.get("slurm_job") == job.slurm_id
+    if cfg.run.resume == "never" and not requeued:
+        set_aside(run_dir)
+        return {"resume": None, "finished": False}
+    path: Path | None = None
+    if cfg.run.resume == "auto" or requeued:
+        path = newest_valid(run_dir / "checkpoints")
+    if path is None and cfg.run.resume not in ("auto", "never"):
+        path = Path(cfg.run.resume)
+        read_checkpoint(path)
+    if path is None or record is None:
+        return {"resume": None if path is None else str(path), "finished": False}
+    if record["data"] != fingerprint or record["identity"] != identity:
+        raise UserError(
+            f"run.id={cfg.run.id} was started with other settings or data than this command names: "
+            "take another run.id, or run.resume=never"
+        )
+    finished = record["status"] == "finished" and record["num_batches"] >= num_batches
+    if finished:
+        print(
+            f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}"
+        )
+    return {"resume": str(path), "finished": finished}
+
+
+def _build(cfg: DictConfig, data: ImageData, resume: str | None) -> tuple[Trainer, Family]:
+    # What needs no codec is built before one is trained for an hour.
+    trainer = build_trainer(cfg)
+    for node in ("sampler", "guidance"):
+        build(plain(cfg, node), where=node)
+    if cfg.init_from and not resume:
+        read_checkpoint(cfg.init_from)
+    return trainer, build_model(cfg, data, resume)
 
 
 def _set_up(cfg: DictConfig) -> ImageData:
@@ -134,28 +194,11 @@ def _set_up(cfg: DictConfig) -> ImageData:
     return data
 
 
-def _rank() -> int:
-    """This process's number in its job."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0)
-
-
 def _num_batches(cfg: DictConfig) -> int:
     if cfg.trainer.max_steps < 1:
         raise UserError(f"trainer.max_steps={cfg.trainer.max_steps}: a run needs at least one step")
     accumulate = OmegaConf.select(cfg, "model.accumulate_grad_batches") or cfg.trainer.accumulate_grad_batches
     return int(cfg.trainer.max_steps) * int(accumulate)
-
-
-def _checkpoint_to_resume(cfg: DictConfig, run_dir: Path) -> str | None:
-    """`run.resume`: auto = the newest valid checkpoint of this run; never = a clean start; else a path."""
-    if cfg.run.resume == "never":
-        return None
-    if cfg.run.resume != "auto":
-        path = Path(cfg.run.resume)
-        read_checkpoint(path)
-        return str(path)
-    newest = newest_valid(run_dir / "checkpoints")
-    return None if newest is None else str(newest)
 
 
 def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
