@@ -13,12 +13,22 @@ from trilemma.runs.job import Job, this_job
 PROGRAM = """
 import json
 import sys
+import time
 from pathlib import Path
 from trilemma.errors import UserError
 from trilemma.runs.job import this_job
 
 job = this_job()
 first = job.decide("first", lambda: {"rank": job.rank})
+order = Path(sys.argv[1], "order.txt")
+
+def sign():
+    time.sleep(0.2)
+    with order.open("a") as file:
+        file.write(str(job.rank))
+    return job.rank
+
+assert job.in_turn("own", sign) == job.rank
 job.join()
 import torch, torch.distributed as dist
 total = torch.tensor([job.rank + 1])
@@ -78,6 +88,7 @@ def test_two_started_by_torchrun(tmp_path):
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {"first": {"rank": 0}, "total": 3}
     assert done.returncode == 1  # torchrun's own
+    assert (tmp_path / "order.txt").read_text() == "01"
     assert "exitcode  : 2" in done.stderr
     assert "exitcode  : 1" not in done.stderr
 

@@ -26,7 +26,9 @@ T = TypeVar("T")
 _DECISIONS = "TRILEMMA_DECISIONS"  # how they reach the processes that Lightning starts on this machine
 _LOOKS = (0.01, 0.5)  # seconds between two looks for a decision, at first and at last
 _PORT_IN_USE = 60.0  # seconds that the first process waits for its port
-_FAREWELL = 10.0  # seconds that it, which keeps what was decided, waits for the others to hear that it failed
+_FAREWELL = (
+    10.0  # seconds that a process which ends waits for the first one's answer, or the first one for it to be heard
+)
 
 
 @dataclass(frozen=True)
@@ -139,16 +141,13 @@ class Job:
             Stopped: In the first process, if it was asked to stop before.
         """
         if not self.is_first:
-            answer = self._answer(name)
-            if "status" in answer:
-                raise SystemExit(answer["status"])
-            value: T = answer["value"]
+            value: T = self._heed(self._answer(name))
             return value
         try:
             signals.check()
             made = make()
         except BaseException as error:
-            self._tell(name, {"status": _status(error)})
+            self._tell(name, {"status": status_of(error)})
             self._wait_until_heard(name)
             raise
         self._tell(name, {"value": made})
@@ -161,17 +160,18 @@ class Job:
         what the first process refuses, it refuses for all, as in `decide`.
         """
         made: list[T] = []
-        if self.is_first:
-            self.decide(name, lambda: made.append(make()))
-            return made[0]
-        self.decide(name, lambda: None)
-        if self.store is None:
-            return make()
         here = f"{name} on {socket.gethostname()}"
-        if self.local_rank > 0:
-            self._answer(here)
+        self.decide(name, lambda: made.append(make()))
+        if self.store is None:
+            return made[0] if made else make()
+        if self.rank > 0 and self.local_rank > 0:
+            self._heed(self._answer(here))
             return make()
-        thing = make()
+        try:
+            thing = made[0] if made else make()
+        except BaseException as error:
+            self._tell(here, {"status": _status(error)})
+            raise
         self._tell(here, {"value": None})
         return thing
 
@@ -209,17 +209,27 @@ class Job:
         import torch.distributed as dist
 
         pause, longest = _LOOKS
+        end: float | None = None
         try:
             # Without end, for the first process may train a first stage. And not by waiting in the store, where no signal is heard.
             while not self.store.check([f"trilemma/{name}"]):
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
+                if status := signals.asked():  # the first process was most often asked too, and answers with that
+                    end = end or time.monotonic() + _FAREWELL
+                    if time.monotonic() > end:
+                        raise SystemExit(status)
             answer = json.loads(self.store.get(f"trilemma/{name}"))
             if "status" in answer:
                 self.store.add(f"trilemma/{name} heard", 1)
         except dist.DistError:  # the first process is gone, and has said why
             raise SystemExit(FAILED) from None
         return answer
+
+    def _heed(self, answer: dict[str, Any]) -> Any:
+        if "status" in answer:
+            raise SystemExit(answer["status"])
+        return answer["value"]
 
     def _wait_until_heard(self, name: str) -> None:
         end = time.monotonic() + _FAREWELL
@@ -253,7 +263,8 @@ def this_job() -> Job:
     return Job(where.rank, where.world_size, where.local_rank, slurm_id(), restarts, store)
 
 
-def _status(error: BaseException) -> int:
+def status_of(error: BaseException) -> int:
+    """The exit status that an error ends a program with."""
     if isinstance(error, Stopped):
         return error.status
     if isinstance(error, KeyboardInterrupt):
