@@ -85,7 +85,7 @@ class AutoencoderKL(Family):
     def on_validation_epoch_end(self) -> None:
         """PSNR of the pooled error (data range 1)."""
         mse = self.trainer.callback_metrics["val/mse"]
-        self.log("val/psnr", -10 * torch.log10(mse), prog_bar=True)
+        self.log("val/psnr", -10 * torch.log10(mse), prog_bar=True, sync_dist=True)  # equal in all processes
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:

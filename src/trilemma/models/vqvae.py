@@ -58,8 +58,8 @@ class VQVAE(Family):
     def on_validation_epoch_end(self) -> None:
         """PSNR of the pooled error (data range 1) and codebook usage."""
         mse = self.trainer.callback_metrics["val/mse"]
-        self.log("val/psnr", -10 * torch.log10(mse), prog_bar=True)
-        self.log_dict({f"val/codebook_{name}": value for name, value in self.usage.compute().items()})
+        self.log("val/psnr", -10 * torch.log10(mse), prog_bar=True, sync_dist=True)  # equal in all processes
+        self.log_dict({f"val/codebook_{name}": x for name, x in self.usage.compute().items()}, sync_dist=True)
         self.usage.reset()
 
     @torch.no_grad()

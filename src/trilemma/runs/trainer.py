@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from trilemma.errors import UserError
 from trilemma.models.adversarial import Adversarial
 from trilemma.runs.build import build
+from trilemma.runs.devices import Layout, has_strategy, layout
 from trilemma.runs.facts import plain
+from trilemma.runs.strategies import DDP, HandAveragedDDP
 from trilemma.runs.targets import COMMAND_LINE, locate
 
 
@@ -18,23 +23,71 @@ def build_trainer(cfg: DictConfig) -> Trainer:
     """Build callbacks, loggers and the trainer.
 
     Raises:
-        UserError: If Lightning refuses the combination.
+        UserError: If the parts do not fit each other, this machine or what SLURM has given.
     """
+    node = plain(cfg, "trainer") | {"_partial_": True}
+    processes = layout(node)
+    _check_batch(cfg, processes)
+    node |= {"devices": processes.devices, "num_nodes": processes.num_nodes}
+    node["accelerator"] = _accelerator(cfg, node["accelerator"])
+    if _is_adversarial(cfg):  # Lightning refuses to clip and accumulate for a family with several optimisers
+        node |= {"accumulate_grad_batches": 1, "gradient_clip_val": None}
     callbacks = [c for c in build(plain(cfg, "callbacks") or {}, where="callbacks").values() if c is not None]
     loggers = [x for x in build(plain(cfg, "logger") or {}, where="logger").values() if x is not None]
-    node = plain(cfg, "trainer") | {"_partial_": True}
-    if _optimises_by_itself(cfg):
-        node |= {"accumulate_grad_batches": 1, "gradient_clip_val": None}
-    if node["accelerator"] == "auto":  # Apple's MPS has no float64, which the processes count in
-        node["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        trainer: Trainer = build(node, where="trainer")(callbacks=callbacks, logger=loggers or False)
+        partial = build(node, where="trainer")
+        options = partial.keywords
+        if not has_strategy(node) and processes.num_processes > 1:
+            options["strategy"] = DDP()
+        _check_strategy(cfg, options["strategy"])
+        plugins = [*(options.get("plugins") or [])]
+        if processes.started_by == "SLURM":  # requeueing is our own affair: Lightning's loses work
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        trainer: Trainer = partial(**{"callbacks": callbacks, "logger": loggers or False, "plugins": plugins})
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
     return trainer
 
 
-def _optimises_by_itself(cfg: DictConfig) -> bool:
-    """Whether the family clips and accumulates: Lightning refuses to do it for a family with several optimisers."""
+def _check_batch(cfg: DictConfig, processes: Layout) -> None:
+    size, num = OmegaConf.select(cfg, "data.batch_size"), processes.num_processes
+    if isinstance(size, int) and size % num:
+        raise UserError(
+            f"data.batch_size={size} is the batch of all {num} processes: make it a multiple of {num}, "
+            f"{max(1, size // num) * num} for one"
+        )
+
+
+def _accelerator(cfg: DictConfig, wanted: Any) -> Any:
+    has_cuda = torch.cuda.is_available()
+    if wanted == "auto":  # Apple's MPS is taken by name only
+        return "cuda" if has_cuda else "cpu"
+    if wanted in ("gpu", "cuda"):
+        if not has_cuda:
+            raise UserError(
+                f"trainer.accelerator={wanted}: torch sees no CUDA GPU here; take trainer=cpu, or mend the driver"
+            )
+        return "cuda"
+    if wanted == "mps":
+        if OmegaConf.select(cfg, "process") is not None:
+            raise UserError(
+                "trainer.accelerator=mps: Apple's MPS has no float64, in which a diffusion process computes its schedule; "
+                "take trainer=cpu (first stages and classifiers do train on MPS)"
+            )
+        if not torch.backends.mps.is_available():
+            raise UserError(
+                "trainer.accelerator=mps: this machine has no Apple GPU that torch can use; take trainer=cpu"
+            )
+    return wanted
+
+
+def _check_strategy(cfg: DictConfig, strategy: Any) -> None:
+    if isinstance(strategy, HandAveragedDDP) and not _is_adversarial(cfg):
+        raise UserError(
+            "trainer=ddp_adversarial is for families that average gradients by themselves: take trainer=ddp"
+        )
+
+
+def _is_adversarial(cfg: DictConfig) -> bool:
     family = locate(cfg.model._target_, COMMAND_LINE, "model")
     return isinstance(family, type) and issubclass(family, Adversarial)
