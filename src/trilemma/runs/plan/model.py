@@ -187,7 +187,7 @@ def _codec(cfg: DictConfig, notes: list[str]) -> Codec:
         assert isinstance(codec, Codec)
         return codec
     if node.experiment == _UNKNOWN:
-        if cfg.facts.code_shape is None:
+        if not cfg.facts.code_shape or None in cfg.facts.code_shape:
             raise UserError(
                 "a plan reads no codec: give codec.experiment=RECIPE, or facts.code_shape=[h,w] and facts.num_classes=K"
             )
