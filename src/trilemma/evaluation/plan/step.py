@@ -143,7 +143,7 @@ def _checkpointed(modules: Sequence[nn.Module], mixed: torch.dtype | None) -> It
 
     for module in modules:
         # There are no random states to keep: nothing is drawn on the meta device.
-        options = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": contexts}
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": contexts}
         module.forward = cast(Any, partial(checkpoint, module.forward, **options))
     try:
         yield

@@ -107,8 +107,8 @@ def _row(found: Point) -> tuple[str, ...]:
         seconds(time.computing),
         seconds(time.communication.seconds),
         seconds(time.seconds),
-        f"{time.efficiency:.0%}",
-        f"{found.plain.efficiency:.0%}",
+        f"{time.efficiency:.1%}",
+        f"{found.plain.efficiency:.1%}",
     )
 
 
