@@ -170,7 +170,7 @@ class Job:
         try:
             thing = made[0] if made else make()
         except BaseException as error:
-            self._tell(here, {"status": _status(error)})
+            self._tell(here, {"status": status_of(error)})
             raise
         self._tell(here, {"value": None})
         return thing
