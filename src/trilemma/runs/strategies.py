@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import timedelta
 
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 class DDP(DDPStrategy):
@@ -28,8 +30,10 @@ class DDP(DDPStrategy):
         find_unused_parameters: bool = False,
         timeout_minutes: float = 30.0,
     ) -> None:
+        parameters = inspect.signature(DistributedDataParallel).parameters  # the name changed in torch 2.13
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
         super().__init__(
-            broadcast_buffers=False,
+            **{buffers: False},
             gradient_as_bucket_view=gradient_as_bucket_view,
             find_unused_parameters=find_unused_parameters,
             timeout=timedelta(minutes=timeout_minutes),

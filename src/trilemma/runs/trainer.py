@@ -32,6 +32,11 @@ def build_trainer(cfg: DictConfig) -> Trainer:
     node["accelerator"] = _accelerator(cfg, node["accelerator"])
     if _is_adversarial(cfg):  # Lightning refuses to clip and accumulate for a family with several optimisers
         node |= {"accumulate_grad_batches": 1, "gradient_clip_val": None}
+    elif node["precision"] in ("16-mixed", 16, "16") and OmegaConf.select(cfg, "optimizer.fused"):
+        raise UserError(
+            f"trainer.precision={node['precision']}: a fused optimiser undoes the scaling of gradients too late to clip them; "
+            "take bf16-mixed, or optimizer.fused=false"
+        )
     callbacks = [c for c in build(plain(cfg, "callbacks") or {}, where="callbacks").values() if c is not None]
     loggers = [x for x in build(plain(cfg, "logger") or {}, where="logger").values() if x is not None]
     try:
