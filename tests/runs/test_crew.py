@@ -2,14 +2,18 @@
 
 import multiprocessing
 import os
+import signal
 import socket
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from trilemma.errors import UserError
+from trilemma import signals
+from trilemma.errors import Stopped, TrainingError, UserError
 from trilemma.runs.crew import Crew, in_crew
-from trilemma.runs.job import Job, this_job
+from trilemma.runs.job import Job, status_of, this_job
 
 
 def square(state, indices, rows, offset):
@@ -66,11 +70,27 @@ def program(crew):
     crew.prepare(rank(), rank)
     try:
         crew.spread(crash_in_the_second, 8, block=4)
-    except SystemExit as stop:
-        found["crashed"] = stop.code
+    except TrainingError as error:
+        found["crashed"] = str(error)
     found["after all"] = crew.spread(square, 5, 0, block=4)
     torch.save(found, os.environ["FOUND"])
     raise UserError("at the end")
+
+
+def slow_until_asked(state, indices, rows):
+    """The first process is asked to stop while both work on their second blocks."""
+    if indices.start >= 8:
+        if state == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGUSR1)
+    return torch.arange(indices.start, indices.stop)
+
+
+def be_stopped(crew):
+    crew.prepare(rank(), rank)
+    crew.spread(slow_until_asked, 16, block=4, keep=Path(os.environ["FOUND"]).parent / "kept")
 
 
 def lose_one(crew):
@@ -88,10 +108,11 @@ def begin(which, number, port, folder):
         "MASTER_PORT": str(port),
         "FOUND": str(folder / "found.pt"),
     }
+    signals.listen(wait=number > 0)
     try:
         in_crew(which, "cpu")
-    except UserError:
-        raise SystemExit(2) from None
+    except (Stopped, TrainingError, UserError) as error:
+        raise SystemExit(status_of(error)) from None
 
 
 def run_two(which, folder):
@@ -135,12 +156,25 @@ def test_what_is_refused_in_one_is_refused_in_the_first_and_they_go_on(both):
     assert found["refused in the second"] == "process 1 of 2: no [4, 5, 6, 7]"
     assert found["refused in the first"] == "mine"
     assert found["cannot prepare"] == "process 1 of 2: cannot"
-    assert found["crashed"] == 1
+    assert found["crashed"] == "process 1 of 2: ZeroDivisionError: as was to be shown"
     assert [rank for _, rank, _ in found["after all"]] == [0, 1]
 
 
 def test_all_end_with_the_status_of_the_first(both):
     assert both[0] == [2, 2]
+
+
+def test_what_is_finished_is_kept_when_they_are_asked_to_stop(tmp_path):
+    assert run_two(be_stopped, tmp_path) == [75, 75]
+    assert len(list((tmp_path / "kept").iterdir())) == 2  # one file a process
+    crew = Crew(Job())
+    made = []
+    found = crew.spread(lambda *_: made.append(1), 20, block=4, keep=tmp_path / "kept")
+    assert torch.equal(torch.cat(found[:4]), torch.arange(16))
+    assert (len(found), len(made)) == (5, 1)
+    made.clear()
+    crew.spread(lambda *_: made.append(1), 16, block=8, keep=tmp_path / "kept")
+    assert len(made) == 2  # blocks of another size are others
 
 
 def test_a_process_that_dies_ends_the_others(tmp_path):

@@ -62,6 +62,12 @@ def judged(cfg: DictConfig, subject: Subject, number: int = 0) -> Candidate:
     return Candidate(number, subject, extractor, cells)
 
 
+def codec_of(one: Candidate) -> Codec | None:
+    """The codec that the model goes through, if there is one."""
+    codec = getattr(one.subject.model, "codec", None)
+    return codec if isinstance(codec, Codec) else None
+
+
 def load_bench(cfg: DictConfig, paths: Sequence[str]) -> list[Candidate]:
     """What a process that lends a hand holds: the candidates of the first one, in their order."""
     quieten()
@@ -86,9 +92,8 @@ def return_block(bench: list[Candidate], indices: range, rows: None, number: int
     """What comes back of held-out images, with their code."""
     model, test = bench[number].subject.model, bench[number].subject.data.split("test")
     assert able(model, Reconstructs)
-    codec = getattr(model, "codec", None)
     images = test.images[indices.start : indices.stop]
-    return send_through(model, images, codec=codec if isinstance(codec, Codec) else None, device=device)
+    return send_through(model, images, codec=codec_of(bench[number]), device=device)
 
 
 def oracle_block(

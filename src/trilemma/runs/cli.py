@@ -34,15 +34,15 @@ def register_resolvers() -> None:
     )
 
 
-def run(main: Callable[[], None], *, trains: bool = False) -> None:
+def run(main: Callable[[], None], *, together: bool = False) -> None:
     """Run a Hydra entry point; turn errors of input into one line and exit status 2, and a request to stop into 75 or 130.
 
     Args:
         main: The entry point.
-        trains: Whether it trains. Of several processes the first one then heeds a signal for all, until training begins, where
-            they heed it together.
+        together: Whether its processes end together: the first one then heeds a signal, and the others when it says so, or where
+            they have agreed to.
     """
-    signals.listen(wait=trains and _rank() > 0)
+    signals.listen(wait=together and _rank() > 0)
     # With a busy neighbour OpenMP's default spin is 7 to 200 times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of being printed by Hydra

@@ -1,29 +1,29 @@
 """The processes of a job that draws or measures: the first one runs the program, the others lend it a hand.
 
-All that is decided, written and said happens in the first process. What takes long is cut into blocks, block n falls to
-process n mod their number, and the first process puts the answers together in their order. A block is what one process
-alone would compute in one go, so the answer does not depend on how many there are.
+All that is decided, written and said happens in the first process. What takes long is cut into blocks, which are dealt to
+all in turn, and the first process puts the answers together in their order. A block is what one process alone would
+compute in one go, so the answer does not depend on how many there are.
 """
 
 from __future__ import annotations
 
-import pickle
 import socket
-import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from rich.progress import Progress
 from torch import Tensor
 
-from trilemma.errors import UserError
-from trilemma.runs.job import Job, this_job
+from trilemma import signals
+from trilemma.errors import Stopped, TrainingError, UserError
+from trilemma.runs.job import Job, status_of, this_job
+from trilemma.runs.kept_blocks import KeptBlocks, read_kept
+from trilemma.runs.lines import Lines
 
 T = TypeVar("T")
 _FIRST = 0
@@ -39,11 +39,12 @@ class _Prepare:
 
 @dataclass(frozen=True)
 class _Spread:
-    """A request: work on the blocks that fall to you."""
+    """A request: work on those of the blocks that fall to you."""
 
     work: Callable[..., Any]
     blocks: list[range]
     has_rows: bool
+    keep: Path | None
     arguments: tuple[Any, ...]
 
 
@@ -56,10 +57,16 @@ class _End:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a request in one process: the error, if there was one, and the accelerator that it works on."""
+    """What became of a request in one process.
+
+    Attributes:
+        error: What it raised, None where all went well.
+        status: That it would have ended with.
+        accelerator: Which one it works on.
+    """
 
     error: str | None = None
-    is_users: bool = False
+    status: int = 0
     accelerator: tuple[str, str] | None = None
 
 
@@ -67,18 +74,13 @@ class Crew:
     """The processes of a job; one process alone is a crew too.
 
     Args:
-        job: Which one.
+        job: Which one. Where it has several processes, all of them make their crew at once.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._state: Any = None
-        self._lines: dist.ProcessGroupGloo | None = None
-        if self.size > 1:
-            assert job.store is not None
-            # Not torch's default group: libraries take part in that by themselves, and here the first process is alone.
-            store = dist.PrefixStore("crew", job.store)
-            self._lines = dist.ProcessGroupGloo(store, job.rank, self.size, timedelta(days=7))
+        self._lines = Lines(job) if job.world_size > 1 else None
 
     @property
     def size(self) -> int:
@@ -99,11 +101,13 @@ class Crew:
         self._state = state
         if self.size == 1:
             return
-        self._tell(_Prepare(make, arguments))
-        outcomes = self._settle(_Outcome(accelerator=_accelerator()))
+        with signals.waiting(*signals.ALL):
+            self._tell(_Prepare(make, arguments))
+            outcomes = self._settle(_Outcome(accelerator=_accelerator()))
         used = [outcome.accelerator for outcome in outcomes if outcome.accelerator is not None]
         if len(set(used)) < len(used):
             raise UserError(f"{len(used)} processes share {len(set(used))} accelerators: start one process for each")
+        heed()
 
     def spread(
         self,
@@ -112,6 +116,7 @@ class Crew:
         *arguments: Any,
         block: int,
         rows: Tensor | None = None,
+        keep: Path | None = None,
         title: str | None = None,
     ) -> list[T]:
         """Compute something of `num` images, block by block, in all processes.
@@ -123,6 +128,7 @@ class Crew:
             arguments: The same for all blocks.
             block: Images in a block; the last one may have fewer.
             rows: [num, ...], of which every block gets its part.
+            keep: Where finished blocks are kept when the program is stopped, and looked for; each is a tensor.
             title: Of a progress bar.
 
         Returns:
@@ -130,26 +136,22 @@ class Crew:
 
         Raises:
             UserError: That of any process.
+            TrainingError: If a process failed otherwise, or is gone.
+            Stopped: If any of them was asked to stop.
         """
         blocks = [range(start, min(start + block, num)) for start in range(0, num, block)]
-        if self.size > 1:
-            self._tell(_Spread(work, blocks, rows is not None, arguments))
-            if rows is not None:
-                self._deal(rows, blocks)
-        mine = blocks[:: self.size]
-        answers: list[T] = []
-        try:
-            with Progress(transient=True, disable=title is None) as progress:
-                task = progress.add_task(title or "", total=sum(map(len, mine)))
-                for indices in mine:
-                    given = None if rows is None else rows[indices.start : indices.stop]
-                    answers.append(work(self._state, indices, given, *arguments))
-                    progress.advance(task, len(indices))
-        except BaseException:
-            if self.size > 1:  # the others are through with this request, too, when they hear the next one
-                self._exchange(_Outcome("the first process failed"))
-            raise
-        return answers if self.size == 1 else self._gather(answers, len(blocks))
+        answers: dict[range, Any] = {} if keep is None else dict(read_kept(keep, blocks))
+        left = [indices for indices in blocks if indices not in answers]
+        request = _Spread(work, left, rows is not None, keep, arguments)
+        if self.size == 1:
+            parts = (_part(rows, indices) for indices in left)
+            answers |= zip(left, self._answers(request, left, parts, title), strict=True)
+        else:
+            with signals.waiting(*signals.ALL):
+                self._tell(request)
+                answers |= zip(left, self._together(request, rows, title), strict=True)
+            heed()
+        return [answers[indices] for indices in blocks]
 
     def serve(self) -> int:
         """In a process that is not the first: do what is asked until the end.
@@ -164,58 +166,73 @@ class Crew:
             if isinstance(request, _Prepare):
                 self._prepare(request)
             else:
-                self._work(request)
+                self._lend(request)
 
     def end(self, status: int) -> None:
         """In the first process: send the others home."""
-        if self.size > 1:
-            self._tell(_End(status))
+        with signals.waiting(*signals.ALL):
+            for rank in range(1, self.size):
+                with suppress(TrainingError):  # a process that is gone has ended by itself
+                    self._send(_End(status), rank)
 
-    def _prepare(self, request: _Prepare) -> None:
+    def _together(self, request: _Spread, rows: Tensor | None, title: str | None) -> list[Any]:
+        """The first process's part in a request, and what all made of it."""
+        ranks = [number % self.size for number in range(len(request.blocks))]
+        if rows is not None:
+            for rank, indices in zip(ranks, request.blocks, strict=True):
+                if rank:
+                    self._send(_part(rows, indices), rank)
+        mine = request.blocks[:: self.size]
         try:
-            self._state = request.make(*request.arguments)
-        except Exception as error:
-            self._report(_failure(error))
-        else:
-            self._report(_Outcome(accelerator=_accelerator()))
+            own = self._answers(request, mine, (_part(rows, indices) for indices in mine), title)
+        except BaseException as error:
+            self._exchange(_outcome_of(error))  # the others are through with it, too, when they hear the next request
+            raise
+        self._settle(_Outcome())
+        waiting = iter(own)
+        return [self._receive(rank) if rank else next(waiting) for rank in ranks]
 
-    def _work(self, request: _Spread) -> None:
+    def _lend(self, request: _Spread) -> None:
+        """Another process's part."""
         mine = request.blocks[self.job.rank :: self.size]
-        rows = [self._receive(_FIRST) if request.has_rows else None for _ in mine]
+        parts = [self._receive(_FIRST) if request.has_rows else None for _ in mine]  # all of them, before one may fail
         try:
-            answers = [
-                request.work(self._state, indices, given, *request.arguments)
-                for indices, given in zip(mine, rows, strict=True)
-            ]
-        except Exception as error:
-            self._report(_failure(error))
+            answers = self._answers(request, mine, parts, None)
+        except (Exception, Stopped) as error:
+            self._report(_outcome_of(error))
             return
         if self._report(_Outcome()):
             for answer in answers:
                 self._send(answer, _FIRST)
 
-    def _deal(self, rows: Tensor, blocks: list[range]) -> None:
-        for number, indices in enumerate(blocks):
-            if rank := number % self.size:
-                self._send(
-                    rows[indices.start : indices.stop].clone(), rank
-                )  # a view would travel with all of its storage
+    def _prepare(self, request: _Prepare) -> None:
+        try:
+            self._state = request.make(*request.arguments)
+        except (Exception, Stopped) as error:
+            self._report(_outcome_of(error))
+        else:
+            self._report(_Outcome(accelerator=_accelerator()))
 
-    def _gather(self, own: list[T], num_blocks: int) -> list[T]:
-        self._settle(_Outcome())
-        waiting = iter(own)
-        ranks = (number % self.size for number in range(num_blocks))
-        return [self._receive(rank) if rank else next(waiting) for rank in ranks]
+    def _answers(
+        self, request: _Spread, mine: list[range], parts: Iterable[Tensor | None], title: str | None
+    ) -> list[Any]:
+        answers: list[Any] = []
+        with KeptBlocks(request.keep) as kept, Progress(transient=True, disable=title is None) as progress:
+            task = progress.add_task(title or "", total=sum(map(len, mine)))
+            for indices, part in zip(mine, parts, strict=True):
+                heed()
+                answers.append(request.work(self._state, indices, part, *request.arguments))
+                kept.add(indices, answers[-1])
+                progress.advance(task, len(indices))
+            heed()
+        return answers
 
     def _settle(self, own: _Outcome) -> list[_Outcome]:
-        """How it went in all processes; ends with the error of one that failed."""
+        """How it went in all processes; raises the error of one that failed."""
         outcomes = self._exchange(own)
         for rank, outcome in enumerate(outcomes):
             if outcome.error is not None:
-                line = f"process {rank} of {self.size}: {outcome.error}"
-                if outcome.is_users:
-                    raise UserError(line)
-                _give_up(line)
+                raise _error_of(outcome, f"process {rank} of {self.size}: ")
         return outcomes
 
     def _exchange(self, own: _Outcome) -> list[_Outcome]:
@@ -233,28 +250,12 @@ class Crew:
             self._send(what, rank)
 
     def _send(self, what: Any, rank: int) -> None:
-        content = torch.frombuffer(bytearray(pickle.dumps(what)), dtype=torch.uint8)
-        size = torch.tensor([len(content)])
-        self._pass(lambda lines: lines.send([size], rank, 0))
-        self._pass(lambda lines: lines.send([content], rank, 0))
+        assert self._lines is not None
+        self._lines.send(what, rank)
 
     def _receive(self, rank: int) -> Any:
-        size = torch.zeros(1, dtype=torch.int64)
-        self._pass(lambda lines: lines.recv([size], rank, 0))
-        content = torch.empty(int(size), dtype=torch.uint8)
-        self._pass(lambda lines: lines.recv([content], rank, 0))
-        return pickle.loads(content.numpy().data)
-
-    def _pass(self, transfer: Callable[[Any], Any]) -> None:
-        """Wait for a transfer. A process that has died is noticed here: the first one says so, and all end."""
         assert self._lines is not None
-        try:
-            transfer(self._lines).wait()
-        except RuntimeError as error:
-            if not self.job.is_first:
-                raise SystemExit(1) from None
-            reason = str(error).splitlines()[0]
-            _give_up(f"another process of this job is gone; it may have said why ({reason})")
+        return self._lines.receive(rank)
 
 
 def in_crew(run: Callable[[Crew], None], device: str) -> None:
@@ -265,37 +266,44 @@ def in_crew(run: Callable[[Crew], None], device: str) -> None:
         device: What it computes on: of "cuda", every process takes its own.
 
     Raises:
-        SystemExit: In the others, if the first one failed.
+        SystemExit: In the others, if the first one did not come to its end.
     """
     job = this_job()
     if job.world_size == 1:
         run(Crew(job))
         return
+    job.decide("crew", lambda: None)  # where the first process ends before, the others do
     if device == "cuda" and (num := torch.cuda.device_count()):
         torch.cuda.set_device(job.local_rank % num)  # where SLURM shows each process its own only, there is one
-    crew = Crew(job)
     if not job.is_first:
-        if status := crew.serve():
+        with signals.waiting(*signals.ALL):
+            status = Crew(job).serve()
+        if status:
             raise SystemExit(status)
         return
-    status = 1
+    with signals.waiting(*signals.ALL):
+        crew = Crew(job)
+    status = 0
     try:
         if device.startswith("cuda:"):
             raise UserError(f"device={device} is one for {job.world_size} processes: device=cuda gives each its own")
         run(crew)
-        status = 0
-    except UserError:
-        status = 2
-        raise
-    except KeyboardInterrupt:
-        status = 130
-        raise
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 1
+    except BaseException as error:
+        status = status_of(error)
         raise
     finally:
-        with suppress(SystemExit):  # a process that is gone has ended by itself
-            crew.end(status)
+        crew.end(status)
+
+
+def heed(*_: object) -> None:
+    """Stop here if that was asked for; what is finished is kept."""
+    if status := signals.asked():
+        raise Stopped(status, f"stopped by {signals.name()}; what is finished is kept, and the same command goes on")
+
+
+def _part(rows: Tensor | None, indices: range) -> Tensor | None:
+    """The rows of a block; a copy, for a view would travel with all that it is a view of."""
+    return None if rows is None else rows[indices.start : indices.stop].clone()
 
 
 def _accelerator() -> tuple[str, str] | None:
@@ -305,14 +313,18 @@ def _accelerator() -> tuple[str, str] | None:
     return socket.gethostname(), str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
-def _failure(error: Exception) -> _Outcome:
-    """What the first process hears of an error; a crash leaves its traceback here."""
-    if isinstance(error, UserError):
-        return _Outcome(str(error), is_users=True)
-    traceback.print_exception(error)
-    return _Outcome(f"{type(error).__name__}: {error}")
+def _outcome_of(error: BaseException) -> _Outcome:
+    """What the first process hears of an error; a crash leaves its traceback where it happened."""
+    if isinstance(error, (Stopped, UserError, TrainingError)):
+        return _Outcome(str(error), status_of(error))
+    if isinstance(error, Exception):
+        traceback.print_exception(error)
+    return _Outcome(f"{type(error).__name__}: {error}", status_of(error))
 
 
-def _give_up(line: str) -> NoReturn:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
-    raise SystemExit(1)
+def _error_of(outcome: _Outcome, where: str) -> BaseException:
+    """The error that stands for another process's."""
+    line = f"{where}{outcome.error}"
+    if outcome.status == status_of(UserError()):
+        return UserError(line)
+    return TrainingError(line) if outcome.status == status_of(TrainingError()) else Stopped(outcome.status, line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,6 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from trilemma.atomic import atomic_write_text
-from trilemma.codecs.base import Codec
-from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.evaluation.cache import images_sha256
 from trilemma.evaluation.evaluate import Evaluation, evaluate_samples
@@ -23,20 +19,18 @@ from trilemma.evaluation.ledger.ledger import measure_ledger
 from trilemma.evaluation.likelihood import summarise
 from trilemma.evaluation.pairs import closest_pairs
 from trilemma.evaluation.protocol import METRICS, Machine, Protocol
-from trilemma.evaluation.reconstruction import BATCH_SIZE, score_reconstruction
-from trilemma.evaluation.rows import Row, kept_row, move_aside, new_row, plain_numbers, write_row
-from trilemma.evaluation.two_stage import code_bits, held_out, prior_bits, score_oracle
+from trilemma.evaluation.rows import Row, kept_row, move_aside, new_row, write_row
+from trilemma.evaluation.two_stage import code_bits, prior_bits
 from trilemma.images import save_png, save_samples_npz
 from trilemma.models.base import Reconstructs, ScoresLikelihood, able
-from trilemma.runs.bench import Candidate, draw_block, oracle_block, return_block, score_block
+from trilemma.runs.bench import Candidate, codec_of, draw_block, score_block
 from trilemma.runs.cells import Cell
-from trilemma.runs.codes import codec_hash
 from trilemma.runs.crew import Crew
 from trilemma.runs.judge import judge_of
-from trilemma.runs.sample import grid_of
+from trilemma.runs.kept_blocks import discard
+from trilemma.runs.measure_codec import Numbers, once, oracle_metrics, reconstruction_metrics
+from trilemma.runs.sample import drawing_digest, grid_of
 from trilemma.runs.subject import Subject
-
-Numbers = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +130,7 @@ def measure_cell(what: Measurement, folder: Path) -> tuple[Path, Row]:
         move_aside(path)
         row = _sample_row(what, path)
         write_row(path, row)
+        discard(_kept(what, path))
     elif what.cfg.keep_samples and not path.with_suffix(".npz").is_file():
         images, _ = _draw(what, path)
         if images_sha256(images) != row["samples_sha256"]:
@@ -144,6 +139,7 @@ def measure_cell(what: Measurement, folder: Path) -> tuple[Path, Row]:
                 f"the samples drawn now are not those of {path} (another machine or version drew them): "
                 "take another output_dir to measure anew"
             )
+        discard(_kept(what, path))
     for part in _parts(what):
         if not part.stands(row):
             row[part.name] = part.measure()
@@ -165,6 +161,13 @@ def is_complete(what: Measurement, folder: Path) -> bool:
 
 def _path(what: Measurement, folder: Path) -> Path:
     return folder / f"{what.subject.slug}-{what.cell.name}.json"
+
+
+def _kept(what: Measurement, path: Path) -> Path:
+    """Where samples lie that were drawn before an evaluation was stopped."""
+    protocol = {k: v for k, v in what.protocol.to_dict().items() if k not in ("machine", "budget")}
+    digest = drawing_digest({**protocol, "batch_size": what.cfg.batch_size}, what.cfg.device)
+    return path.with_name(f".{path.stem}.drawn-{digest}")
 
 
 def _sample_row(what: Measurement, path: Path) -> Row:
@@ -197,6 +200,7 @@ def _draw(what: Measurement, path: Path) -> tuple[Tensor, Tensor | None]:
             what.candidate.number,
             what.number,
             block=cfg.batch_size,
+            keep=_kept(what, path),
             title="Sampling",
         )
     )
@@ -214,7 +218,7 @@ def _parts(what: Measurement) -> list[Part]:
         num = min(cfg.likelihood.num_images, len(what.subject.data.split("test")))
         asked = {"num_images": num, "seed": cfg.likelihood.seed}
         parts.append(Part("likelihood", asked, lambda: _likelihood(what, num)))
-    if cfg.two_stage and able(model, Reconstructs) and isinstance(getattr(model, "codec", None), Codec):
+    if cfg.two_stage and able(model, Reconstructs) and codec_of(what.candidate) is not None:
         parts.append(Part("two_stage", {}, lambda: _two_stage(what)))
     if cfg.ledger.max_seconds:
         # Times of another machine, or with other threads, do not answer what is asked here.
@@ -260,66 +264,14 @@ def _likelihood(what: Measurement, num_images: int) -> Numbers:
 
 
 def _two_stage(what: Measurement) -> Numbers:
-    cfg, data, extractor = what.cfg, what.subject.data, what.extractor
-    codec = getattr(what.subject.model, "codec", None)
-    assert isinstance(codec, Codec)
-    name = f"{_codec_key(codec, data, extractor)}-n{cfg.num_images}-seed{cfg.seed}"
-
-    def oracle() -> Numbers:
-        num = len(held_out(data, cfg.num_images, cfg.seed))
-        returned = what.crew.spread(
-            oracle_block, num, what.candidate.number, cfg.num_images, cfg.device, cfg.seed, block=BATCH_SIZE
-        )
-        found = score_oracle(returned, data, extractor, cache_dir=Path(cfg.cache_dir) / "features", seed=cfg.seed)
-        return plain_numbers(found)
-
+    cfg, codec = what.cfg, codec_of(what.candidate)
+    assert codec is not None
     return {
         "codec": reconstruction_metrics(cfg, what.candidate, what.crew),
-        "oracle": once(Path(cfg.cache_dir) / "oracle_prior" / f"{name}.json", oracle),
+        "oracle": oracle_metrics(cfg, what.candidate, what.crew),
         "code_bits_per_image": code_bits(codec),
         "prior_bits_per_image": None,  # until the row has a likelihood
     }
-
-
-def _codec_key(codec: Codec, data: ImageData, extractor: Extractor) -> str:
-    """Names what decoded codes are scored by. Codecs without weights differ in their class and shape alone."""
-    shape = "x".join(map(str, codec.code_shape))
-    kind = f"{type(codec).__name__}-{codec.num_classes}-{shape}-{codec_hash(codec)}"
-    return f"v{METRICS}-{kind}-{data.fingerprint[:16]}-{extractor.name}"
-
-
-def reconstruction_metrics(cfg: DictConfig, candidate: Candidate, crew: Crew) -> Numbers:
-    """Scores of the model's reconstructions; those of a codec are kept, since every row of its priors shows them."""
-    model, data, extractor = candidate.subject.model, candidate.subject.data, judge_of(candidate, crew)
-    codec = getattr(model, "codec", None)
-    images = data.split("test").images
-
-    def score() -> Numbers:
-        found = score_reconstruction(
-            images,
-            crew.spread(return_block, len(images), candidate.number, cfg.device, block=BATCH_SIZE),
-            extractor=extractor,
-            codec=codec if isinstance(codec, Codec) else None,
-            cache_dir=Path(cfg.cache_dir) / "features",
-        )
-        return plain_numbers(found)
-
-    if not isinstance(codec, Codec):
-        return score()
-    return once(Path(cfg.cache_dir) / "reconstruction" / f"{_codec_key(codec, data, extractor)}.json", score)
-
-
-def once(path: Path, make: Callable[[], Numbers]) -> Numbers:
-    """What `make` gives, kept at `path`, whose name holds everything that it depends on; a damaged file is made again."""
-    if path.is_file():
-        try:
-            kept: Numbers = json.loads(path.read_text(encoding="utf-8"))
-            return kept
-        except ValueError:
-            print(f"warning: {path} is damaged; it is made again")
-    found = make()
-    atomic_write_text(path, json.dumps(found, indent=2) + "\n")
-    return found
 
 
 def reconstruction_row(cfg: DictConfig, candidate: Candidate, crew: Crew) -> Row:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,14 +19,16 @@ from torch import Tensor
 from trilemma.atomic import atomic_write_text
 from trilemma.data.images import to_uint8
 from trilemma.errors import UserError
+from trilemma.evaluation.protocol import Machine
 from trilemma.images import make_grid, save_png, save_samples_npz, to_pil
 from trilemma.models.base import Family, Samples
 from trilemma.runs import schema
 from trilemma.runs.check import check_config
-from trilemma.runs.crew import Crew
+from trilemma.runs.crew import Crew, heed
 from trilemma.runs.directory import prepare
 from trilemma.runs.fits import check_fits
 from trilemma.runs.guidance import guiding_classifier
+from trilemma.runs.kept_blocks import discard
 from trilemma.runs.load import load_with_config
 from trilemma.runs.quiet import quieten
 from trilemma.runs.settings import (
@@ -125,10 +129,12 @@ def sample(cfg: DictConfig, crew: Crew) -> None:
     drawing = open_drawing(cfg)
     folder = drawing.opened.folder(cfg)
     crew.prepare(drawing, open_drawing, cfg)
-    images = torch.cat(crew.spread(draw_block, cfg.num_images, block=cfg.batch_size, title="Sampling"))
+    kept = folder / f".drawn-{drawing.digest}"  # by an earlier run of this command that was stopped
+    images = torch.cat(crew.spread(draw_block, cfg.num_images, block=cfg.batch_size, keep=kept, title="Sampling"))
     labels = torch.tensor(drawing.condition) if isinstance(drawing.condition, list) else None
     write(folder, images, labels, num_png=cfg.num_png)
     drawing.opened.write_settings(cfg, folder)
+    discard(kept)
     print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
 
 
@@ -145,6 +151,23 @@ class Drawing:
     cfg: DictConfig
     opened: Opened
     condition: Any
+
+    @property
+    def digest(self) -> str:
+        """Of all that the images depend on."""
+        state = Path(self.cfg.ckpt).stat()
+        settings = {
+            "checkpoint": [str(self.cfg.ckpt), state.st_mtime_ns, state.st_size, self.opened.config["weights"]],
+            "sampling": [self.opened.sampler_node, self.opened.guidance_node],
+            "images": [self.cfg.num_images, self.cfg.batch_size, self.cfg.seed, self.condition],
+        }
+        return drawing_digest(settings, self.cfg.device)
+
+
+def drawing_digest(settings: Mapping[str, Any], device: str) -> str:
+    """Names drawn images by their settings and by the machine, on which their last bits depend."""
+    content = json.dumps([settings, dataclasses.asdict(Machine.here(device))], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def open_drawing(cfg: DictConfig) -> Drawing:
@@ -184,7 +207,13 @@ def draw(model: Samples, condition: Any, indices: range, sampler: Sampler, guida
     """Draw the images of some indices, uint8 [n, C, H, W] on the CPU; of a list, the condition is that of the index."""
     raw = condition[indices.start : indices.stop] if isinstance(condition, list) else condition
     images = model.sample(
-        len(indices), condition=raw, sampler=sampler, guidance=guidance, seed=seed, first_index=indices.start
+        len(indices),
+        condition=raw,
+        sampler=sampler,
+        guidance=guidance,
+        seed=seed,
+        first_index=indices.start,
+        on_step=heed,
     )
     return to_uint8(images).cpu()
 
