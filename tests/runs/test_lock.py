@@ -2,10 +2,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from trilemma.errors import UserError
+from trilemma.errors import Stopped, UserError
 from trilemma.runs.lock import run_lock
 
 HOLD = """
@@ -65,3 +66,53 @@ def test_not_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file/run"), run_lock(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_requeued_job_waits_for_its_former_self(tmp_path, capsys):
+    former = subprocess.Popen(
+        [sys.executable, "-c", HOLD.replace("sys.argv[1]", "sys.argv[1], '17'"), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        former.stdout.readline()
+        for other in (None, "18"):
+            with pytest.raises(UserError, match="is in use by process"), run_lock(tmp_path, other):
+                pass
+        with pytest.raises(Stopped, match="of this same SLURM job") as stop, run_lock(tmp_path, "17", patience=1.0):
+            pass
+        assert stop.value.status == 75
+        assert capsys.readouterr().err.startswith(f"waiting for process {former.pid} on")
+        threading.Timer(1.5, former.kill).start()
+        with run_lock(tmp_path, "17"):
+            pass
+    finally:
+        os.killpg(former.pid, signal.SIGKILL)
+        former.wait()
+        former.stdout.close()
+
+
+def test_of_two_at_the_same_moment_one_is_refused(tmp_path):
+    code = f"""
+import sys, time
+from trilemma.errors import UserError
+from trilemma.runs.lock import run_lock
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with run_lock({str(tmp_path)!r}):
+        time.sleep(2)
+except UserError as error:
+    print(error)
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
+    for process in both:
+        process.stdout.readline()
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = sorted(process.communicate()[0] for process in both)
+    assert said[0] == ""
+    assert "is in use by" in said[1]
