@@ -216,7 +216,30 @@ class Cluster:
 
     def until(self, condition: Callable[[], object], job: str, *, seconds: float = 120) -> None:
         """Wait for a condition; where it does not come true, show what the job printed."""
-        _until(condition, seconds, "it did not happen", lambda: self._tell(job))
+        ended: list[float] = []
+
+        def met() -> object:
+            if self.state(job) in ENDED:
+                ended.append(time.monotonic())
+            done = condition()
+            assert done or not ended or time.monotonic() < ended[0] + 15, f"the job has ended\n{self._tell(job)}"
+            return done
+
+        _until(met, seconds, "it did not happen", lambda: self._tell(job))
+
+    def ranks(self, job: str) -> dict[int, int]:
+        """Process ids of a running job's own commands, those that `rank.sh` started, by rank."""
+        number = f"SLURM_JOB_ID={self.job(job)['JobId']}".encode()
+        found = {}
+        for pid in self._processes():
+            with contextlib.suppress(OSError, IndexError, StopIteration):
+                variables = (Path(f"/proc/{pid}/environ")).read_bytes().split(b"\0")
+                parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+                runs = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+                if number in variables and runs[1] == b"slurm/rank.sh":
+                    rank = next(v for v in variables if v.startswith(b"SLURM_PROCID="))
+                    found[int(rank.partition(b"=")[2])] = pid
+        return found
 
     def logs(self) -> str:
         """The daemons' logs."""

@@ -35,3 +35,9 @@ def codec(cluster, tmp_path_factory):
 def runs(cluster, codec, tmp_path):
     """What submits runs of a tiny prior, with outputs and logs in a temporary folder."""
     return Runs(cluster, tmp_path, codec)
+
+
+@pytest.fixture(scope="module")
+def module_runs(cluster, codec, tmp_path_factory):
+    """The same for runs that the tests of a file share."""
+    return Runs(cluster, tmp_path_factory.mktemp("shared"), codec)

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from training import SPY, assert_same_end
+from training import SPY
 
 
 def test_two_nodes_are_one_training(runs, cluster, tmp_path):
@@ -16,16 +16,3 @@ def test_two_nodes_are_one_training(runs, cluster, tmp_path):
     assert first["digest"] == second["digest"]
     assert runs.record("two")["status"] == "finished"
     assert "2 x 1 processes" in cluster.log(job)
-
-
-def test_usr1_with_loader_workers_loses_nothing(runs, cluster):
-    whole = runs.prior("whole", 300, "data.num_workers=2")
-    cluster.finish(whole)
-    job = runs.prior("stopped", 300, "data.num_workers=2", "logger=wandb")
-    runs.interrupt_when("stopped", 50, job)
-    cluster.call("scancel", "--signal=USR1", job)
-    done = cluster.finish(job)
-    assert done["Restarts"] == "1"
-    (resumed,) = runs.resumed_from(job)
-    assert resumed >= 50
-    assert_same_end(runs.run_dir("whole"), runs.run_dir("stopped"))

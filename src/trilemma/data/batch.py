@@ -15,3 +15,4 @@ class Batch(TypedDict, total=False):
     label: Tensor  # int64 [B]
     caption: list[str]
     index: Tensor  # int64 [B], position in the source split
+    row: Tensor  # int64 [B], position in the order of validation or test

@@ -236,7 +236,11 @@ class EvalLoader:
         numbers = range(len(self))
         gathered = map(self._gather, numbers) if self._workers is None else self._workers.made(numbers)
         cpu, copy = torch.device("cpu"), self._workers is not None
-        return (_serve(batch, cpu, copy=copy) for batch in gathered)
+        for number, batch in zip(numbers, gathered, strict=True):
+            mine = self._mine(number)
+            served = _serve(batch, cpu, copy=copy)
+            served["row"] = torch.arange(mine.start, mine.stop)
+            yield served
 
     def _mine(self, number: int) -> slice:
         start, stop = self._bounds[number : number + 2]
