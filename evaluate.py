@@ -1,5 +1,7 @@
 """Measure a checkpoint: `python evaluate.py ckpt=PATH num_images=2000`. `--help` lists what can be overridden."""
 
+from typing import Any
+
 import hydra
 from omegaconf import DictConfig
 
@@ -7,11 +9,11 @@ from trilemma.runs import cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> Any:
     """Load, draw, measure."""
     from trilemma.runs.evaluate import evaluate
 
-    cli.job(evaluate, cfg)
+    return cli.job(evaluate, cfg)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Draw samples: `python sample.py ckpt=PATH num_images=1000 condition.label=7`. `--help` lists what can be overridden."""
 
+from typing import Any
+
 import hydra
 from omegaconf import DictConfig
 
@@ -7,11 +9,11 @@ from trilemma.runs import cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> Any:
     """Load, draw, write."""
     from trilemma.runs.tasks import run_task
 
-    cli.job(run_task, cfg)
+    return cli.job(run_task, cfg)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Train a model: `python train.py experiment=mnist/vq_diffusion run.id=first`. `--help` lists what can be overridden."""
 
+from typing import Any
+
 import hydra
 from omegaconf import DictConfig
 
@@ -7,11 +9,11 @@ from trilemma.runs import cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> Any:
     """Check, build, fit."""
     from trilemma.runs.train import train
 
-    cli.job(train, cfg)
+    return cli.job(train, cfg)
 
 
 if __name__ == "__main__":

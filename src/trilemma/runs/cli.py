@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from trilemma import signals
 from trilemma.errors import FAILED, INTERRUPTED, PREEMPTED, REFUSED, Stopped, TrainingError, UserError
@@ -24,14 +24,19 @@ CONF = Path(__file__).parents[3] / "conf"
 
 
 def register_resolvers() -> None:
-    """Register the resolvers our configurations use: `${or:value,fallback}` and `${new_run_id:}`."""
+    """Register the resolvers of our configurations: `or`, `new_run_id`, `point_id` and `tasks_per_node`."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("new_run_id", new_run_id, replace=True)
+    from trilemma.runs.sweep import point_id, tasks_per_node
 
-    OmegaConf.register_new_resolver(
-        "or", lambda value, fallback: fallback if value in (None, "None") else value, replace=True
-    )
+    resolvers: dict[str, Callable[..., Any]] = {
+        "or": lambda value, fallback: fallback if value in (None, "None") else value,
+        "new_run_id": new_run_id,
+        "point_id": point_id,
+        "tasks_per_node": tasks_per_node,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def run(main: Callable[[], None], *, together: bool = False) -> None:
@@ -57,6 +62,8 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
         _stop(stop)
     except UserError as error:
         _fail(str(error))
+    except TrainingError as stop:
+        _fail(str(stop), status=FAILED)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
@@ -74,15 +81,17 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
         raise SystemExit(INTERRUPTED) from None
 
 
-def job(run_job: Callable[[DictConfig], None], cfg: DictConfig) -> None:
-    """Run what an entry point does, inside Hydra's job.
+def job(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run what an entry point does, inside Hydra's job; for a point of a sweep, return its `Outcome`.
 
     A `UserError` (status 2), a `TrainingError` (status 1) and a request to stop (75 or 130) end the program here: Hydra would
     otherwise first print a line of its own.
     """
     signals.listen()  # where a launcher of Hydra's started this process
+    from trilemma.runs.sweep import in_sweep, run_point
+
     try:
-        run_job(cfg)
+        return run_point(run_job, cfg) if in_sweep() else run_job(cfg)
     except UserError as error:
         _fail(str(error))
     except TrainingError as stop:
@@ -213,3 +222,6 @@ def _keys_of(folder: Path) -> list[str]:
     for path in folder.rglob("*.yaml"):
         keys.update(re.findall(r"^\s*(\w+):", path.read_text(), re.MULTILINE))
     return sorted(keys)
+
+
+register_resolvers()  # here, because a process that a launcher of Hydra's starts imports no more than this

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def write_record(
     status: str,
     checkpoint: Path | None,
     num_batches: int,
+    metrics: Mapping[str, float] | None = None,
     slurm_job: str | None = None,
 ) -> None:
     """Write the record atomically.
@@ -36,6 +37,7 @@ def write_record(
         status: "running", "stopped" or "finished".
         checkpoint: Newest checkpoint.
         num_batches: Batches trained so far.
+        metrics: Of the last validation.
         slurm_job: The SLURM job that trains it.
     """
     record = {
@@ -46,6 +48,7 @@ def write_record(
         "status": status,
         "checkpoint": None if checkpoint is None else str(checkpoint.resolve().relative_to(run_dir.resolve())),
         "num_batches": num_batches,
+        "metrics": dict(metrics or {}),
         "slurm_job": slurm_job,
         "time": time.time(),
     }

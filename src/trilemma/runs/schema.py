@@ -51,6 +51,7 @@ TRAIN: dict[str, Any] = {
     "plan": PLAN,
     "seed": int,
     "num_threads": _OPTIONAL_INT,
+    "optimized_metric": _OPTIONAL_STR,
     "init_from": _OPTIONAL_STR,
     "deterministic": bool,
 }

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,24 +22,28 @@ from trilemma.runs.build import build
 from trilemma.runs.check import check_config
 from trilemma.runs.checkpoint import newest_valid, read_checkpoint
 from trilemma.runs.codec import drop_recipe, recipe_hash
-from trilemma.runs.devices import is_multi_process
 from trilemma.runs.directory import prepare, set_aside, write_versions
 from trilemma.runs.facts import plain, state_data
 from trilemma.runs.fit import fit
 from trilemma.runs.job import Job, how_to_go_on, this_job
 from trilemma.runs.lock import run_lock
 from trilemma.runs.model import build_model
+from trilemma.runs.objective import objective, validation_metrics
 from trilemma.runs.plan.show import show_plan
 from trilemma.runs.quiet import quieten
 from trilemma.runs.record import read_record, write_record
 from trilemma.runs.shown import run_settings
+from trilemma.runs.sweep import in_sweep
 from trilemma.runs.trainer import build_trainer
 
 
-def train(cfg: DictConfig) -> None:
+def train(cfg: DictConfig) -> float | None:
     """Train the model that `cfg` describes, or go on where a run of this id stopped.
 
     With several processes, the first one decides what all do (see `Job`), holds the lock and writes.
+
+    Returns:
+        For a point of a sweep, in the first process: what it is judged by (see `objective`).
 
     Raises:
         UserError: For anything that is the user's to mend, before training starts.
@@ -52,12 +54,13 @@ def train(cfg: DictConfig) -> None:
     with signals.waiting(*signals.PREEMPTION), ExitStack() as held:
         if OmegaConf.select(cfg, "plan") is not None:
             job.decide("plan", lambda: show_plan(cfg))  # debug=plan: nothing is read or trained
-            return
+            return None
         job.in_turn("checked", lambda: _check(cfg))
         run = job.decide("run", lambda: {"id": _run_id(cfg), "dir": str(cfg.paths.run_dir)})
         cfg.run.id, cfg.paths.run_dir = run["id"], run["dir"]
         job.decide("held", lambda: _hold(Path(run["dir"]), job, held))
-        _train(cfg, Path(run["dir"]), job)
+        metrics = _train(cfg, Path(run["dir"]), job)
+    return objective(cfg, metrics) if in_sweep() and job.is_first else None
 
 
 def _check(cfg: DictConfig) -> None:
@@ -69,14 +72,12 @@ def _check(cfg: DictConfig) -> None:
         )
     drop_recipe(cfg)
     check_config(cfg, schema.TRAIN)
-    _refuse_in_process_sweep(cfg)
     quieten()
 
 
 def _run_id(cfg: DictConfig) -> str:
-    """The id that was given; each point of a sweep has one of its own, by its number, as it has a directory."""
-    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
-    return Path(cfg.paths.run_dir).name if in_sweep else str(cfg.run.id)
+    """The id that was given; each point of a sweep has one of its own, as it has a directory."""
+    return Path(cfg.paths.run_dir).name if in_sweep() else str(cfg.run.id)
 
 
 def _hold(run_dir: Path, job: Job, held: ExitStack) -> None:
@@ -84,14 +85,15 @@ def _hold(run_dir: Path, job: Job, held: ExitStack) -> None:
     held.enter_context(run_lock(run_dir, job.slurm_id))
 
 
-def _train(cfg: DictConfig, run_dir: Path, job: Job) -> None:
+def _train(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
+    """Train; gives what the last validation of the run has logged."""
     recipe, identity = recipe_hash(cfg), recipe_hash(cfg, with_length=False)
     num_batches = _num_batches(cfg)
     data = job.in_turn("data", lambda: _set_up(cfg))
     where = {"experiment": cfg.experiment_name, "recipe": recipe, "identity": identity, "data": data.fingerprint}
     found = job.decide("found", lambda: _take_up(cfg, run_dir, job, identity, data.fingerprint, num_batches))
     if found["finished"]:
-        return
+        return dict(found["metrics"])
     resume = found["resume"]
     trainer, model = job.in_turn("built", lambda: _build(cfg, data, resume))
     if job.is_first:
@@ -107,8 +109,16 @@ def _train(cfg: DictConfig, run_dir: Path, job: Job) -> None:
         logger.log_hyperparams(run_settings(cfg))
     job.decide("start", lambda: None)  # up to here the first process heeds a signal for all; from here on they agree
 
-    def note(status: str, checkpoint: Path | None, done: int) -> None:
-        write_record(run_dir, **where, status=status, checkpoint=checkpoint, num_batches=done, slurm_job=job.slurm_id)
+    def note(status: str, checkpoint: Path | None, done: int, metrics: dict[str, float] | None = None) -> None:
+        write_record(
+            run_dir,
+            **where,
+            status=status,
+            checkpoint=checkpoint,
+            num_batches=done,
+            metrics=metrics,
+            slurm_job=job.slurm_id,
+        )
 
     try:
         fit(trainer, model, data, resume)
@@ -126,13 +136,15 @@ def _train(cfg: DictConfig, run_dir: Path, job: Job) -> None:
         if job.is_first:
             note("stopped", newest_valid(run_dir / "checkpoints"), trained_batches(trainer))
         raise
+    metrics = validation_metrics(trainer)
     if not job.is_first:
-        return
+        return metrics
     newest = newest_valid(run_dir / "checkpoints")
     done = trained_batches(trainer)
     complete = newest is not None and done >= num_batches
-    note("finished" if complete else "stopped", newest, done)
+    note("finished" if complete else "stopped", newest, done, metrics)
     print(f"Finished: {newest}" if complete else f"Stopped after {done} of {num_batches} batches: {newest}", flush=True)
+    return metrics
 
 
 def _take_up(
@@ -166,7 +178,7 @@ def _take_up(
         print(
             f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}"
         )
-    return {"resume": str(path), "finished": finished}
+    return {"resume": str(path), "finished": finished, "metrics": record.get("metrics") or {}}
 
 
 def _build(cfg: DictConfig, data: ImageData, resume: str | None) -> tuple[Trainer, Family]:
@@ -207,14 +219,3 @@ def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
     atomic_write_text(run_dir / "config.yaml", OmegaConf.to_yaml(shown, resolve=True))
     atomic_write_text(run_dir / "splits.yaml", OmegaConf.to_yaml(OmegaConf.create(data.split_record())))
     write_versions(run_dir)
-
-
-def _refuse_in_process_sweep(cfg: DictConfig) -> None:
-    """Several devices inside an in-process sweep: every rank would walk the whole sweep."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode is not RunMode.MULTIRUN:
-        return
-    if is_multi_process(cfg):
-        raise UserError(
-            "a sweep (-m) of multi-process jobs needs one fresh process group a point: take hydra/launcher=submitit_slurm, "
-            "or one device (trainer=default)"
-        )

@@ -1,0 +1,33 @@
+"""Launchers of Hydra that are installed with an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from omegaconf import DictConfig
+
+from trilemma.errors import UserError
+
+_EXTRAS = {"joblib": "sweep", "submitit": "slurm"}
+
+
+@contextmanager
+def explained(config: DictConfig) -> Iterator[None]:
+    """Say which extra is missing where Hydra does not know the launcher's class.
+
+    Args:
+        config: Of Hydra.
+
+    Raises:
+        UserError: If the launcher is not installed.
+    """
+    try:
+        yield
+    except (ImportError, RuntimeError) as error:
+        target = str(config.hydra.launcher.get("_target_"))
+        extra = next((extra for name, extra in _EXTRAS.items() if name in target), None)
+        if extra is None or "plugin" not in str(error).lower():
+            raise
+        chosen = config.hydra.runtime.choices["hydra/launcher"]
+        raise UserError(f"hydra/launcher={chosen} is not installed: pip install -e '.[{extra}]'") from None
