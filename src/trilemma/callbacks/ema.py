@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.models.adversarial import Adversarial
+from trilemma.models.sharding import gathered, local, sharded_like
 
 _STATE_KEY = "EMA"
 
@@ -22,7 +23,8 @@ class EMA(L.Callback):
     After every batch n = 0, 1, ... each average moves to d_n average + (1 - d_n) weights, where d_n = decay, or with
     warm-up min(decay, (1 + n) / (10 + n)). Batches are counted, not optimiser steps, so that two optimisers or
     accumulated gradients do not change the horizon. Frozen parameters (a first stage, a perceptual loss), buffers
-    (codebook statistics) and a discriminator are left alone. Averages are float32 or wider whatever the weights' type.
+    (codebook statistics) and a discriminator are left alone. Averages are float32 or wider whatever the weights' type. Where
+    processes have a part of each weight, they have that part of the averages; a checkpoint has them whole.
 
     Args:
         decays: One average each, in [0, 1); the first is the one that validation and sampling use.
@@ -81,15 +83,15 @@ class EMA(L.Callback):
                     " one): start anew with init_from=CKPT"
                 )
             for name, value in average.items():
-                value.copy_(restored[name])
+                value.copy_(sharded_like(restored[name], value))
         self._restored = []
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Move every average towards the weights."""
-        weights = list(self._weights.values())
+        weights = [local(weight) for weight in self._weights.values()]
         for decay, average in zip(self.decays, self._averages, strict=True):
-            values = list(average.values())
+            values = [local(value) for value in average.values()]
             current = [weight.to(value.dtype) for weight, value in zip(weights, values, strict=True)]
             torch._foreach_lerp_(values, current, 1.0 - self._decay_now(decay))
         self.num_updates += 1
@@ -108,8 +110,8 @@ class EMA(L.Callback):
         self._swap_out(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain containers: decays, number of updates, and one {name: tensor} a decay."""
-        return {"decays": list(self.decays), "num_updates": self.num_updates, "averages": self._averages}
+        """Plain containers: decays, number of updates, and one {name: tensor} a decay. All processes call it at once."""
+        return {"decays": list(self.decays), "num_updates": self.num_updates, "averages": gathered(self._averages)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the averages; they are placed on the device when fitting starts."""
@@ -124,7 +126,7 @@ class EMA(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the weights themselves in `state_dict`, even in a checkpoint written in the midst of validation."""
         if self._raw is not None:
-            checkpoint["state_dict"].update(zip(self._averages[0], self._raw, strict=True))
+            checkpoint["state_dict"].update(zip(self._averages[0], gathered(self._raw), strict=True))
 
     def _decay_now(self, decay: float) -> float:
         return min(decay, (1 + self.num_updates) / (10 + self.num_updates)) if self.warmup else decay
@@ -146,12 +148,12 @@ class EMA(L.Callback):
         # Values are copied in place: addresses stay, so compiled graphs and optimiser references do too.
         weights = self._parameters(module)
         self._raw = [weight.detach().clone() for weight in weights]
-        torch._foreach_copy_(weights, list(self.average(decay).values()))
+        torch._foreach_copy_([local(w) for w in weights], [local(value) for value in self.average(decay).values()])
 
     @torch.no_grad()
     def _swap_out(self, module: L.LightningModule) -> None:
         if self._raw is not None:
-            torch._foreach_copy_(self._parameters(module), self._raw)
+            torch._foreach_copy_([local(w) for w in self._parameters(module)], [local(value) for value in self._raw])
             self._raw = None
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.monitor import Monitor
-from trilemma.callbacks.pictures import undisturbed
+from trilemma.callbacks.pictures import takes_part, undisturbed
 from trilemma.conditions.label import LabelCondition
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_uint8
@@ -81,7 +81,7 @@ class ModeHistogram(Monitor):
         num_classes = self.labeller.num_classes(data)
         if num_classes is None:
             return
-        figures = self._measure(pl_module, data, num_classes) if trainer.is_global_zero else None
+        figures = self._measure(pl_module, data, num_classes) if takes_part(trainer, pl_module) else None
         figures = trainer.strategy.broadcast(figures)
         assert figures is not None
         pl_module.log_dict(figures, sync_dist=True)

@@ -19,6 +19,7 @@ from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.images import make_grid, save_png
 from trilemma.models.base import Reconstructs, Samples, able
+from trilemma.models.sharding import is_sharded
 
 
 @runtime_checkable
@@ -70,7 +71,7 @@ class SampleGrid(L.Callback):
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(module, Samples):
+        if not takes_part(trainer, module) or not isinstance(module, Samples):
             return
         labels = self._row_labels(module)
         condition = None if labels is None else [label for label in labels for _ in range(self.num_columns)]
@@ -110,7 +111,7 @@ class Reconstructions(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the first batch's first images."""
-        if batch_idx or dataloader_idx or trainer.sanity_checking or not trainer.is_global_zero:
+        if batch_idx or dataloader_idx or trainer.sanity_checking or not takes_part(trainer, pl_module):
             return
         if not able(pl_module, Reconstructs) or "image" not in batch:
             return
@@ -118,6 +119,14 @@ class Reconstructions(L.Callback):
         with undisturbed(pl_module):
             pairs = torch.cat([images, pl_module.reconstruct(images)])
         publish(trainer, "reconstructions", make_grid(pairs, len(images), row_labels=["data", "model"]))
+
+
+def takes_part(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether this process calls the model for a picture: the first one does, or all, where each has a part of every weight.
+
+    They then draw the same picture from the same noise, and `publish` writes the first one's.
+    """
+    return trainer.is_global_zero or is_sharded(module)
 
 
 @contextmanager
@@ -134,7 +143,9 @@ def undisturbed(module: L.LightningModule) -> Iterator[None]:
 
 
 def publish(trainer: L.Trainer, name: str, picture: Image.Image) -> None:
-    """Write a picture to `<run>/<name>/step-00001000.png` and show it to the loggers that take pictures."""
+    """Write the first process's picture to `<run>/<name>/step-00001000.png` and show it to the loggers that take pictures."""
+    if not trainer.is_global_zero:
+        return
     step = num_batches(trainer)
     save_png(picture, Path(trainer.default_root_dir) / name / f"step-{step:08d}.png")
     for logger in trainer.loggers:

@@ -15,7 +15,7 @@ import lightning as L
 
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.ema import ema_swapped
-from trilemma.callbacks.pictures import publish, undisturbed
+from trilemma.callbacks.pictures import publish, takes_part, undisturbed
 from trilemma.conditions.label import LabelCondition
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_float
@@ -54,7 +54,7 @@ class ForwardStrip(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, unless the run goes on from a checkpoint."""
         data = getattr(trainer, "datamodule", None)
-        if num_batches(trainer) or not trainer.is_global_zero or not isinstance(data, ImageData):
+        if num_batches(trainer) or not takes_part(trainer, pl_module) or not isinstance(data, ImageData):
             return
         if not isinstance(pl_module, Walks):
             return
@@ -85,13 +85,13 @@ class _NowAndThen(L.Callback, ABC):
             self._draw_first(trainer, pl_module)
 
     def _draw_first(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(module, Walks):
+        if takes_part(trainer, module) and isinstance(module, Walks):
             with undisturbed(module), ema_swapped(trainer, module):
                 self._draw(trainer, module)
 
     @abstractmethod
     def _draw(self, trainer: L.Trainer, model: Walks) -> None:
-        """Draw on the first process."""
+        """Draw; on the first process, or on all where it takes them all."""
 
 
 class ReverseStrip(_NowAndThen):
@@ -125,8 +125,10 @@ class ReverseStrip(_NowAndThen):
             part[: self.num_rows] for part in (states_of(model, chosen), predictions_of(model, chosen))
         )
         publish(trainer, "reverse", reverse_picture(states, predicted, [moment.time for moment in chosen]))
-        path = Path(trainer.default_root_dir) / "reverse" / f"step-{num_batches(trainer):08d}.gif"
-        save_gif(walk_frames(states_of(model, moments)[: self.num_images]), path)
+        frames = states_of(model, moments)[: self.num_images]
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / "reverse" / f"step-{num_batches(trainer):08d}.gif"
+            save_gif(walk_frames(frames), path)
 
 
 class NoiseThenDenoise(_NowAndThen):

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
@@ -169,7 +170,8 @@ class Adversarial(Family):
                 losses.append(loss)
         terms = {name: torch.stack([loss.terms[name].detach() for loss in losses]).mean() for name in losses[0].terms}
         total = torch.stack([loss.total.detach() for loss in losses]).mean()
-        return Loss(total, terms, losses[-1].diagnostics)
+        means = self.over_processes({"": total, **terms})
+        return Loss(means.pop(""), means, losses[-1].diagnostics)
 
     def _step(self, optimizer: LightningOptimizer, clip: float | None, *, counts: bool) -> None:
         """Step one network; where it `counts`, so that `trainer.global_step` goes up."""
@@ -219,27 +221,41 @@ class Adversarial(Family):
         """
         strategy = self.trainer.strategy
         if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise UserError("trainer.strategy: an adversarial family trains on one device or with strategy=ddp")
+            raise UserError(
+                "trainer.strategy: a family with a discriminator trains with trainer=ddp_adversarial, or in one process"
+            )
         if self.trainer.scaler is not None:
             raise UserError(
                 f"trainer.precision={self.trainer.precision}: an adversarial family trains in bf16-mixed or 32-true"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down the count, what is shown, and the batches (of the first process) of an incomplete update."""
+        """Write down the count, what is shown, and the batches of an incomplete update, whole; all processes call it at once."""
         super().on_save_checkpoint(checkpoint)
+        held, diagnostics = self._joined([*self._held, self._diagnostics])
         checkpoint["adversarial"] = {
             "num_batches": self.num_batches,
-            "held": self._held,
+            "held": held,
             "terms": self._terms,
-            "diagnostics": self._diagnostics,
+            "diagnostics": diagnostics,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them up."""
-        state = checkpoint["adversarial"]
-        self.num_batches, self._held = state["num_batches"], state["held"]
-        self._terms, self._diagnostics = state["terms"], state["diagnostics"]
+        """Take them up, of batches this process's part."""
+        state, of, mine = checkpoint["adversarial"], self.trainer.world_size, self.trainer.global_rank
+        self.num_batches, self._terms = state["num_batches"], state["terms"]
+        self._held = [_part(batch, mine, of) for batch in state["held"]]
+        self._diagnostics = _part(state["diagnostics"], mine, of)
+
+    def _joined(self, batches: list[Any]) -> tuple[list[Any], Any]:
+        """Mappings of tensors [B, ...] and lists of B, each with the parts of all processes one after another; the last apart."""
+        if self.trainer.world_size > 1:
+            everyones: list[Any] = [None] * self.trainer.world_size
+            dist.all_gather_object(everyones, move_data_to_device(batches, "cpu"))
+            batches = [
+                {key: _cat([part[key] for part in parts]) for key in parts[0]} for parts in zip(*everyones, strict=True)
+            ]
+        return batches[:-1], batches[-1]
 
     def on_train_start(self) -> None:
         """Bring what a checkpoint held to the device."""
@@ -250,3 +266,12 @@ class Adversarial(Family):
 
 def _is_discriminators(name: str) -> bool:
     return name.startswith("discriminator.")
+
+
+def _cat(parts: list[Any]) -> Any:
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else [item for part in parts for item in part]
+
+
+def _part(batch: Any, rank: int, world_size: int) -> Any:
+    """One of equal parts of a mapping of tensors [B, ...] and lists of B."""
+    return {key: x[rank * len(x) // world_size : (rank + 1) * len(x) // world_size] for key, x in batch.items()}

@@ -21,6 +21,7 @@ from typing_extensions import TypeIs
 
 from trilemma.data.batch import Batch
 from trilemma.models.diagnostics import Diagnostics
+from trilemma.models.sharding import shard
 from trilemma.processes.noise import NoiseSource, TorchNoise, mixed_seed
 
 if TYPE_CHECKING:
@@ -100,6 +101,13 @@ class Family(L.LightningModule, ABC):
         self.log("train/loss", shown.pop("loss"), prog_bar=True)
         self.log_dict({f"train/{name}": term for name, term in shown.items()})
         return {"loss": loss.total, "terms": terms, "diagnostics": loss.diagnostics}
+
+    def configure_model(self) -> None:
+        """Shard the trainable weights where the strategy has laid out a mesh of processes for that."""
+        mesh = self.device_mesh
+        if mesh is not None:
+            mixed = self.trainer.precision == "bf16-mixed"
+            shard(self, mesh["data_parallel"], unit_dtype=torch.bfloat16 if mixed else None)
 
     def training_noise(self) -> NoiseSource:
         """Noise for this process's part of the training batch: a function of seed, batch and image.

@@ -26,7 +26,7 @@ from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.diffusion import Diffusion
 from trilemma.models.loss_weights import LossWeight
 from trilemma.models.times import ChainTimes, TrainingTimes
-from trilemma.models.timesteps import coprime_stride
+from trilemma.models.timesteps import strata
 from trilemma.models.x0_error import X0Error
 from trilemma.processes.gaussian import GaussianProcess, along
 from trilemma.processes.gaussian_bound import bits, interpolated_log_variance, step_terms
@@ -225,9 +225,7 @@ class DDPM(Diffusion):
         noise = Noise(0, batch["index"], self.device)
         x0 = self.codes(batch, noise)
         condition = self.condition(self.raw_condition(batch), num=len(x0))
-        row = batch_idx * len(x0) + torch.arange(len(x0), device=self.device)
-        i = (row * coprime_stride(self.num_timesteps)) % self.num_timesteps + 1
-        t = i.double() / self.num_timesteps
+        t = strata(batch, batch_idx, self.num_timesteps).double() / self.num_timesteps
         terms = self._terms(x0, t, condition, noise, with_bound=self.codec.bound is not None)
         self.log("val/loss", terms.error.mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
         if terms.bound is not None:

@@ -17,7 +17,7 @@ from trilemma.errors import UserError
 from trilemma.models.base import Likelihood, Loss, OptimizerFactory, SchedulerFactory
 from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.diffusion import Diffusion
-from trilemma.models.timesteps import ImportanceTimesteps, coprime_stride
+from trilemma.models.timesteps import ImportanceTimesteps, strata
 from trilemma.processes.categorical import CategoricalProcess, Weighting
 from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import Prediction, Sampler
@@ -138,9 +138,7 @@ class DiscreteDiffusion(Diffusion):
         x0 = self.tokens(batch)
         noise = Noise(0, batch["index"], self.device)
         condition = self.condition(self.raw_condition(batch), num=len(x0))
-        row = batch_idx * len(x0) + torch.arange(len(x0), device=self.device)
-        stride = coprime_stride(self.num_timesteps)
-        i = (row * stride) % self.num_timesteps + 1
+        i = strata(batch, batch_idx, self.num_timesteps)
         kl, cross_entropy = self._terms(x0, i, condition, noise)
         bound = (self.num_timesteps * kl + self.process.prior_kl(x0).mean(1)) / math.log(2)
         self.log("val/bits_per_token", bound.mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)

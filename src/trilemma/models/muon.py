@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import AdamW, Muon, Optimizer
+
+from trilemma.models.sharding import local, sharded_like
 
 
 class MuonAdamW(Optimizer):
@@ -16,6 +20,9 @@ class MuonAdamW(Optimizer):
 
     Muon's step is scaled to the size of AdamW's (0.2 sqrt(max(rows, columns))), so both share learning rate and weight
     decay. It is one optimiser with two parameter groups: schedules, checkpoints and callbacks need to know nothing.
+
+    Of a matrix whose rows are divided over processes, the momentum is divided alike. What it says to do is gathered, orthogonalised
+    whole by every process, and each takes its rows of the result.
 
     Sources: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is scalable
     for LLM training", equation 4.
@@ -66,5 +73,32 @@ class MuonAdamW(Optimizer):
         # Loading a state replaces groups and state, so both are handed on at every step.
         for optimizer, group in zip((self._muon, self._adamw), self.param_groups, strict=True):
             optimizer.param_groups, optimizer.state = [group], self.state
-            optimizer.step()
+            if optimizer is self._muon and any(isinstance(p, DTensor) for p in group["params"]):
+                self._step_divided(group)
+            else:
+                optimizer.step()
         return loss
+
+    def _step_divided(self, group: dict[str, Any]) -> None:
+        """What `Muon.step` does, for matrices that are divided over processes."""
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(p.grad)
+            momentum, gradient = state["momentum_buffer"], p.grad
+            momentum.lerp_(gradient, 1 - group["momentum"])
+            wanted = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+            step = _orthogonal_step(wanted.full_tensor(), group)
+            local(p).mul_(1 - group["lr"] * group["weight_decay"]).add_(local(sharded_like(step, p)))
+
+
+def _orthogonal_step(wanted: Tensor, group: dict[str, Any]) -> Tensor:
+    """The step that Muon takes, without momentum and decay, where the gradient is `wanted`."""
+    origin = Parameter(torch.zeros_like(wanted))
+    origin.grad = wanted
+    options = {key: group[key] for key in ("lr", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")}
+    muon: Optimizer = Muon([origin], momentum=0.0, nesterov=False, weight_decay=0.0, **options)
+    muon.step()
+    return origin.detach()

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trilemma.data.batch import Batch
 from trilemma.processes.noise import NoiseSource
 
 
@@ -76,6 +77,19 @@ def gather_ranks(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+def strata(batch: Batch, batch_idx: int, num_timesteps: int) -> Tensor:
+    """Timesteps i in 1..T, int64 [B]: consecutive images of a set far apart, and any T of them one of each.
+
+    Args:
+        batch: With the images' rows in their set; without, batches are taken to be of one size and one process's.
+        batch_idx: Number of the batch.
+        num_timesteps: Length T of the chain.
+    """
+    index = batch["index"]
+    row = batch["row"] if "row" in batch else batch_idx * len(index) + torch.arange(len(index), device=index.device)
+    return row * coprime_stride(num_timesteps) % num_timesteps + 1
 
 
 def coprime_stride(num_timesteps: int) -> int:

@@ -64,6 +64,10 @@ class ConvEncoder(nn.Module):
         layers += [nn.ReLU(), nn.Conv2d(channels, out_channels, 1)]
         self.layers = nn.Sequential(*layers)
 
+    def units(self) -> list[nn.Module]:
+        """See `HasUnits`: one block."""
+        return [self]
+
     def forward(self, images: Tensor) -> Tensor:
         """Latents [B, d, h, w] of images [B, C, H, W]."""
         latents: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
@@ -103,6 +107,10 @@ class ConvDecoder(nn.Module):
     def last_layer(self) -> Tensor:
         """Weights of the last convolution, [4C, c, 3, 3]: where gradients of several losses are weighed against each other."""
         return next(layer.weight for layer in reversed(self.layers) if isinstance(layer, nn.Conv2d))
+
+    def units(self) -> list[nn.Module]:
+        """See `HasUnits`: one block."""
+        return [self]
 
     def forward(self, latents: Tensor) -> Tensor:
         """Images [B, C, H, W] of latents [B, d, h, w]; not clipped."""

@@ -89,6 +89,10 @@ class BidirectionalTransformer(nn.Module):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
+    def units(self) -> list[nn.Module]:
+        """See `HasUnits`: the layers."""
+        return list(self.layers)
+
     def forward(
         self,
         tokens: Tensor,

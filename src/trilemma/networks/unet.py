@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trilemma.networks.embeddings import TimeEmbedding
 from trilemma.networks.given import check_given
 from trilemma.networks.unet_blocks import group_norm, zeroed
-from trilemma.networks.unet_paths import Ascent, Descent, StageFactory, Steering, grid_sides, residual_blocks
+from trilemma.networks.unet_paths import Ascent, Descent, StageFactory, Steering, grid_sides, residual_blocks, stages
 
 
 class UNet(nn.Module):
@@ -104,6 +104,10 @@ class UNet(nn.Module):
         zeroed(self.head)
         # The layout of the activations: convolutions then copy less. (The overloads of `to` do not name it.)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def units(self) -> list[nn.Module]:
+        """See `HasUnits`: the stages."""
+        return stages(self.descent, self.middle, self.ascent)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trilemma.networks.blocks import CrossAttention
 from trilemma.networks.embeddings import GridPosition, TimeEmbedding
 from trilemma.networks.unet_blocks import group_norm
-from trilemma.networks.unet_paths import Descent, StageFactory, Steering, grid_sides, residual_blocks
+from trilemma.networks.unet_paths import Descent, StageFactory, Steering, grid_sides, residual_blocks, stages
 
 
 class UNetEncoder(nn.Module):
@@ -79,6 +79,10 @@ class UNetEncoder(nn.Module):
         self.head = nn.Linear(bottom, num_classes)
         # The layout of the activations: convolutions then copy less. (The overloads of `to` do not name it.)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def units(self) -> list[nn.Module]:
+        """See `HasUnits`: the stages."""
+        return stages(self.descent, self.middle)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Logits [B, K], never in less than float32, of x [B, in_channels, h, w] at times t [B] in [0, 1]."""

@@ -210,3 +210,8 @@ class Steering(nn.Module):
 def residual_blocks(*modules: nn.Module) -> list[SteeredResidual]:
     """The residual blocks in these modules, in order."""
     return [part for module in modules for part in module.modules() if isinstance(part, SteeredResidual)]
+
+
+def stages(*modules: nn.Module) -> list[nn.Module]:
+    """The stages in these modules, in order."""
+    return [part for module in modules for part in module.modules() if isinstance(part, Stage)]

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.models.base import Family
+from trilemma.models.units import recompute_activations
 from trilemma.runs.build import build
 from trilemma.runs.codec import resolve_codec
 from trilemma.runs.codes import cached_codes
@@ -56,6 +57,8 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
             data.use_codes(codes)
             if not resume:  # the checkpoint brings the units its prior was trained in
                 held.standardise(codes["train"].flatten(0, int(data.flip)))
+    if cfg.activation_checkpointing:
+        recompute_activations(model)
     return model
 
 

@@ -19,6 +19,7 @@ _INFO = re.compile(
             r"Detected KeyboardInterrupt",
             r"^Using .*(precision|bfloat16|16bit).*",
             r"^LOCAL_RANK: ",
+            r"^-+\ndistributed_backend=",
         )
     )
 )
@@ -29,6 +30,7 @@ _WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",
     r"Found \d+ module\(s\) in eval mode at the start of training",  # a frozen first stage is meant to be
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"FSDP2-wrapped module \(\w+\) returned a view tensor",  # no caller of a network changes its result in place
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
 )
 

@@ -54,6 +54,8 @@ TRAIN: dict[str, Any] = {
     "optimized_metric": _OPTIONAL_STR,
     "init_from": _OPTIONAL_STR,
     "deterministic": bool,
+    "compile": bool,
+    "activation_checkpointing": bool,
 }
 
 _SAMPLING: dict[str, Any] = {

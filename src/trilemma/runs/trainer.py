@@ -15,7 +15,7 @@ from trilemma.models.adversarial import Adversarial
 from trilemma.runs.build import build
 from trilemma.runs.devices import Layout, has_strategy, layout
 from trilemma.runs.facts import plain
-from trilemma.runs.strategies import DDP, HandAveragedDDP
+from trilemma.runs.strategies import DDP, FullyShard, HandAveragedDDP
 from trilemma.runs.targets import COMMAND_LINE, locate
 
 
@@ -90,6 +90,10 @@ def _check_strategy(cfg: DictConfig, strategy: Any) -> None:
     if isinstance(strategy, HandAveragedDDP) and not _is_adversarial(cfg):
         raise UserError(
             "trainer=ddp_adversarial is for families that average gradients by themselves: take trainer=ddp"
+        )
+    if isinstance(strategy, FullyShard) and _is_adversarial(cfg):
+        raise UserError(
+            "trainer=fsdp: a family with a discriminator trains with trainer=ddp_adversarial, or in one process"
         )
 
 

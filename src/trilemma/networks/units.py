@@ -1,0 +1,19 @@
+"""What a network says of the blocks that it is made of."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+
+@runtime_checkable
+class HasUnits(Protocol):
+    """A network that can be sharded over processes, recomputed instead of remembered, and compiled.
+
+    Each of these happens unit by unit; what lies in no unit goes with the network as a whole. So whoever uses the network calls it and
+    its units as modules, and reads their weights in no other way.
+    """
+
+    def units(self) -> list[nn.Module]:
+        """Blocks of about equal size that run one after another; the network itself where it is one block."""
