@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from trilemma import signals
 from trilemma.errors import FAILED, INTERRUPTED, PREEMPTED, REFUSED, Stopped, TrainingError, UserError
 from trilemma.runs.job import new_run_id, place
+from trilemma.runs.launchers import accept_defaults
 from trilemma.runs.requeue import requeue
 
 if TYPE_CHECKING:
@@ -224,4 +225,6 @@ def _keys_of(folder: Path) -> list[str]:
     return sorted(keys)
 
 
-register_resolvers()  # here, because a process that a launcher of Hydra's starts imports no more than this
+# Here, because a process that a launcher of Hydra's starts imports no more than this.
+register_resolvers()
+accept_defaults()

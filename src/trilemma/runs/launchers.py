@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,11 @@ from omegaconf import DictConfig
 from trilemma.errors import UserError
 
 _EXTRAS = {"joblib": "sweep", "submitit": "slurm"}
+
+
+def accept_defaults() -> None:
+    """Let our defaults of a launcher bear its name: Hydra checks them by the launcher's own schema, and warns that it may not for ever."""
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 
 @contextmanager

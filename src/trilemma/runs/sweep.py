@@ -8,7 +8,9 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -113,6 +115,8 @@ def run_point(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Outcome:
         outcome = Outcome(point, value=number)
     if outcome.status and not place().rank:
         print(f"error: {point}: {outcome.line}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # Hydra made it; what is in use stays
+            Path(HydraConfig.get().runtime.output_dir).rmdir()
     return outcome
 
 
