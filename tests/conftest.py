@@ -25,4 +25,5 @@ def _as_in_a_process_of_its_own():
         sys.modules["trilemma.signals"].stop_listening()
     if "trilemma.runs.job" in sys.modules:
         sys.modules["trilemma.runs.job"].new_run_id.cache_clear()
+        sys.modules["trilemma.runs.job"].this_job.cache_clear()
     os.environ.pop("TRILEMMA_DECISIONS", None)

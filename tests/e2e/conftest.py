@@ -8,6 +8,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from command import run
+from trilemma import signals
+from trilemma.runs.job import new_run_id, this_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +33,10 @@ def command(tmp_path, monkeypatch, capsys):
             runpy.run_path(str(path), run_name="__main__")
         except SystemExit as stop:
             status = stop.code
+        finally:  # the next command is another process, as far as it knows
+            signals.stop_listening()
+            new_run_id.cache_clear()
+            this_job.cache_clear()
         captured = capsys.readouterr()
         return Result(status, captured.out, captured.err)
 

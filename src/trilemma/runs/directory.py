@@ -49,7 +49,9 @@ def set_aside(run_dir: Path) -> None:
     stay = (".lock", "slurm")
     old = [path for path in run_dir.iterdir() if path.name not in stay and not path.name.startswith("superseded-")]
     if old:
-        folder = run_dir / f"superseded-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        name = f"superseded-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+        taken = len(list(run_dir.glob(f"{name}*")))  # in this same second
+        folder = run_dir / (f"{name}-{taken + 1}" if taken else name)
         folder.mkdir()
         for path in old:
             path.rename(folder / path.name)
