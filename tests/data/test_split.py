@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from trilemma.data.split import MappedImages, Split, balanced_order
+from trilemma.data.split import MappedImages, Split, balanced_order, windowed_order
 
 
 @pytest.fixture
@@ -83,3 +83,27 @@ def test_balanced_order_is_random_within_a_class_and_depends_on_the_seed_alone()
     assert not np.array_equal(order, balanced_order(400, seed=2, labels=labels))
     zeros = order[labels[order] == 0]
     assert abs(np.corrcoef(zeros, np.arange(200))[0, 1]) < 0.3
+
+
+BOUNDS = np.array([0, 5, 6, 6, 16, 20])
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 99])
+def test_a_windowed_order_is_a_permutation_that_mixes_so_many_files(window):
+    for seed in range(20):
+        order = windowed_order(BOUNDS, rng=np.random.default_rng(seed), window=window)
+        assert sorted(order) == list(range(20))
+        files = list(np.random.default_rng(seed).permutation(5))
+        start = 0
+        for first in range(0, 5, window):
+            chosen = files[first : first + window]
+            size = sum(BOUNDS[f + 1] - BOUNDS[f] for f in chosen)
+            found = np.searchsorted(BOUNDS, order[start : start + size], side="right") - 1
+            assert set(found) <= set(chosen)
+            start += size
+
+
+def test_a_window_of_all_files_is_a_uniform_permutation():
+    rng = np.random.default_rng(0)
+    places = np.array([np.argsort(windowed_order(BOUNDS, rng=rng, window=5)) for _ in range(4000)])
+    assert np.all(np.abs(places.mean(0) - 9.5) < 5 * 5.77 / 4000**0.5)

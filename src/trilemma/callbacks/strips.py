@@ -56,7 +56,7 @@ class ForwardStrip(L.Callback):
         data = getattr(trainer, "datamodule", None)
         if num_batches(trainer) or not takes_part(trainer, pl_module) or not isinstance(data, ImageData):
             return
-        if not isinstance(pl_module, Walks):
+        if not isinstance(pl_module, Walks) or not data.split("val").has_images:
             return
         images, times = to_float(data.split("val").images[: self.num_images]), even_times(NUM_COLUMNS)
         with undisturbed(pl_module):
@@ -167,6 +167,8 @@ class NoiseThenDenoise(_NowAndThen):
         if not isinstance(data, ImageData):
             return
         split = data.split("val")
+        if not split.has_images:
+            return
         images = to_float(split.images[: self.num_images])
         raw = own_condition(model.condition, split, len(images))
         found = [noise_then_denoise(model, images, t, raw, seed=self.seed).cpu() for t in self.strengths]

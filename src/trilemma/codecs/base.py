@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from trilemma.errors import UserError
 from trilemma.processes.noise import NoiseSource
+
+
+class Rows(Protocol):
+    """What codecs cache of a whole data set, [N, ...]: a tensor, or something that reads the part it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> Tensor: ...
 
 
 class Codec(nn.Module, ABC):
@@ -57,7 +65,7 @@ class Codec(nn.Module, ABC):
         """Codes of what `cache` returned: as `encode(images, noise)` of the same images would give them."""
         return cached
 
-    def standardise(self, cached: Tensor) -> None:
+    def standardise(self, cached: Rows) -> None:
         """Measure, on what `cache` returned of a whole training set [N, ...], what gives codes unit deviation; nothing here."""
 
     def freeze(self) -> Self:

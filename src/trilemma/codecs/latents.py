@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from trilemma.codecs.base import Codec
+from trilemma.codecs.base import Codec, Rows
 from trilemma.errors import UserError
 from trilemma.processes.noise import NoiseSource
 
@@ -58,7 +58,7 @@ class LatentCodec(Codec):
         return (latents - self.shift) * self.scale
 
     @torch.no_grad()
-    def standardise(self, cached: Tensor) -> None:
+    def standardise(self, cached: Rows) -> None:
         """Set `shift` and `scale` so that codes drawn for the training set have mean 0 a channel and mean square 1.
 
         Args:

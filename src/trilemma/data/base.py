@@ -12,16 +12,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from trilemma.data.codes import MAX_BYTES_IN_MEMORY, StoredCodes
 from trilemma.data.loader import BatchStream, EvalLoader, check_batch_size
-from trilemma.data.split import MappedImages, Split
+from trilemma.data.split import Split, StoredImages
 from trilemma.errors import UserError
 
 __all__ = ["ImageData", "Split", "SplitName"]
 
 SplitName = Literal["train", "val", "test"]
-
-# Below this the training images, or their codes, live beside the network, and a batch needs no copy from the host.
-_MAX_BYTES_ON_DEVICE = 2 * 1024**3
 
 
 class ImageData(L.LightningDataModule, ABC):
@@ -78,7 +76,7 @@ class ImageData(L.LightningDataModule, ABC):
         self._splits: dict[SplitName, Split] | None = None
         self._label_names: list[str] | None = None
         self._fingerprint: str | None = None
-        self._codes: dict[str, Tensor] = {}
+        self._codes: dict[SplitName, Tensor | StoredCodes] = {}
 
     @property
     def extractor_name(self) -> str:
@@ -142,24 +140,24 @@ class ImageData(L.LightningDataModule, ABC):
             },
         }
 
-    def use_codes(self, codes: Mapping[str, Tensor]) -> None:
+    def use_codes(self, codes: Mapping[SplitName, Tensor | StoredCodes]) -> None:
         """Serve what a codec caches: "train" batches carry "code" in place of "image", "val" batches both.
 
         Args:
-            codes: By split, "train" and "val", in its order: tokens, non-negative integers [N, L], or what continuous codes
-                are made of, float [N, c, h, w]. With `flip`, "train" is [2, N, ...]: those of the images, then those of their
-                mirror images.
+            codes: By split, "train" and "val" and perhaps "test", in its order: tokens, non-negative integers [N, L], or what
+                continuous codes are made of, float [N, c, h, w]. With `flip`, "train" is [2, N, ...]: those of the images, then
+                those of their mirror images. What is stored and small enough is read into memory.
 
         Raises:
             ValueError: If a split is missing or a shape does not match it.
         """
-        for name in ("train", "val"):
+        names: tuple[SplitName, ...] = ("train", "val", "test") if "test" in codes else ("train", "val")
+        for name in names:
             expected = (2,) * (self.flip and name == "train") + (len(self.split(name)),)
-            leading = codes[name].shape[: len(expected)] if name in codes else None
-            if leading != expected or codes[name].ndim == len(expected):
-                found = tuple(codes[name].shape) if name in codes else None
-                raise ValueError(f"codes of {name!r} must be shaped {(*expected, '...')}, got {found}")
-        self._codes = {name: _compact(codes[name]) for name in ("train", "val")}
+            found = tuple(codes[name].shape) if name in codes else ()
+            if found[: len(expected)] != expected or len(found) == len(expected):
+                raise ValueError(f"codes of {name!r} must be shaped {(*expected, '...')}, got {found or None}")
+        self._codes = {name: _kept(part) for name, part in codes.items()}
 
     def train_dataloader(self) -> BatchStream:
         """Training batches of the whole run."""
@@ -215,12 +213,15 @@ class ImageData(L.LightningDataModule, ABC):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
 
-def _fits_on_device(served: Tensor | MappedImages) -> bool:
-    return math.prod(served.shape) * served.dtype.itemsize <= _MAX_BYTES_ON_DEVICE
+def _fits_on_device(served: Tensor | StoredImages | StoredCodes) -> bool:
+    """Whether it may live beside the network, so that a batch needs no copy from the host."""
+    return math.prod(served.shape) * served.dtype.itemsize <= MAX_BYTES_IN_MEMORY
 
 
-def _compact(codes: Tensor) -> Tensor:
-    """Tokens in the smallest integer type that holds them; continuous codes as they are."""
+def _kept(codes: Tensor | StoredCodes) -> Tensor | StoredCodes:
+    """Tokens in memory in the smallest integer type that holds them; all else as it is."""
+    if isinstance(codes, StoredCodes):
+        return codes.all() if codes.num_bytes <= MAX_BYTES_IN_MEMORY else codes
     if codes.is_floating_point():
         return codes
     largest = int(codes.max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import os
@@ -41,6 +42,29 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         raise UserError(f"{folder}: the folder is read-only; {_REMEDY}")
     with FileLock(folder / f".{name}.lock"):
         yield
+
+
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[bool | None]:
+    """Take the lock file `path` unless another process has it; it goes with the process, by `kill -9` too.
+
+    Yields:
+        Whether it was taken; None where the file system has no locks.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken: bool | None = True
+        except (BlockingIOError, PermissionError):
+            taken = False
+        except OSError:
+            taken = None
+        yield taken
+        if taken:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a forked child too, which shares it
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

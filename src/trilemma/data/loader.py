@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from trilemma.data.batch import Batch
+from trilemma.data.codes import StoredCodes
 from trilemma.data.images import to_float
-from trilemma.data.split import MappedImages, Split
+from trilemma.data.split import Split, windowed_order
 from trilemma.data.workers import Workers, num_bytes
 from trilemma.errors import UserError
+
+WINDOW = 16  # files
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,10 @@ class BatchStream:
     """The training batches of a whole run, one after another.
 
     Batch n is a pure function of (seed, n): epoch n // per_epoch is a permutation of the images drawn from
-    (seed, epoch), its last incomplete batch dropped. The only state is the number of batches handed out, so a stream
-    that continues from a checkpoint written between two batches gives exactly those that were left. `len()` is the
-    number of batches of one pass of the trainer, normally the whole run; a further pass goes on where the last one
-    ended and repeats nothing.
+    (seed, epoch), its last incomplete batch dropped. What is read from many files is permuted by `windowed_order`.
+    The only state is the number of batches handed out, so a stream that continues from a checkpoint written between
+    two batches gives exactly those that were left. `len()` is the number of batches of one pass of the trainer,
+    normally the whole run; a further pass goes on where the last one ended and repeats nothing.
 
     Args:
         split: Training images.
@@ -52,6 +55,7 @@ class BatchStream:
             mirrors.
         device: Where the batches appear.
         resident: Keep images, or codes, on `device` too. Those on disk, or that workers read, stay with the host.
+        window: Files whose images are mixed, where images or codes lie in files that are best read one after another.
         num_workers: Processes that make batches ahead. They change no batch, and the state does not count what they made
             and nobody has had.
 
@@ -69,9 +73,10 @@ class BatchStream:
         rank: int = 0,
         world_size: int = 1,
         flip: bool = False,
-        codes: Tensor | None = None,
+        codes: Tensor | StoredCodes | None = None,
         device: torch.device | None = None,
         resident: bool = True,
+        window: int = WINDOW,
         num_workers: int = 0,
     ) -> None:
         check_batch_size(batch_size, len(split), world_size)
@@ -81,11 +86,13 @@ class BatchStream:
             raise ValueError(f"codes must be {'[2, N, ...]' if flip else '[N, ...]'}, got {tuple(codes.shape)}")
         self._device = torch.device("cpu") if device is None else device
         served = split.images if codes is None else codes
-        stays = num_workers > 0 or not resident or isinstance(served, MappedImages)
+        stays = num_workers > 0 or not resident or not isinstance(served, Tensor)
         home = torch.device("cpu") if stays else self._device
         # Codes stand in for the images: those need not be moved, nor read from disk.
-        self._codes = None if codes is None else codes.to(home)
-        self._images = split.images if codes is not None else _place(split.images, home)
+        self._codes = codes.to(home) if isinstance(codes, Tensor) else codes
+        self._images = split.images.to(home) if isinstance(split.images, Tensor) and codes is None else split.images
+        self._bounds = None if isinstance(served, Tensor) else served.bounds
+        self._window = window
         self._labels = None if split.labels is None else split.labels.to(home)
         self._index = split.index.to(home)
         self._captions = split.captions
@@ -126,8 +133,10 @@ class BatchStream:
     def _workers(self) -> Workers | None:
         if not self._num_workers:
             return None
-        served = self._images if self._codes is None else self._codes[0] if self._flip else self._codes
-        size = _batch_bytes(self._part.stop - self._part.start, self._index, served, self._labels)
+        num = self._part.stop - self._part.start
+        served = self._images if self._codes is None else self._codes
+        row = served.shape[2 if self._flip and self._codes is not None else 1 :]
+        size = num_bytes(((num,), torch.int64), ((num,), torch.int64), ((num, *row), served.dtype))
         return Workers(self._gather, self._num_workers, size)
 
     def _gather(self, number: int) -> dict[str, Any]:
@@ -138,14 +147,14 @@ class BatchStream:
         where = epoch.order_at_home[mine]
         flip = None if epoch.flip is None else epoch.flip[mine]
         batch: dict[str, Any] = {"index": self._index[where]}
-        if self._codes is not None:
-            batch["code"] = self._codes.index_select(0, where) if flip is None else self._codes[flip.long(), where]
+        codes, images = self._codes, self._images
+        if isinstance(codes, StoredCodes):
+            batch["code"] = codes.take(epoch.order[mine], None if flip is None else flip.numpy())
+        elif codes is not None:
+            batch["code"] = codes.index_select(0, where) if flip is None else codes[flip.long(), where]
         else:
-            kept = self._images
-            images = kept[epoch.order[mine]] if isinstance(kept, MappedImages) else kept.index_select(0, where)
-            if flip is not None:
-                images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-            batch["image"] = images
+            found = images.index_select(0, where) if isinstance(images, Tensor) else images[epoch.order[mine]]
+            batch["image"] = found if flip is None else torch.where(flip[:, None, None, None], found.flip(-1), found)
         if self._labels is not None:
             batch["label"] = self._labels[where]
         if self._captions is not None:
@@ -155,7 +164,10 @@ class BatchStream:
     def _order(self, number: int) -> _Epoch:
         if self._epoch is None or self._epoch.number != number:
             rng = np.random.default_rng([self._seed, number])
-            order = rng.permutation(self._num_images)
+            if self._bounds is None:
+                order = rng.permutation(self._num_images)
+            else:
+                order = windowed_order(self._bounds, rng=rng, window=self._window)
             flip = torch.from_numpy(rng.random(self._num_images) < 0.5).to(self._home) if self._flip else None
             # One transfer an epoch: a batch is then a slice, with no copy from the host.
             self._epoch = _Epoch(number, order, torch.from_numpy(order).to(self._home), flip)
@@ -172,15 +184,16 @@ class BatchStream:
             UserError: If the stream is not the one that the state came from.
         """
         for name, value in self._identity().items():
-            if state[name] != value:
+            if state.get(name) != value:
                 raise UserError(
-                    f"cannot resume: the checkpoint's run had {name} {state[name]}, this one has {value};"
+                    f"cannot resume: the checkpoint's run had {name} {state.get(name)}, this one has {value};"
                     " set it back, or start a new run with init_from=CKPT"
                 )
         self._position = int(state["position"])
 
     def _identity(self) -> dict[str, int]:
-        return {"seed": self._seed, "batch_size": self._batch_size, "num_images": self._num_images}
+        identity = {"seed": self._seed, "batch_size": self._batch_size, "num_images": self._num_images}
+        return identity if self._bounds is None else {**identity, "window": self._window}
 
 
 class EvalLoader:
@@ -209,7 +222,7 @@ class EvalLoader:
         max_images: int | None = None,
         rank: int = 0,
         world_size: int = 1,
-        codes: Tensor | None = None,
+        codes: Tensor | StoredCodes | None = None,
         num_workers: int = 0,
     ) -> None:
         num_images = len(split) if max_images is None else min(max_images, len(split))
@@ -226,7 +239,8 @@ class EvalLoader:
         self._workers: Workers | None = None
         if num_workers:
             most = max(mine.stop - mine.start for mine in map(self._mine, range(len(self))))
-            size = _batch_bytes(most, split.index, split.images, codes, split.labels)
+            parts = [split.index, split.labels, codes, split.images if split.has_images else None]
+            size = num_bytes(*(((most, *part.shape[1:]), part.dtype) for part in parts if part is not None))
             self._workers = Workers(self._gather, num_workers, size)
 
     def __len__(self) -> int:
@@ -250,7 +264,9 @@ class EvalLoader:
 
     def _gather(self, number: int) -> dict[str, Any]:
         split, mine = self._split, self._mine(number)
-        batch: dict[str, Any] = {"image": split.images[mine], "index": split.index[mine]}
+        batch: dict[str, Any] = {"index": split.index[mine]}
+        if split.has_images:
+            batch["image"] = split.images[mine]
         if self._codes is not None:
             batch["code"] = self._codes[mine]
         if split.labels is not None:
@@ -289,12 +305,3 @@ def _serve(gathered: Mapping[str, Any], device: torch.device, *, copy: bool) -> 
         batch[name] = here.clone() if copy and here is part else here
     served: Batch = batch
     return served
-
-
-def _batch_bytes(num: int, *stored: Tensor | MappedImages | None) -> int:
-    """Memory that `num` rows of each take."""
-    return num_bytes(*(((num, *rows.shape[1:]), rows.dtype) for rows in stored if rows is not None))
-
-
-def _place(images: Tensor | MappedImages, device: torch.device) -> Tensor | MappedImages:
-    return images if isinstance(images, MappedImages) else images.to(device)

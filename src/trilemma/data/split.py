@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,42 @@ from torch import Tensor
 Index = slice | Tensor | npt.NDArray[np.int64]
 
 
-class MappedImages:
-    """Some rows of a uint8 file on disk, in a given order, indexed like the tensor they stand for.
+class StoredImages(ABC):
+    """Images that lie outside memory, indexed like the uint8 tensor [N, C, H, W] they stand for.
+
+    Attributes:
+        readable: Whether there is anything to read; of images known by their codes alone there is not.
+        bounds: int64 [G + 1], where reading one after another is cheap: images bounds[g] to bounds[g + 1] lie in one file.
+            None where any order is as good.
+    """
+
+    readable: bool = True
+    bounds: npt.NDArray[np.int64] | None = None
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """(N, C, H, W)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Always uint8."""
+        return torch.uint8
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, index: Index) -> Tensor:
+        """Read images uint8 [n, C, H, W] by slice or by positions int64 [n]."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Content hash that does not read the images again."""
+
+
+class MappedImages(StoredImages):
+    """Some rows of a uint8 file on disk, in a given order.
 
     Args:
         array: Memory-mapped uint8 [M, C, H, W].
@@ -31,14 +66,6 @@ class MappedImages:
     def shape(self) -> torch.Size:
         """(N, C, H, W)."""
         return torch.Size((len(self._rows), *self._array.shape[1:]))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Always uint8."""
-        return torch.uint8
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __getitem__(self, index: Index) -> Tensor:
         """Read images uint8 [n, C, H, W] by slice or by positions int64 [n]."""
@@ -61,7 +88,7 @@ class Split:
         index: int64 [N], position of each image in its source (file, or list of files).
     """
 
-    images: Tensor | MappedImages
+    images: Tensor | StoredImages
     labels: Tensor | None
     captions: list[str] | None
     index: Tensor
@@ -76,6 +103,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def has_images(self) -> bool:
+        """Whether the images can be read, and not their codes alone."""
+        return isinstance(self.images, Tensor) or self.images.readable
+
     def take(self, positions: npt.NDArray[np.int64]) -> Split:
         """Images at `positions` [n] of a split in memory, in that order."""
         chosen = torch.from_numpy(positions)
@@ -89,7 +121,7 @@ class Split:
     def digest(self) -> str:
         """sha256 of images, labels and captions in their order."""
         content = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        if isinstance(self.images, MappedImages):
+        if isinstance(self.images, StoredImages):
             content.update(self.images.digest().encode())
         else:
             content.update(self.images.contiguous().numpy().data)
@@ -121,3 +153,22 @@ def balanced_order(num_images: int, *, seed: int, labels: npt.NDArray[np.int64] 
         members = np.flatnonzero(classes == label)
         key[members] = (np.arange(len(members)) + rng.random(len(members))) / len(members)
     return shuffled[np.argsort(key, kind="stable")]
+
+
+def windowed_order(bounds: npt.NDArray[np.int64], *, rng: np.random.Generator, window: int) -> npt.NDArray[np.int64]:
+    """Random order that reads few files at a time: the files in random order, and the images of every `window` of them shuffled.
+
+    Args:
+        bounds: int64 [G + 1]; file g holds images bounds[g] to bounds[g + 1].
+        rng: Of the order.
+        window: Files whose images are mixed; G or more makes it a uniform permutation.
+
+    Returns:
+        A permutation of 0..N-1, int64 [N].
+    """
+    files = rng.permutation(len(bounds) - 1)
+    parts = []
+    for start in range(0, len(files), window):
+        images = np.concatenate([np.arange(bounds[f], bounds[f + 1]) for f in files[start : start + window]])
+        parts.append(rng.permutation(images))
+    return np.concatenate(parts)

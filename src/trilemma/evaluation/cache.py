@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from trilemma.atomic import atomic_write
-from trilemma.data.split import MappedImages
+from trilemma.data.split import StoredImages
 from trilemma.evaluation.extractor_base import Embedding, Extractor, Images, chunks
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def cached_embed(extractor: Extractor, images: Images, folder: str | Path | None
 def images_sha256(images: Images) -> str:
     """Content hash, in hex, of images uint8 [N, C, H, W] and their shape."""
     digest = hashlib.sha256(repr(tuple(images.shape)).encode())
-    if isinstance(images, MappedImages):  # it knows the hash of its file
+    if isinstance(images, StoredImages):  # it knows the hash of its file
         digest.update(images.digest().encode())
         return digest.hexdigest()
     for chunk in chunks(images, _CHUNK):

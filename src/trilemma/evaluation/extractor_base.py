@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trilemma.data.split import MappedImages
+from trilemma.data.split import StoredImages
 from trilemma.errors import UserError
 
-Images = Tensor | MappedImages  # uint8 [N, C, H, W], in memory or on disk
+Images = Tensor | StoredImages  # uint8 [N, C, H, W], in memory or on disk
 
 
 class Embedding(NamedTuple):

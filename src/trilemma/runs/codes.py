@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
-import torch
-from rich.progress import track
-from torch import Tensor
-
-from trilemma.atomic import atomic_write
-from trilemma.codecs.base import Codec, flatten
-from trilemma.data.base import ImageData
-from trilemma.data.images import to_float
-from trilemma.data.split import MappedImages
+from trilemma.codecs.base import Codec
+from trilemma.data.base import ImageData, SplitName
+from trilemma.data.codes import StoredCodes
+from trilemma.data.tokens import TokenData
+from trilemma.errors import UserError
+from trilemma.runs.code_shards import CodeMaker
+from trilemma.runs.job import this_job
 
 
 def codec_hash(codec: Codec) -> str:
@@ -29,42 +28,42 @@ def codec_hash(codec: Codec) -> str:
     return digest.hexdigest()[:16]
 
 
-def cached_codes(codec: Codec, data: ImageData, cache_dir: Path, *, batch_size: int = 256) -> dict[str, Tensor]:
-    """What the codec caches of the training and validation splits; with [2, ...] in front for training images that are mirrored.
+def codes_dir(codec: Codec, data: ImageData, cache_dir: Path) -> Path:
+    """Where the codes of a data set are looked for: named after both, so what is found there is never stale."""
+    return cache_dir / "codes" / f"{data.fingerprint[:16]}-{codec_hash(codec)}{'-flip' if data.flip else ''}"
 
-    Tokens are int64 [N, L]; a continuous codec's are float32 [N, ...], see `Codec.cache`.
 
-    Kept under `cache_dir` by the hashes of codec and data; a file that cannot be read is made again.
+def cached_codes(
+    codec: Codec, data: ImageData, cache_dir: Path, *, node: dict[str, Any] | None = None
+) -> dict[SplitName, StoredCodes]:
+    """What the codec caches of the training and validation splits, memory-mapped; made now where it is not there.
+
+    Any number of processes may call it at once: they share the work. `data=tokens` brings its codes along.
+
+    Args:
+        codec: In evaluation mode.
+        data: The images.
+        cache_dir: Codes are kept below it, by the hashes of codec and data.
+        node: What builds `data`, in plain containers; it is written beside the codes.
+
+    Returns:
+        By split, tokens [N, L], or what continuous codes are made of, float32 [N, ...], see `Codec.cache`; of training images that are
+        mirrored [2, N, ...].
+
+    Raises:
+        UserError: If the folder cannot be written, or `data` holds codes by another codec.
     """
-    path = cache_dir / "codes" / f"{data.fingerprint[:16]}-{codec_hash(codec)}{'-flip' if data.flip else ''}.pt"
-    if path.is_file():
-        try:
-            codes: dict[str, Tensor] = torch.load(path, weights_only=True)
-            return {name: value if value.is_floating_point() else value.long() for name, value in codes.items()}
-        except Exception:
-            print(f"warning: the code cache {path} is damaged; it is made again")
-    codes = {
-        name: _encode(codec, data.split(name).images, data.flip and name == "train", batch_size, name)
-        for name in ("train", "val")
-    }
-    kept = torch.float32
-    if codec.num_classes is not None:
-        kept = torch.uint8 if codec.num_classes <= 256 else torch.int32
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as handle:
-        torch.save({name: value.to(kept) for name, value in codes.items()}, handle)
-    return codes
-
-
-@torch.no_grad()
-def _encode(codec: Codec, images: Tensor | MappedImages, flip: bool, batch_size: int, name: str) -> Tensor:
-    versions: list[list[Tensor]] = [[], []] if flip else [[]]
-    for start in track(range(0, len(images), batch_size), description=f"Encoding {name} images", transient=True):
-        batch = to_float(images[start : start + batch_size])
-        versions[0].append(codec.cache(batch))
-        if flip:
-            versions[1].append(codec.cache(batch.flip(3)))
-    parts = [torch.cat(v) for v in versions]
-    if codec.num_classes is not None:
-        parts = [flatten(part) for part in parts]
-    return torch.stack(parts) if flip else parts[0]
+    if isinstance(data, TokenData):
+        ours, theirs = codec_hash(codec), data.codec["hash"]
+        if ours != theirs:
+            raise UserError(
+                f"data.root={data.root} holds codes by another codec (hash {theirs}, and this one's is {ours}): give "
+                "codec.checkpoint=PATH of the one that made them, or tokenize the images with this one"
+            )
+        return data.codes
+    job = this_job()
+    folder = codes_dir(codec, data, cache_dir)
+    maker = CodeMaker(codec, codec_hash(codec), data, folder, node=node, rank=job.rank, world_size=job.world_size)
+    splits: tuple[SplitName, ...] = ("train", "val")
+    made = maker.make(splits, quiet=not job.is_first)
+    return {name: made.codes(name) for name in splits}

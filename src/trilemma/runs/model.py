@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from trilemma.data.base import ImageData
+from trilemma.data.tokens import TokenData
 from trilemma.errors import UserError
 from trilemma.models.base import Family
 from trilemma.models.units import recompute_activations
@@ -17,6 +18,7 @@ from trilemma.runs.build import build
 from trilemma.runs.codec import resolve_codec
 from trilemma.runs.codes import cached_codes
 from trilemma.runs.facts import plain, state_codec, state_process
+from trilemma.runs.job import this_job
 from trilemma.runs.load import init_weights
 from trilemma.runs.targets import COMMAND_LINE, locate
 
@@ -42,9 +44,17 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
     model.noise_seed = cfg.seed
     model.config = checkpoint_config(cfg) | {"data_fingerprint": data.fingerprint}
+    if isinstance(data, TokenData):
+        if cfg.facts.codec is None:
+            raise UserError(
+                "data=tokens holds codes and no images: it trains priors of a first stage, with codec=vq or another learned codec"
+            )
+        if data.source is not None:  # what samples are compared with are images
+            model.config["data"] = data.source
     if cfg.init_from and not resume:
         for line in init_weights(model, cfg.init_from):
-            print(f"init_from: {line}")
+            if this_job().is_first:
+                print(f"init_from: {line}")
     if codec is not None:
         held = getattr(model, "codec", None)
         if not isinstance(held, type(codec)):
@@ -53,10 +63,10 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
         # the prior learns are this codec's.
         held.load_state_dict(codec.state_dict())
         if cfg.facts.codec is not None:  # what was not learned costs nothing to compute
-            codes = cached_codes(held, data, Path(cfg.paths.cache_dir))
+            codes = cached_codes(held, data, Path(cfg.paths.cache_dir), node=plain(cfg, "data"))
             data.use_codes(codes)
             if not resume:  # the checkpoint brings the units its prior was trained in
-                held.standardise(codes["train"].flatten(0, int(data.flip)))
+                held.standardise(codes["train"].rows())
     if cfg.activation_checkpointing:
         recompute_activations(model)
     return model
