@@ -23,6 +23,7 @@ from trilemma.runs.plan.model import _KNOWN, plan_model
 from trilemma.runs.plan.scaling import falls_at, point, scaling_table
 from trilemma.runs.plan.show import show_plan
 from trilemma.runs.plan.table import table
+from trilemma.runs.plan.ways import ways_to_fit
 
 EIGHT = ("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
 
@@ -49,8 +50,16 @@ def composed(name, *overrides):
 
 
 @cache
-def planned(name, *overrides):
+def measured(name, *overrides):
     return make_plan(composed(name, *overrides))
+
+
+def planned(name, *overrides):
+    return measured(name, *overrides)[0]
+
+
+def ways(name, *overrides):
+    return ways_to_fit(*measured(name, *overrides))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -140,6 +149,25 @@ def test_both_networks_of_an_adversarial_family_are_counted():
     assert plan.work.backward_flops < 2 * plan.work.forward_flops
 
 
+def test_activations_are_kept_or_computed_twice():
+    kept, twice = planned("mnist/vq_diffusion"), planned("mnist/vq_diffusion", "activation_checkpointing=true")
+    assert twice.work == kept.otherwise
+    assert twice.otherwise == kept.work
+    assert twice.work.kept_bytes < 0.5 * kept.work.kept_bytes
+    assert twice.work.forward_flops == kept.work.forward_flops
+    assert kept.work.flops < twice.work.flops < kept.work.flops + kept.work.forward_flops
+    with pytest.raises(UserError, match="has units to recompute"):
+        planned("mnist/vqvae", "activation_checkpointing=true")
+
+
+def test_weights_that_are_gathered_in_bfloat16_leave_no_copies():
+    """DDP keeps a copy of every matrix for the backward pass, FSDP gathers it again."""
+    plan, steps = measured("imagenet/vq_diffusion", *EIGHT)
+    shared = steps.step(plan.batch_per_gpu, replace(plan.layout, strategy="fsdp"), recomputes=False)
+    assert plan.work.kept_bytes - shared.kept_bytes == pytest.approx(2 * plan.sizes.num_trainable, rel=0.04)
+    assert shared.flops == plan.work.flops
+
+
 def test_a_smaller_batch_takes_operations_in_proportion():
     one, two = (planned("mnist/ddpm", f"data.batch_size={size}").work for size in (32, 64))
     assert two.flops == pytest.approx(2 * one.flops, rel=0.01)
@@ -176,19 +204,18 @@ def test_mixed_precision_keeps_less():
 
 
 def test_what_does_not_fit_is_told_what_would():
-    plan = planned("imagenet/vq_diffusion")
-    assert not plan.fits
-    assert plan.ways == (
-        "activation checkpointing",
+    assert not planned("imagenet/vq_diffusion").fits
+    assert ways("imagenet/vq_diffusion") == (
+        "activation_checkpointing=true",
         "data.batch_size=128 trainer.accumulate_grad_batches=2",
         "plan.gpu=a100-80gb",
     )
     small = ("mnist/vq_diffusion", "plan.gpu=v100-16gb", "plan.memory_share=0.008")
-    (fewer,) = (way for way in planned(*small).ways if way.startswith("data.batch_size="))
+    (fewer,) = (way for way in ways(*small) if way.startswith("data.batch_size="))
     assert planned(*small, *fewer.split()).fits
-    shared = planned("mnist/vq_diffusion", "plan.memory_share=0.00145", "trainer=ddp", "trainer.devices=4")
-    assert not shared.fits
-    assert "trainer=fsdp" in shared.ways
+    shared = ("mnist/vq_diffusion", "plan.memory_share=0.00145", "trainer=ddp", "trainer.devices=4")
+    assert not planned(*shared).fits
+    assert "trainer=fsdp" in ways(*shared)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +237,7 @@ def test_what_is_wrong_is_said_in_a_line(overrides, words):
 
 def test_an_adversarial_family_is_not_shared_out():
     with pytest.raises(UserError, match="adversarial family"):
-        planned("mnist/ddgan", "trainer.strategy=fsdp", "trainer.devices=2")
+        planned("mnist/ddgan", "trainer=fsdp", "trainer.devices=2")
 
 
 # --- facts ------------------------------------------------------------------------------------------------------------

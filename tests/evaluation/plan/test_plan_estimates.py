@@ -36,8 +36,8 @@ A100 = GPUS["a100-40gb"]
 FABRIC = Fabric(node_gbits=200, efficiency=0.8, latency=0.0)
 
 
-def layout(nodes, gpus, strategy):
-    return Layout(num_nodes=nodes, gpus_per_node=gpus, strategy=strategy)
+def layout(nodes, gpus, strategy, **options):
+    return Layout(num_nodes=nodes, gpus_per_node=gpus, strategy=strategy, **options)
 
 
 def held(*args, **options):
@@ -56,11 +56,14 @@ def test_ddp_holds_buckets_too():
     assert held(layout(2, 4, "ddp"), bucket_view=True) == pytest.approx((2 + 0.1 + 4 + 2 + 2 + 6) * GB)
 
 
-def test_fsdp_shares_what_can_be_shared():
-    units = 2 * SIZES.largest_unit + SIZES.outside_units, SIZES.largest_unit + SIZES.outside_units
+@pytest.mark.parametrize("gathered", [1.0, 0.5])
+def test_fsdp_shares_what_can_be_shared(gathered):
+    unit, outside = SIZES.largest_unit, SIZES.outside_units
+    whole = 2 * gathered * unit + outside + (gathered + 1) * unit
     for nodes in (1, 2, 16):
         shared = (2 + 4 + 2 + 2) * GB / (4 * nodes)
-        assert held(layout(nodes, 4, "fsdp")) == pytest.approx(shared + 0.1 * GB + sum(units) + 6 * GB, abs=8)
+        found = held(layout(nodes, 4, "fsdp", gathered_share=gathered))
+        assert found == pytest.approx(shared + 0.1 * GB + whole + 6 * GB, abs=8)
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------------
@@ -110,12 +113,14 @@ def test_a_ring_passes_gradients_twice():
     assert between.unhidden == pytest.approx(between.backward / math.ceil(2 * GB / (25 * 2**20)))
 
 
-def test_sharing_passes_weights_three_times():
-    sent = communication(SIZES, A100, layout(2, 4, "fsdp"), FABRIC)
-    once = 7 / 8 * 2 * GB / (0.8 * 25e9)
-    assert sent.forward == pytest.approx(once)
-    assert sent.backward == pytest.approx(2 * once)
-    assert sent.bytes_per_gpu == 3 * 7 / 8 * 2 * GB
+@pytest.mark.parametrize("gathered", [1.0, 0.5])
+def test_sharing_passes_weights_twice_and_gradients_once(gathered):
+    sent = communication(SIZES, A100, layout(2, 4, "fsdp", gathered_share=gathered), FABRIC)
+    weights = 7 / 8 * (gathered * (SIZES.weights - SIZES.outside_units) + SIZES.outside_units)
+    gradients = 7 / 8 * SIZES.weights
+    assert sent.bytes_per_gpu == pytest.approx(2 * weights + gradients)
+    assert sent.forward == pytest.approx(weights / (0.8 * 25e9))
+    assert sent.backward == pytest.approx((weights + gradients) / (0.8 * 25e9))
 
 
 def test_every_piece_waits_for_the_other_nodes():

@@ -77,8 +77,8 @@ def communication(sizes: Sizes, gpu: GPU, layout: Layout, fabric: Fabric) -> Com
 
     DDP sums the gradients of all GPUs in buckets while the backward pass goes on: a ring sends 2 (N - 1)/N of them from each
     GPU, past the narrowest link once, and a bucket waits 2 log2(n) times for the next node (a tree). FSDP gathers the weights,
-    unit by unit, for the forward and again for the backward pass, and sums and shares out the gradients: (N - 1)/N of them
-    each time, in rings of n - 1 waits.
+    unit by unit, for the forward and again for the backward pass (in bf16-mixed precision those of units in bfloat16), and
+    sums and shares out the gradients in their own type: (N - 1)/N of them each time, in rings of n - 1 waits.
     """
     N, n = layout.world_size, layout.num_nodes
     if N == 1:
@@ -86,16 +86,19 @@ def communication(sizes: Sizes, gpu: GPU, layout: Layout, fabric: Fabric) -> Com
     bandwidth = fabric.bandwidth(gpu, layout)
     share = (N - 1) / N
     if layout.strategy == "fsdp":
-        pieces = sizes.num_units + 1
-        wait = pieces * (n - 1) * fabric.latency
-        once = share * sizes.weights / bandwidth + wait
-        largest = max(sizes.largest_unit, sizes.outside_units)
+        wait = (sizes.num_units + 1) * (n - 1) * fabric.latency
+        in_units = sizes.weights - sizes.outside_units
+        gathered = share * (layout.gathered_share * in_units + sizes.outside_units)
+        summed = share * sizes.weights
+        largest = max(layout.gathered_share * sizes.largest_unit, sizes.outside_units)
+        first = share * largest / bandwidth + (n - 1) * fabric.latency
+        last = share * max(sizes.largest_unit, sizes.outside_units) / bandwidth + (n - 1) * fabric.latency
         return Communication(
-            forward=once,
-            backward=2 * once,
-            unhidden=2 * (share * largest / bandwidth + (n - 1) * fabric.latency),
-            bytes_per_gpu=3 * share * sizes.weights,
-            formula="3 (N-1)/N x weights: gathered twice, gradients shared out",
+            forward=gathered / bandwidth + wait,
+            backward=(gathered + summed) / bandwidth + 2 * wait,
+            unhidden=first + last,
+            bytes_per_gpu=2 * gathered + summed,
+            formula="(N-1)/N x (weights gathered twice, gradients shared out)",
         )
     buckets = max(1, math.ceil(sizes.weights / BUCKET))
     wait = 2 * math.log2(n) * fabric.latency if n > 1 else 0.0

@@ -65,6 +65,14 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._see(leaf)
         return out
 
+    def ignore(self, tensor: Tensor) -> None:
+        """Count a tensor no longer: something else accounts for it."""
+        key = id(tensor.untyped_storage())
+        if key in self._held:
+            self._drop(key)
+            self._known.add(key)
+            self._standing.append(tensor.untyped_storage())
+
     def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = id(storage), storage.nbytes()
@@ -81,11 +89,8 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note_gradient(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
         storage = parameter.grad.untyped_storage()
-        key = id(storage)
-        if key in self._held:  # once: a weight that is used twice is told twice
-            self._drop(key)
-            self._known.add(key)
-            self._standing.append(storage)
+        if id(storage) in self._held:  # once: a weight that is used twice is told twice
+            self.ignore(parameter.grad)
             self.gradients += storage.nbytes()
             self._mark()
 

@@ -37,7 +37,7 @@ def memory_rows(sizes: Sizes, step: StepWork, layout: Layout, *, bucket_view: bo
         bucket_view: Whether DDP's gradients lie in its buckets (`gradient_as_bucket_view`) instead of beside them.
     """
     if layout.strategy == "fsdp":
-        return _sharded(sizes, step, layout.world_size)
+        return _sharded(sizes, step, layout)
     rows = [
         Row("weights", sizes.weights),
         Row("frozen weights, buffers", sizes.frozen),
@@ -54,17 +54,17 @@ def memory_rows(sizes: Sizes, step: StepWork, layout: Layout, *, bucket_view: bo
     return rows
 
 
-def _sharded(sizes: Sizes, step: StepWork, world_size: int) -> list[Row]:
-    share = f"1/{world_size} of all"
-    gathered = GATHERED_UNITS * sizes.largest_unit + sizes.outside_units
+def _sharded(sizes: Sizes, step: StepWork, layout: Layout) -> list[Row]:
+    N, share = layout.world_size, f"1/{layout.world_size} of all"
+    unit = round(layout.gathered_share * sizes.largest_unit)
     return [
-        Row("weights", _share(sizes.weights, world_size), share),
+        Row("weights", _share(sizes.weights, N), share),
         Row("frozen weights, buffers", sizes.frozen),
-        Row("states of the optimiser", _share(sizes.optimiser, world_size), share),
-        Row("averages", _share(sizes.averages, world_size), share),
-        Row("gradients", _share(sizes.weights, world_size), share),
-        Row("weights in use", gathered, f"{GATHERED_UNITS} units gathered, and what lies in none"),
-        Row("gradients in use", sizes.largest_unit + sizes.outside_units, "of a unit, before they are shared out"),
+        Row("states of the optimiser", _share(sizes.optimiser, N), share),
+        Row("averages", _share(sizes.averages, N), share),
+        Row("gradients", _share(sizes.weights, N), share),
+        Row("weights in use", GATHERED_UNITS * unit + sizes.outside_units, "two units gathered, and what lies in none"),
+        Row("gradients in use", unit + sizes.largest_unit, "of a unit, and the buffer that is sent"),
         Row("activations", step.peak_bytes, _kept(step)),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,11 +35,13 @@ class GPURules(TorchFunctionMode):
 
     Args:
         mixed: The lower precision, as torch.bfloat16; None casts nothing.
+        on_copy: Told of every weight's cast.
     """
 
-    def __init__(self, mixed: torch.dtype | None = None) -> None:
+    def __init__(self, mixed: torch.dtype | None = None, *, on_copy: Callable[[Tensor], None] | None = None) -> None:
         super().__init__()
         self.mixed = mixed
+        self._on_copy = on_copy
         self._casts: dict[int, tuple[Tensor, Tensor]] = {}  # the weight is held, so that its id stays its own
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -58,7 +61,10 @@ class GPURules(TorchFunctionMode):
         if not (value.is_leaf and value.requires_grad):
             return value.to(self.mixed)
         if id(value) not in self._casts:
-            self._casts[id(value)] = (value, value.to(self.mixed))
+            copy = value.to(self.mixed)
+            self._casts[id(value)] = (value, copy)
+            if self._on_copy is not None:
+                self._on_copy(copy)
         return self._casts[id(value)][1]
 
     def _full(self, value: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from trilemma.evaluation.ledger.calls import subnetworks
 from trilemma.models.adversarial import Adversarial
 from trilemma.models.base import Family
+from trilemma.models.units import inner_units, trained_networks
 
 _PROBE = (2, 3, 5, 7, 11)  # sides of a small tensor in a weight's place, all different
 
@@ -89,12 +90,8 @@ def measure_sizes(model: Family, *, optimiser: int, num_averages: int) -> Sizes:
 
 
 def units_of(model: nn.Module) -> list[nn.Module]:
-    """The units of all sub-networks that declare them (`units()`)."""
-    found: list[nn.Module] = []
-    for part in subnetworks(model).values():
-        units: Any = getattr(part, "units", None)
-        found += units() if callable(units) else []
-    return found
+    """The units of all networks that are trained, without networks that are a single one."""
+    return [unit for network in trained_networks(model) for unit in inner_units(network)]
 
 
 def _parts(model: nn.Module) -> Iterable[Part]:

@@ -45,9 +45,23 @@ class StepWork:
         return self.forward_flops + self.backward_flops
 
 
-def measure_step(
-    model: Family, batch: Batch, *, mixed: torch.dtype | None = None, checkpointed: Sequence[nn.Module] = ()
-) -> StepWork:
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How a step is computed.
+
+    Attributes:
+        mixed: Lower precision of a mixed one.
+        checkpointed: Modules whose inputs alone are kept, and which run once more in the backward pass.
+        keeps_copies: Whether copies of weights in the lower precision count, which `torch.autocast` makes and the backward pass needs. FSDP
+            gathers weights in that precision instead, and drops them in between.
+    """
+
+    mixed: torch.dtype | None = None
+    checkpointed: Sequence[nn.Module] = ()
+    keeps_copies: bool = True
+
+
+def measure_step(model: Family, batch: Batch, manner: Manner = Manner()) -> StepWork:
     """Run the losses of a family and their backward passes on the meta device.
 
     A family with a discriminator takes both its turns; operations are those of an ordinary update, memory that of the dearest
@@ -57,8 +71,7 @@ def measure_step(
     Args:
         model: On the meta device; gradients are left as None.
         batch: On the meta device, of the size that a device gets.
-        mixed: Lower precision of a mixed one.
-        checkpointed: Modules whose inputs alone are kept, and which run once more in the backward pass.
+        manner: How it is computed.
 
     Raises:
         ValueError: If a weight is not on the meta device.
@@ -71,15 +84,14 @@ def measure_step(
         if isinstance(module, EMAQuantizer):
             module.eval()
     try:
-        with _checkpointed(checkpointed, mixed):
-            if not isinstance(model, Adversarial):
-                return _run(model, partial(model.loss, batch), mixed)
-            return _alternate(model, batch, mixed)
+        if isinstance(model, Adversarial):
+            return _alternate(model, batch, manner)
+        return _run(model, partial(model.loss, batch), manner)
     finally:
         model.train(was_training)
 
 
-def _alternate(model: Adversarial, batch: Batch, mixed: torch.dtype | None) -> StepWork:
+def _alternate(model: Adversarial, batch: Batch, manner: Manner) -> StepWork:
     """The turns of the first update and of the one after it."""
     generators = [p for _, p in model.generator_parameters()]
     discriminators = [p for p in model.discriminator.parameters() if p.requires_grad]
@@ -91,7 +103,7 @@ def _alternate(model: Adversarial, batch: Batch, mixed: torch.dtype | None) -> S
         works = []
         for loss_of, others in turns:
             with _frozen(others):
-                works.append(_run(model, partial(loss_of, batch), mixed))
+                works.append(_run(model, partial(loss_of, batch), manner))
         updates.append(works)
     model.num_batches = before
     both = [work for works in updates for work in works]
@@ -104,16 +116,22 @@ def _alternate(model: Adversarial, batch: Batch, mixed: torch.dtype | None) -> S
     )
 
 
-def _run(model: Family, loss_of: Callable[[], Loss | None], mixed: torch.dtype | None) -> StepWork:
-    rules = GPURules(mixed)
+def _run(model: Family, loss_of: Callable[[], Loss | None], manner: Manner) -> StepWork:
     with Operations() as operations, LiveMemory(model) as memory:
-        with rules:
-            loss = loss_of()
-        rules.forget()
-        if loss is None:
-            return StepWork(forward_flops=0, backward_flops=0, kept_bytes=0, peak_bytes=0, peak_with_gradients_bytes=0)
-        forward, kept = operations.total, memory.live
-        loss.total.backward()  # type: ignore[no-untyped-call]
+
+        def new_rules() -> GPURules:
+            return GPURules(manner.mixed, on_copy=None if manner.keeps_copies else memory.ignore)
+
+        with _checkpointed(manner.checkpointed, new_rules):
+            with (rules := new_rules()):
+                loss = loss_of()
+            rules.forget()
+            if loss is None:
+                return StepWork(
+                    forward_flops=0, backward_flops=0, kept_bytes=0, peak_bytes=0, peak_with_gradients_bytes=0
+                )
+            forward, kept = operations.total, memory.live
+            loss.total.backward()  # type: ignore[no-untyped-call]
         work = StepWork(
             forward_flops=forward,
             backward_flops=operations.total - forward,
@@ -137,9 +155,9 @@ def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def _checkpointed(modules: Sequence[nn.Module], mixed: torch.dtype | None) -> Iterator[None]:
+def _checkpointed(modules: Sequence[nn.Module], new_rules: Callable[[], GPURules]) -> Iterator[None]:
     def contexts() -> tuple[Any, Any]:
-        return nullcontext(), GPURules(mixed)  # the second forward pass comes when the rules of the first are gone
+        return nullcontext(), new_rules()  # the second forward pass comes when the rules of the first are gone
 
     for module in modules:
         # There are no random states to keep: nothing is drawn on the meta device.

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from trilemma.runs.plan.figures import make_plan
 from trilemma.runs.plan.scaling import scaling_table
 from trilemma.runs.plan.table import table
+from trilemma.runs.plan.ways import ways_to_fit
 from trilemma.runs.quiet import quieten
 
 
@@ -17,7 +18,7 @@ def show_plan(cfg: DictConfig) -> None:
         UserError: If the configuration is wrong, or names something that a plan does not know.
     """
     quieten()
-    plan = make_plan(cfg)
-    print(table(plan))
+    plan, measured = make_plan(cfg)
+    print(table(plan, () if plan.fits else ways_to_fit(plan, measured)))
     if cfg.plan.nodes is not None:
         print(f"\n{scaling_table(plan, list(cfg.plan.nodes))}")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trilemma.evaluation.plan.step import StepWork
 from trilemma.runs.plan.figures import Plan
 
 _GIB = 2**30
 _LAUNCH_BOUND = 0.02  # seconds
 
 
-def table(plan: Plan) -> str:
-    """All that a plan says."""
-    sections = [_head(plan), _parameters(plan), _operations(plan), _memory(plan), _time(plan)]
+def table(plan: Plan, ways: Sequence[str] = ()) -> str:
+    """All that a plan says.
+
+    Args:
+        plan: The plan.
+        ways: Settings under which it would fit, where it does not.
+    """
+    sections = [_head(plan), _parameters(plan), _operations(plan), _memory(plan, ways), _time(plan)]
     if plan.notes:
         sections.append("\n".join(f"note: {note}" for note in plan.notes))
     return "\n\n".join(sections)
@@ -54,30 +60,34 @@ def _operations(plan: Plan) -> str:
     return columns(rows)
 
 
-def _memory(plan: Plan) -> str:
+def _memory(plan: Plan, ways: Sequence[str]) -> str:
     rows = [("Memory of a GPU", "GiB", "")]
     rows += [(f"  {row.name}", _gib(row.bytes), row.note) for row in plan.rows if row.bytes > plan.memory / 1000]
     counted = plan.memory_share * plan.gpu.memory
     of = f"of {plan.gpu.memory:g}, {plan.memory_share:.0%} of which ({counted:.1f}) is counted on"
     rows.append(("  in all", _gib(plan.memory), of))
-    lines = [columns(rows), f"  {_verdict(plan)}"]
-    if plan.checkpointed is not None:
-        slower = plan.checkpointed.flops / plan.work.flops - 1
-        saved, now = _gib(plan.checkpointed.peak_bytes), _gib(plan.work.peak_bytes)
-        lines.append(
-            f"  Activation checkpointing would take activations from {now} to {saved} GiB, for {slower:.0%} more operations."
-        )
+    lines = [columns(rows), f"  {_verdict(plan, ways)}"]
+    if plan.otherwise is not None:
+        lines.append(f"  {_recomputing(plan, plan.otherwise)}")
     return "\n".join(lines)
 
 
-def _verdict(plan: Plan) -> str:
+def _verdict(plan: Plan, ways: Sequence[str]) -> str:
     if plan.fits:
         return "It fits."
-    counted = plan.memory_share * plan.gpu.memory
-    start = f"It does not fit: {_gib(plan.memory)} of {counted:.1f} GiB."
-    if not plan.ways:
+    start = f"It does not fit: {_gib(plan.memory)} of {plan.memory_share * plan.gpu.memory:.1f} GiB."
+    if not ways:
         return f"{start} Nor does any setting that was tried: take fewer images a GPU, or a smaller model."
-    return f"{start} It fits with {', or with '.join(plan.ways)}."
+    return f"{start} It fits with {', or with '.join(ways)}."
+
+
+def _recomputing(plan: Plan, otherwise: StepWork) -> str:
+    now, then = _gib(plan.work.peak_bytes), _gib(otherwise.peak_bytes)
+    if plan.recomputes:
+        more = plan.work.flops / otherwise.flops - 1
+        return f"Activations are computed twice, for {more:.0%} more operations; kept, they would take {then} instead of {now} GiB."
+    more = otherwise.flops / plan.work.flops - 1
+    return f"activation_checkpointing=true would take activations from {now} to {then} GiB, for {more:.0%} more operations."
 
 
 def _time(plan: Plan) -> str:

@@ -1,0 +1,41 @@
+"""Steps of one model, each measured once."""
+
+from __future__ import annotations
+
+import torch
+
+from trilemma.errors import UserError
+from trilemma.evaluation.plan.layout import Layout
+from trilemma.evaluation.plan.sizes import units_of
+from trilemma.evaluation.plan.step import Manner, StepWork, measure_step
+from trilemma.runs.plan.model import PlannedModel
+
+
+class Measured:
+    """What steps of a model take, at whatever batch and in whatever manner.
+
+    Args:
+        planned: The model.
+        mixed: Lower precision of a mixed one; None where the precision is not mixed.
+    """
+
+    def __init__(self, planned: PlannedModel, mixed: torch.dtype | None) -> None:
+        self.planned, self.mixed = planned, mixed
+        self.units = units_of(planned.model)
+        self._steps: dict[tuple[int, bool, bool], StepWork] = {}
+
+    def step(self, batch: int, layout: Layout, *, recomputes: bool) -> StepWork:
+        """A step with `batch` images on a GPU; with `recomputes` the units keep their inputs only.
+
+        Raises:
+            UserError: If there are no units to recompute.
+        """
+        if recomputes and not self.units:
+            name = type(self.planned.model).__name__
+            raise UserError(f"activation_checkpointing=true: no network of a {name} has units to recompute")
+        keeps_copies = layout.strategy != "fsdp" or layout.gathered_share == 1.0
+        key = (batch, recomputes, keeps_copies)
+        if key not in self._steps:
+            manner = Manner(mixed=self.mixed, checkpointed=self.units if recomputes else (), keeps_copies=keeps_copies)
+            self._steps[key] = measure_step(self.planned.model, self.planned.batch(batch), manner)
+        return self._steps[key]
