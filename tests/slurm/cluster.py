@@ -64,7 +64,7 @@ JobCompType=jobcomp/filetxt
 JobCompLoc={run}/jobcomp.txt
 EnforcePartLimits=ALL
 JobRequeue=1
-KillWait=5
+KillWait=10
 FirstJobId={first_job}
 MinJobAge=36000
 MaxArraySize=500
@@ -214,7 +214,7 @@ class Cluster:
         """Wait for a job's successful end."""
         return self.wait_for(job, "COMPLETED", seconds=seconds)
 
-    def until(self, condition: Callable[[], object], job: str, *, seconds: float = 120) -> None:
+    def until(self, condition: Callable[[], object], job: str, *, seconds: float = 180, every: float = 0.25) -> None:
         """Wait for a condition; where it does not come true, show what the job printed."""
         ended: list[float] = []
 
@@ -225,7 +225,7 @@ class Cluster:
             assert done or not ended or time.monotonic() < ended[0] + 15, f"the job has ended\n{self._tell(job)}"
             return done
 
-        _until(met, seconds, "it did not happen", lambda: self._tell(job))
+        _until(met, seconds, "it did not happen", lambda: self._tell(job), every)
 
     def ranks(self, job: str) -> dict[int, int]:
         """Process ids of a running job's own commands, those that `rank.sh` started, by rank."""
@@ -298,12 +298,14 @@ def _kill(pid: int, sign: int) -> None:
         os.kill(pid, sign)
 
 
-def _until(condition: Callable[[], object], seconds: float, complaint: str, tell: Callable[[], str]) -> None:
+def _until(
+    condition: Callable[[], object], seconds: float, complaint: str, tell: Callable[[], str], every: float = 0.25
+) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"{complaint} within {seconds:.0f} s\n{tell()}")
-        time.sleep(0.25)
+        time.sleep(every)
 
 
 if __name__ == "__main__":

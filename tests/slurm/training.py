@@ -15,9 +15,6 @@ from trilemma.callbacks.checkpoint import step_checkpoints
 
 PRIOR = (
     "experiment=mnist/vq_diffusion",
-    "trainer=ddp",
-    "trainer.devices=1",
-    "trainer.num_nodes=2",
     "data=mnist_5k",
     "data.batch_size=16",
     "data.max_val_images=64",
