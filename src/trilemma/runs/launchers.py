@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,3 +38,8 @@ def explained(config: DictConfig) -> Iterator[None]:
             raise
         chosen = config.hydra.runtime.choices["hydra/launcher"]
         raise UserError(f"hydra/launcher={chosen} is not installed: pip install -e '.[{extra}]'") from None
+
+
+def is_started_by_another() -> bool:
+    """Whether this process is one that a launcher started to run points, one after the other."""
+    return multiprocessing.parent_process() is not None

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from trilemma.errors import FAILED, REFUSED, TrainingError, UserError
+from trilemma import signals
+from trilemma.errors import FAILED, REFUSED, Stopped, TrainingError, UserError
 from trilemma.runs.job import place, status_of
+from trilemma.runs.launchers import is_started_by_another
 
 IN_SLURM = "SlurmLauncher"  # the launcher that starts every point in a SLURM job of its own
 _NOT_IN_ID = (
@@ -85,6 +88,8 @@ def point_id(overrides: Iterable[str] | None = None) -> str:
 
 def _word(key: str, value: str) -> str:
     leaf = re.split(r"[./@]", key)[-1]
+    with suppress(ValueError):
+        value = min(value, f"{float(value):.4g}", key=len)  # to be read; the hash has all digits
     value = re.sub(r"[^\w.+-]+", "_", value).strip("_")
     return f"{leaf}{value}" if value[:1].isdigit() else f"{leaf}-{value}"
 
@@ -105,6 +110,10 @@ def run_point(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Outcome:
         value = run_job(cfg)
     except (UserError, TrainingError) as error:
         outcome = Outcome(point, status_of(error), " ".join(str(error).split()))
+    except Stopped as stop:
+        if not is_started_by_another():
+            raise
+        return Outcome(point, stop.status, stop.line)  # to the process that sweeps, which stops when all have written
     except SystemExit as stop:  # an oracle that found an error; a process whose first one has said what is wrong
         outcome = Outcome(point, status_of(stop) if stop.code else 0, f"ended with status {stop.code}")
     except Exception as error:
@@ -125,6 +134,25 @@ def tasks_per_node(devices: Any) -> int:
     if OmegaConf.is_list(devices):
         return len(devices)
     return int(devices) if str(devices).isdigit() else 1
+
+
+def lost(overrides: Sequence[str], error: Exception) -> JobReturn:
+    """What a launcher returns of a point whose process ended without a word."""
+    point = point_id(overrides)
+    line = f"its process is gone ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+    returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+    returned.return_value = Outcome(point, FAILED, line)
+    return returned
+
+
+def heed() -> None:
+    """Stop the sweep here if that was asked for.
+
+    Raises:
+        Stopped: If it was.
+    """
+    if status := signals.asked():
+        raise Stopped(status, f"stopped by {signals.name()}; the same command goes on with the sweep")
 
 
 def conclude(outcomes: Sequence[Outcome]) -> None:

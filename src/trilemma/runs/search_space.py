@@ -1,0 +1,70 @@
+"""What a search varies, from overrides as they are typed: `a=1,2`, `a=interval(0,1)`, `a=tag(log,interval(1e-4,1e-2))`, `a=range(1,9)`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from trilemma.errors import UserError
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What is varied and what is not.
+
+    Attributes:
+        varied: Distributions by key.
+        fixed: The other overrides, as typed.
+    """
+
+    varied: dict[str, BaseDistribution]
+    fixed: tuple[str, ...]
+
+    @staticmethod
+    def of(overrides: Sequence[Override]) -> SearchSpace:
+        """The space that overrides span.
+
+        Raises:
+            UserError: If nothing is varied.
+        """
+        varied = {one.get_key_element(): _distribution(one) for one in overrides if one.is_sweep_override()}
+        if not varied:
+            raise UserError(
+                "hydra/sweeper=optuna: nothing is varied; give intervals or choices, as in "
+                "'optimizer.lr=tag(log,interval(1e-4,1e-2))' seed=1,2"
+            )
+        return SearchSpace(varied, tuple(one.input_line or "" for one in overrides if not one.is_sweep_override()))
+
+    def overrides(self, params: Mapping[str, Any]) -> list[str]:
+        """Those of a point, what is varied first."""
+        return [f"{key}={_typed(params[key])}" for key in self.varied] + list(self.fixed)
+
+    def study(self, experiment: str) -> str:
+        """Name of the study: another search has another."""
+        keys = ("run.", "paths.", "logger", "num_threads=")  # change where and how a point runs, not what it is
+        content = sorted([*self.varied, *(one for one in self.fixed if not one.startswith(keys))])
+        return f"{experiment}-{hashlib.sha256(' '.join(content).encode()).hexdigest()[:6]}"
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    value = cast(Any, override.value())
+    if isinstance(value, IntervalSweep):
+        start, end, log = value.start, value.end, "log" in value.tags
+        if isinstance(start, int) and isinstance(end, int):
+            return IntDistribution(start, end, log=log)
+        return FloatDistribution(float(start), float(end), log=log)  # type: ignore[arg-type]
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        found: list[Any] = list(override.sweep_iterator())
+        if all(isinstance(one, int) for one in found):
+            return IntDistribution(found[0], found[-1], step=int(value.step))
+    return CategoricalDistribution(list(override.sweep_string_iterator()))
+
+
+def _typed(value: Any) -> str:
+    """As it would be typed; the shortest number that is the value."""
+    return value if isinstance(value, str) else repr(value)
