@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -52,16 +52,15 @@ class SearchSpace:
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    value = cast(Any, override.value())
+    value = override.value()
     if isinstance(value, IntervalSweep):
-        start, end, log = value.start, value.end, "log" in value.tags
-        if isinstance(start, int) and isinstance(end, int):
-            return IntDistribution(start, end, log=log)
-        return FloatDistribution(float(start), float(end), log=log)  # type: ignore[arg-type]
+        ends: list[Any] = [value.start, value.end]
+        kind = IntDistribution if all(isinstance(end, int) for end in ends) else FloatDistribution
+        return kind(*ends, log="log" in value.tags)
     if isinstance(value, RangeSweep) and not value.shuffle:
         found: list[Any] = list(override.sweep_iterator())
         if all(isinstance(one, int) for one in found):
-            return IntDistribution(found[0], found[-1], step=int(value.step))
+            return IntDistribution(found[0], found[-1], step=int(value.step or 1))
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
