@@ -200,11 +200,13 @@ def _tell(study: Study, trial: Trial, outcome: Outcome) -> None:
     if outcome.status == 0 and math.isfinite(float(outcome)):
         study.tell(trial, float(outcome))
         return
-    line = outcome.line or f"its value is {outcome.value}"
+    nothing = "it was never validated (trainer.val_check_interval)"
+    line = outcome.line or (nothing if outcome.value is None else f"its value is {outcome.value}")
     trial.set_user_attr(_ERROR, line)
     trial.set_user_attr("status", outcome.status)
     study.tell(trial, state=TrialState.FAIL)
-    print(f"trial {trial.number} failed: {outcome.point}", flush=True)
+    why = "" if outcome.line else f": {line}"  # else the point has said it
+    print(f"trial {trial.number} failed: {outcome.point}{why}", flush=True)
 
 
 def _refuse_the_hopeless(study: Study) -> None:

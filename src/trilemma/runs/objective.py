@@ -25,20 +25,18 @@ def monitor_of(cfg: DictConfig) -> tuple[str, Literal["min", "max"]] | None:
 
 
 def objective(cfg: DictConfig, metrics: Mapping[str, float]) -> float | None:
-    """The metric that `optimized_metric` names, else the model's own; None where there is neither.
+    """The metric that `optimized_metric` names, else the model's own; None where there is neither, or no validation was done.
 
     Args:
         cfg: Of the run.
         metrics: Of its last validation.
 
     Raises:
-        UserError: If it was not logged.
+        UserError: If validations do not log the one that is named.
     """
     monitor = monitor_of(cfg)
-    name = cfg.optimized_metric or (monitor[0] if monitor else None)
-    if name is None:
-        return None
-    if name not in metrics:
-        known = ", ".join(sorted(metrics)) or "none"
-        raise UserError(f"optimized_metric={name} is not logged in validation; there is: {known}")
-    return metrics[name]
+    named = cfg.optimized_metric
+    if named is not None and metrics and named not in metrics:
+        raise UserError(f"optimized_metric={named} is not logged in validation; there is: {', '.join(sorted(metrics))}")
+    name = named or (monitor[0] if monitor else None)
+    return metrics.get(name) if name else None

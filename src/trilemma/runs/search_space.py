@@ -54,9 +54,12 @@ class SearchSpace:
 def _distribution(override: Override) -> BaseDistribution:
     value = override.value()
     if isinstance(value, IntervalSweep):
-        ends: list[Any] = [value.start, value.end]
-        kind = IntDistribution if all(isinstance(end, int) for end in ends) else FloatDistribution
-        return kind(*ends, log="log" in value.tags)
+        start: Any
+        end: Any
+        start, end, log = value.start, value.end, "log" in value.tags
+        if all(isinstance(one, int) for one in (start, end)):
+            return IntDistribution(start, end, log=log)
+        return FloatDistribution(start, end, log=log)
     if isinstance(value, RangeSweep) and not value.shuffle:
         found: list[Any] = list(override.sweep_iterator())
         if all(isinstance(one, int) for one in found):
