@@ -53,7 +53,7 @@ def train(cfg: DictConfig) -> float | None:
     job = this_job()
     with signals.waiting(*signals.PREEMPTION), ExitStack() as held:
         if OmegaConf.select(cfg, "plan") is not None:
-            job.decide("plan", lambda: show_plan(cfg))  # debug=plan: nothing is read or trained
+            job.decide("plan", lambda: _plan(cfg))  # debug=plan: nothing is read or trained
             return None
         job.in_turn("checked", lambda: _check(cfg))
         run = job.decide("run", lambda: {"id": _run_id(cfg), "dir": str(cfg.paths.run_dir)})
@@ -63,7 +63,19 @@ def train(cfg: DictConfig) -> float | None:
     return objective(cfg, metrics) if in_sweep() and job.is_first else None
 
 
+def _plan(cfg: DictConfig) -> None:
+    _check_named(cfg)
+    show_plan(cfg)
+
+
 def _check(cfg: DictConfig) -> None:
+    _check_named(cfg)
+    check_config(cfg, schema.TRAIN)
+    quieten()
+
+
+def _check_named(cfg: DictConfig) -> None:
+    """See that there is something to train."""
     if OmegaConf.select(cfg, "oracle") is not None:
         raise UserError("an oracle is not trained: run python evaluate.py experiment=oracle/... instead")
     if OmegaConf.select(cfg, "model._target_") is None or OmegaConf.select(cfg, "data._target_") is None:
@@ -71,8 +83,6 @@ def _check(cfg: DictConfig) -> None:
             "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"
         )
     drop_recipe(cfg)
-    check_config(cfg, schema.TRAIN)
-    quieten()
 
 
 def _run_id(cfg: DictConfig) -> str:
