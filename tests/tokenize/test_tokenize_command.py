@@ -1,10 +1,12 @@
 """`python -m trilemma.tokenize`: as it is typed, in several processes, killed, and with what is wrong."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -217,23 +219,18 @@ def family(pid):
 
 
 def test_as_it_is_typed(composed, codec, images, tmp_path):
-    """Two ranks of torchrun equal one process, bit for bit; a second call finds it done; the status says what is wrong."""
+    """Two ranks of torchrun equal one process, bit for bit."""
     tokenize(composed("tokenize", f"ckpt={codec}", *options(images, shard_size=4), "output_dir=one"))
     more = [*options(images, shard_size=4), "output_dir=two"]
     done = subprocess.run(command(codec, *more, ranks=2), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["36 train, 2 val, 2 test images as uint8 codes, 0.0 MB: two"]
     assert content("two") == content("one")
-    (tmp_path / "two" / META).write_text("{}")
-    wrong = subprocess.run(command(codec, *more), capture_output=True, text=True, timeout=60)
-    assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.startswith("error: two/meta.json: not a description of codes")
-    assert wrong.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_all_of_mnist_on_two_ranks_killed_at_random_moments(composed, data_dir, tmp_path):
-    """60,000 + 10,000 images: two ranks equal one bit for bit, through a dozen kill -9 of a rank or of all, at random moments."""
+    """60,000 + 10,000 images: two ranks equal one bit for bit, through ten kill -9 of a rank or of all, at random moments."""
     import random
 
     codec = write_codec(composed, tmp_path / "codec.ckpt", "mnist/vqvae", 1, (1, 28, 28))
@@ -242,18 +239,25 @@ def test_all_of_mnist_on_two_ranks_killed_at_random_moments(composed, data_dir, 
     subprocess.run(command(codec, *given, "output_dir=one"), check=True, timeout=600)
     subprocess.run(command(codec, *given, "output_dir=two", ranks=2), check=True, timeout=600)
     assert content("one") == content("two")
-    for kill in range(12):
-        ranks = 1 + kill % 2
-        stood = len(list(Path("killed").glob("*.npy"))) if kill else 0
+    kills = 0
+    while kills < 10:
+        if Path("killed", META).exists():  # a rank that was left made the rest
+            assert content("killed") == content("one")
+            shutil.rmtree("killed")
+        ranks, stood = 1 + kills % 2, len(list(Path("killed").glob("*.npy")))
         process = subprocess.Popen(command(codec, *given, "output_dir=killed", ranks=ranks), start_new_session=True)
         while len(list(Path("killed").glob("*.npy"))) <= stood and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.5))
+        time.sleep(rng.uniform(0, 0.3))
+        if process.poll() is not None:
+            continue
         victims = family(process.pid)
-        # torchrun itself ends the other ranks when one is gone.
-        for pid in [rng.choice(victims[1:])] if ranks > 1 and kill % 4 == 1 else victims:
-            os.kill(pid, signal.SIGKILL)
+        # torchrun itself ends the other rank when one is gone.
+        for pid in [rng.choice(victims[1:])] if ranks > 1 and kills % 4 == 1 else victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait(60)
+        kills += 1
         assert len(list(Path("killed").glob("*.npy"))) >= stood
     subprocess.run(command(codec, *given, "output_dir=killed", ranks=2), check=True, timeout=600)
     assert content("killed") == content("one")

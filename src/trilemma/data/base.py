@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trilemma.data.codes import MAX_BYTES_IN_MEMORY, StoredCodes
-from trilemma.data.loader import BatchStream, EvalLoader, check_batch_size
+from trilemma.data.loader import WINDOW, BatchStream, EvalLoader, check_batch_size
 from trilemma.data.split import Split, StoredImages
 from trilemma.errors import UserError
 
@@ -38,6 +38,7 @@ class ImageData(L.LightningDataModule, ABC):
 
     Attributes:
         name: Name of the data set.
+        window: Files whose images are shuffled together, where they are read from many (see `windowed_order`).
         num_train_batches: Length of a run in batches; where None it follows from the trainer's `max_steps` and
             `accumulate_grad_batches`. A family that counts its steps in another way sets it.
 
@@ -46,6 +47,7 @@ class ImageData(L.LightningDataModule, ABC):
     """
 
     name: str
+    window: int = WINDOW
 
     def __init__(
         self,
@@ -173,6 +175,7 @@ class ImageData(L.LightningDataModule, ABC):
             flip=self.flip,
             codes=codes,
             device=None if self.trainer is None else self.trainer.strategy.root_device,
+            window=self.window,
             resident=_fits_on_device(split.images if codes is None else codes),
             num_workers=self.num_workers,
         )

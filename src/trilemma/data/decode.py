@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +39,28 @@ class Decoding:
     resize: Literal["crop", "stretch"]
 
 
-def decode(path: Path, how: Decoding) -> npt.NDArray[np.uint8]:
+def check_decoding(size: int, channels: int, resize: Literal["crop", "stretch"]) -> Decoding:
+    """What a data set was told of it.
+
+    Raises:
+        UserError: If an argument is out of range.
+    """
+    if size < 1:
+        raise UserError(f"data.size={size} must be at least 1")
+    if channels not in (1, 3):
+        raise UserError(f"data.channels={channels} must be 1 (grey) or 3 (RGB)")
+    if resize not in ("crop", "stretch"):
+        raise UserError(f"data.resize={resize} must be crop or stretch")
+    return Decoding(size=size, channels=channels, resize=resize)
+
+
+def decode(source: Path | IO[bytes], how: Decoding, name: str | None = None) -> npt.NDArray[np.uint8]:
     """Read one image file: turned as its EXIF tag says, transparent parts white, resized bicubically with antialiasing.
+
+    Args:
+        source: The file, or its content.
+        how: Into what.
+        name: How errors call it; by default its path.
 
     Returns:
         uint8 [C, size, size].
@@ -48,14 +68,15 @@ def decode(path: Path, how: Decoding) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: If the file is no image, is damaged, or has more than 8 bits a channel.
     """
+    name = str(source) if name is None else name
     try:
-        with Image.open(path) as file:
+        with Image.open(source) as file:
             file.load()
             image = ImageOps.exif_transpose(file)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}); mend or remove it") from None
+        raise UserError(f"{name}: cannot be read as an image ({error}); mend or remove it") from None
     if image.mode.startswith(("I", "F")):
-        raise UserError(f"{path}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+        raise UserError(f"{name}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from trilemma.data.base import ImageData, Split, SplitName
-from trilemma.data.decode import Decoding, decoded
-from trilemma.data.split import MappedImages, balanced_order
+from trilemma.data.decode import check_decoding, decoded
+from trilemma.data.split import MappedImages, balanced_order, check_fractions
 from trilemma.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -92,35 +93,18 @@ class ImageFolder(ImageData):
             max_val_images=max_val_images,
             num_workers=num_workers,
         )
-        if size < 1:
-            raise UserError(f"data.size={size} must be at least 1")
-        if channels not in (1, 3):
-            raise UserError(f"data.channels={channels} must be 1 (grey) or 3 (RGB)")
-        if resize not in ("crop", "stretch"):
-            raise UserError(f"data.resize={resize} must be crop or stretch")
-        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-            raise UserError(
-                f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction} must be at least 0 and sum to"
-                " less than 1"
-            )
+        check_fractions(val_fraction, test_fraction)
         self.root = Path(root).expanduser()
         self.cache_dir = Path(cache_dir).expanduser()
-        self.decoding = Decoding(size=size, channels=channels, resize=resize)
+        self.decoding = check_decoding(size, channels, resize)
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
 
     def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
         """List the folder and decode what is not in the cache."""
-        listing = list_images(self.root)
-        num_images = len(listing.paths)
-        num_val = max(1, round(self.val_fraction * num_images))
-        num_test = max(1, round(self.test_fraction * num_images))
-        if num_images < num_val + num_test + 1:
-            raise UserError(f"{self.root}: {num_images} images are too few for three splits; add some")
+        listing = self.listing()
         array, digest = decoded(listing.paths, self.decoding, cache_dir=self.cache_dir)
         labels = None if listing.labels is None else np.array(listing.labels, dtype=np.int64)
-        order = balanced_order(num_images, seed=self.split_seed, labels=labels)
-        val, test, train = np.split(order, [num_val, num_val + num_test])
         splits = {
             name: Split(
                 images=MappedImages(array, rows, digest=digest),
@@ -128,9 +112,25 @@ class ImageFolder(ImageData):
                 captions=None if listing.captions is None else [listing.captions[i] for i in rows],
                 index=torch.from_numpy(rows),
             )
-            for name, rows in (("train", train), ("val", val), ("test", test))
+            for name, rows in self.rows(listing).items()
         }
-        return cast(dict[SplitName, Split], splits), listing.label_names
+        return splits, listing.label_names
+
+    def listing(self) -> Listing:
+        """The files."""
+        return list_images(self.root)
+
+    def rows(self, listing: Listing) -> dict[SplitName, npt.NDArray[np.int64]]:
+        """Which files each split has, int64 [N]."""
+        num_images = len(listing.paths)
+        num_val = max(1, round(self.val_fraction * num_images))
+        num_test = max(1, round(self.test_fraction * num_images))
+        if num_images < num_val + num_test + 1:
+            raise UserError(f"{self.root}: {num_images} images are too few for three splits; add some")
+        labels = None if listing.labels is None else np.array(listing.labels, dtype=np.int64)
+        order = balanced_order(num_images, seed=self.split_seed, labels=labels)
+        val, test, train = np.split(order, [num_val, num_val + num_test])
+        return {"train": train, "val": val, "test": test}
 
 
 def list_images(root: Path) -> Listing:

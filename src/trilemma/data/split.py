@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trilemma.errors import UserError
+
 Index = slice | Tensor | npt.NDArray[np.int64]
 
 
@@ -153,6 +155,18 @@ def balanced_order(num_images: int, *, seed: int, labels: npt.NDArray[np.int64] 
         members = np.flatnonzero(classes == label)
         key[members] = (np.arange(len(members)) + rng.random(len(members))) / len(members)
     return shuffled[np.argsort(key, kind="stable")]
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Refuse shares that leave nothing to train on.
+
+    Raises:
+        UserError: If one is negative, or they sum to 1 or more.
+    """
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        raise UserError(
+            f"data.val_fraction={val_fraction}, data.test_fraction={test_fraction} must be at least 0 and sum to less than 1"
+        )
 
 
 def windowed_order(bounds: npt.NDArray[np.int64], *, rng: np.random.Generator, window: int) -> npt.NDArray[np.int64]:

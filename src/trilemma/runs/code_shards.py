@@ -1,9 +1,7 @@
-"""A data set's codes made shard by shard, by any number of processes that know nothing of each other.
+"""A data set's codes made shard by shard, by any number of processes.
 
-A shard is always the same images in the same batches, whoever makes it, and is written whole or not at all, with its SHA-256
-beside it. Each process begins with its own share, then helps with what is left: so the codes do not depend on how many
-there are, and what a killed one was at is all that is lost. Locks only spare work; where a file system has none, some
-shards are made twice.
+A shard is always the same images in the same batches, whoever makes it, so the codes do not depend on how many there are. Its
+SHA-256 lies beside it until the folder is complete and has a table.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import io
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +29,12 @@ from trilemma.data.split import Split, StoredImages
 from trilemma.data.workers import Workers, num_bytes
 from trilemma.errors import UserError
 from trilemma.runs.code_recipe import RECORD, Recipe, check_same, read_record, recipe_in
-from trilemma.runs.code_report import CodeReport
 from trilemma.runs.encoder import Encoder
+from trilemma.runs.shares import POLL_SECONDS, Report, Shard, cut, make_missing
 
 BATCH_SIZE, SHARD_SIZE = 256, 4096
-_POLL_SECONDS = 0.2
 _LOCK = ".meta.lock"
 _NOT_OF_THE_IMAGES = ("batch_size", "seed", "max_val_images", "num_workers")
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """Images `start` to `stop` of a split."""
-
-    split: SplitName
-    number: int
-    start: int
-    stop: int
-
-    @property
-    def file(self) -> str:
-        return f"{self.split}-{self.number:05d}.npy"
 
 
 class CodeMaker:
@@ -118,15 +101,19 @@ class CodeMaker:
         Raises:
             UserError: If the folder cannot be written.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {self._folder}: {error.strerror}; choose another folder") from None
         shards = [shard for name in splits for shard in self._shards(name)]
         try:
             while True:
-                with CodeReport(sum(s.stop - s.start for s in shards), quiet=quiet) as report:
-                    self._make_missing(shards, report)
+                with Report("encoding", sum(map(len, shards)), quiet=quiet) as report:
+                    make_missing(
+                        self._folder,
+                        shards,
+                        stands=self._stands,
+                        write=self._write,
+                        report=report,
+                        rank=self._rank,
+                        world_size=self._world_size,
+                    )
                 complete = read_folder(self._folder)
                 if complete is None or report.made or not set(splits) <= set(complete.splits):
                     complete = self._finish(splits)
@@ -155,38 +142,10 @@ class CodeMaker:
             path.with_name(path.name + RECORD).unlink(missing_ok=True)
         return damaged
 
-    def _shards(self, name: SplitName) -> list[_Shard]:
-        size, num = self._recipe.shard_size, len(self._data.split(name))
-        return [_Shard(name, i, i * size, min(num, (i + 1) * size)) for i in range(-(-num // size))]
+    def _shards(self, name: SplitName) -> list[Shard]:
+        return cut(name, len(self._data.split(name)), self._recipe.shard_size, ".npy")
 
-    def _make_missing(self, shards: list[_Shard], report: CodeReport) -> None:
-        mine = shards[self._rank :: self._world_size]
-        others = set(shards).difference(mine)
-        # From the far end of the others' shares: they are at the near one.
-        pending = mine + [shard for shard in reversed(shards) if shard in others]
-        while pending:
-            left, progressed = [], False
-            for shard in pending:
-                if self._stands(shard):
-                    report.advance(shard.stop - shard.start, made=False)
-                    continue
-                with try_lock(self._folder / f".{shard.file}.lock") as taken:
-                    if taken is False:
-                        left.append(shard)
-                        continue
-                    stands = self._stands(shard)  # it may have been made since
-                    if not stands:
-                        if taken:
-                            for leftover in self._folder.glob(f".tmp-{shard.file}*"):
-                                leftover.unlink(missing_ok=True)
-                        self._write(shard)
-                    report.advance(shard.stop - shard.start, made=not stands)
-                    progressed = True
-            pending = left
-            if pending and not progressed:
-                time.sleep(_POLL_SECONDS)
-
-    def _stands(self, shard: _Shard) -> bool:
+    def _stands(self, shard: Shard) -> bool:
         """Whether a shard is there, by its size."""
         path = self._folder / shard.file
         record = read_record(path)
@@ -198,14 +157,14 @@ class CodeMaker:
             raise UserError(f"{path} was just made by another codec, or of other data: take another output_dir")
         return open_array(path, self._shape(shard), self._encoder.dtype) is not None
 
-    def _shape(self, shard: _Shard) -> tuple[int, ...]:
+    def _shape(self, shard: Shard) -> tuple[int, ...]:
         versions = (2,) if self._flips(shard.split) else ()
-        return (shard.stop - shard.start, *versions, *self._row_shape)
+        return (len(shard), *versions, *self._row_shape)
 
     def _flips(self, split: SplitName) -> bool:
         return self._recipe.flip and split == "train"
 
-    def _write(self, shard: _Shard) -> None:
+    def _write(self, shard: Shard) -> None:
         parts = []
         for images in self._images(shard):
             signals.check()
@@ -216,7 +175,7 @@ class CodeMaker:
         record = {"sha256": digest, "recipe": asdict(self._recipe)}
         _write_bytes(self._folder / (shard.file + RECORD), _as_json(record))
 
-    def _images(self, shard: _Shard) -> Iterator[Tensor]:
+    def _images(self, shard: Shard) -> Iterator[Tensor]:
         """Batches of a shard's images, read ahead where they have to be read."""
         split, size = self._data.split(shard.split), self._recipe.batch_size
         starts = range(shard.start, shard.stop, size)
@@ -243,7 +202,7 @@ class CodeMaker:
             with try_lock(self._folder / _LOCK) as taken:
                 if taken is not False:
                     return self._write_table(splits, alone=bool(taken))
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _write_table(self, splits: Sequence[SplitName], *, alone: bool) -> CodeFolder:
         standing = read_folder(self._folder)
@@ -271,7 +230,7 @@ class CodeMaker:
         for shard in self._shards(name):
             record = read_record(self._folder / shard.file)
             digest = known[shard.file] if record is None else record["sha256"]
-            shards.append({"file": shard.file, "size": shard.stop - shard.start, "sha256": digest})
+            shards.append({"file": shard.file, "size": len(shard), "sha256": digest})
         if standing is not None:
             return {**standing, "shards": shards}
         return {"flip": self._flips(name), "shards": shards, **self._write_known(name, self._data.split(name))}

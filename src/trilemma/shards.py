@@ -1,0 +1,18 @@
+"""Pack images into tar shards: `python -m trilemma.shards data=image_folder data.root=DIR output_dir=OUT`; `--help` says more."""
+
+import hydra
+from omegaconf import DictConfig
+
+from trilemma.runs import cli
+
+
+@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="shards")
+def main(cfg: DictConfig) -> None:
+    """List, read, write."""
+    from trilemma.runs.pack import pack
+
+    cli.job(pack, cfg)
+
+
+if __name__ == "__main__":
+    cli.run(main)
