@@ -33,7 +33,8 @@ from trilemma.runs.record import finished_runs
 # What a recipe is: the nodes that decide which weights come out. Paths, loggers and callbacks do not.
 _RECIPE_KEYS = ("model", "optimizer", "scheduler", "seed", "deterministic", "init_from")
 _RECIPE_TRAINER_KEYS = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
-_NOT_OF_THE_DATA = ("root", "cache_dir", "download", "verify", "num_workers")  # where they lie, and how they are read
+# How the data are read, and where they lie: what they are is the fingerprint's to say.
+_NOT_OF_THE_DATA = ("root", "cache_dir", "download", "verify", "num_workers", "shards", "val_shards", "test_shards")
 
 
 def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
