@@ -138,7 +138,6 @@ train() {
   run_id=$(override run.id "$run_id" "$@") || exit
   stage
   [[ -z ${TRILEMMA_STAGED:-} ]] || set -- "$@" "paths.data_dir='$TRILEMMA_STAGED'"
-  ((${SLURM_RESTART_COUNT:-0} == 0)) || set -- "$@" run.resume=auto # whatever the first start was told
   launch "$folder/slurm" "$folder/checkpoints/step-*.ckpt" "${PYTHON[@]}" train.py "$@" "run.id=$run_id"
 }
 
