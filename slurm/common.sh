@@ -9,6 +9,10 @@ set -uo pipefail
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 JOB=${JOB:-$SLURM_JOB_ID}
 
+# A warning that comes before there is a process to hear it.
+warned=
+trap 'warned=yes' USR1 USR2
+
 # Site, modules, network; then PYTHON holds the interpreter and CPUS the cores of a process.
 start_job() {
   local site=${TRILEMMA_SITE:-local} module tasks
@@ -62,6 +66,7 @@ launch() {
   rm -rf "$TRILEMMA_START"
   mkdir "$TRILEMMA_START" || die "cannot write $state: choose another place with paths.output_dir=..."
 
+  [[ -z $warned ]] || { _requeue 75 "$state" "$progress"; exit 75; }
   # SLURM signals the processes, this shell, or both, as it pleases: what reaches only this shell is handed on.
   trap 'scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
   trap 'scancel --signal=USR2 "$SLURM_JOB_ID"' USR2
