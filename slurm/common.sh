@@ -66,7 +66,10 @@ launch() {
   rm -rf "$TRILEMMA_START"
   mkdir "$TRILEMMA_START" || die "cannot write $state: choose another place with paths.output_dir=..."
 
-  [[ -z $warned ]] || { _requeue 75 "$state" "$progress"; exit 75; }
+  if [[ -n $warned ]]; then
+    _requeue 75 "$state" "$progress"
+    exit 75
+  fi
   # SLURM signals the processes, this shell, or both, as it pleases: what reaches only this shell is handed on.
   trap 'scancel --signal=USR1 "$SLURM_JOB_ID"' USR1
   trap 'scancel --signal=USR2 "$SLURM_JOB_ID"' USR2
@@ -126,11 +129,11 @@ _restarts() {
     END { print (abnormal > idle - 1 ? abnormal : idle - 1) + 0 }' "$1"
 }
 
+# The name of the last file of a pattern.
 _newest() {
-  local files
-  # shellcheck disable=SC2206  # the pattern is to be expanded
-  files=($1)
-  [[ -e ${files[-1]-} ]] && basename "${files[-1]}" || echo none
+  local file
+  file=$(compgen -G "$1" | tail -n 1)
+  basename "${file:-none}"
 }
 
 # train DEFAULT_ID OVERRIDES...: train.py in a run directory that a requeue finds again.

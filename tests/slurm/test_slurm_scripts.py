@@ -253,6 +253,16 @@ def test_restarts_are_counted(tmp_path, lines, newest, count):
     assert int(said) == count
 
 
+def test_the_newest_checkpoint_is_the_last(tmp_path):
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    newest = f". slurm/common.sh; _newest '{folder}/step-*.ckpt'"
+    assert bash(newest, environment=JOB).stdout == "none\n"
+    for step in (900, 1000, 100):
+        (folder / f"step-{step:08d}.ckpt").touch()
+    assert bash(newest, environment=JOB).stdout == "step-00001000.ckpt\n"
+
+
 def sweep(tmp_path, *, status=2, **environment):
     lines = tmp_path / "rates.txt"
     lines.write_text("# learning rates\noptimizer.lr=1e-3\n\noptimizer.lr=3e-3 'seed=1\n")
