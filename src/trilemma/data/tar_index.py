@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from rich import get_console
 from rich.progress import track
 
 from trilemma.data.files import atomic_folder, locked
@@ -129,7 +130,8 @@ def _write(paths: Sequence[Path], folder: Path) -> None:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
             reading = pool.map(_read_shard, paths)
-            found = list(track(reading, total=len(paths), description="indexing shards", transient=True))
+            quiet = not get_console().is_terminal
+            found = list(track(reading, "indexing shards", len(paths), transient=True, disable=quiet))
         except UserError:
             pool.shutdown(cancel_futures=True)
             raise
