@@ -132,7 +132,7 @@ _restarts() {
 # The name of the last file of a pattern.
 _newest() {
   local file
-  file=$(compgen -G "$1" | tail -n 1)
+  file=$(compgen -G "$1" | sort | tail -n 1)
   basename "${file:-none}"
 }
 
