@@ -1,5 +1,6 @@
 """`python -m trilemma.shards`: an image folder, or any data set, in tar shards that give back what went in."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,11 @@ def test_what_was_packed_is_what_the_folder_gives(composed, kind, capsys, tmp_pa
     said = capsys.readouterr().out
     assert "30 images in 9 shards" in said
     words = said.rpartition("train from them with  ")[2].split()
-    options = {word.removeprefix("data.").split("=")[0]: word.split("=", 1)[1].strip("'") for word in words[1:]}
+    options = {
+        word.split("=")[0].lstrip('"').removeprefix("data."): word.split("=", 1)[1].strip("'\"") for word in words[1:]
+    }
+    composed_again = compose("shards", [*shlex.split(" ".join(words)), "output_dir=x"])  # as a shell hands it on
+    assert all(composed_again.data[key] == value for key, value in options.items())
     common = {"size": 8, "batch_size": 2, "cache_dir": tmp_path / "cache"}
     packed, original = WebDataset(**options, **common), ImageFolder(root=images, **common)
     assert packed.label_names == original.label_names

@@ -192,8 +192,9 @@ def _how_to_train(folder: Path, source: _Source, shards: list[Shard]) -> str:
     for name in _SPLITS:
         files = [shard.file for shard in shards if shard.split == name]
         key = "shards" if name == "train" else f"{name}_shards"
-        span = files[0] if len(files) == 1 else f"{name}-{{00000..{len(files) - 1:05d}}}.tar"
-        words.append(f"data.{key}='{span}'")
+        # Braces are quoted twice: from the shell, and from Hydra.
+        several = f"\"data.{key}='{name}-{{00000..{len(files) - 1:05d}}}.tar'\""
+        words.append(several if len(files) > 1 else f"data.{key}={files[0]}")
     if source.label_names is not None:
         words.append(f"data.label_names={_NAMES}")
     return " ".join(words)
