@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
+import command
 from trilemma.data.cifar10 import CIFAR10
 from trilemma.data.mnist import MNIST
 from trilemma.data.mnist_5k import MNIST5k
@@ -18,12 +18,13 @@ from trilemma.evaluation.plan.memory import memory_rows
 from trilemma.networks.blocks import SelfAttention
 from trilemma.networks.unet_blocks import Upsample
 from trilemma.runs.cli import CONF, register_resolvers
+from trilemma.runs.plan.cluster import layout_of
 from trilemma.runs.plan.figures import make_plan
 from trilemma.runs.plan.model import _KNOWN, plan_model
 from trilemma.runs.plan.scaling import falls_at, point, scaling_table
-from trilemma.runs.plan.show import show_plan
 from trilemma.runs.plan.table import table
 from trilemma.runs.plan.ways import ways_to_fit
+from trilemma.runs.train import train
 
 EIGHT = ("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
 
@@ -150,9 +151,11 @@ def test_both_networks_of_an_adversarial_family_are_counted():
 
 
 def test_activations_are_kept_or_computed_twice():
-    kept, twice = planned("mnist/vq_diffusion"), planned("mnist/vq_diffusion", "activation_checkpointing=true")
-    assert twice.work == kept.otherwise
-    assert twice.otherwise == kept.work
+    kept, steps = measured("mnist/vq_diffusion")
+    twice = planned("mnist/vq_diffusion", "activation_checkpointing=true")
+    assert twice.work == (otherwise := steps.otherwise(kept.batch_per_gpu, kept.layout, recomputes=False))
+    assert "activation_checkpointing=true would take activations from 0.16 to" in table(kept, otherwise=otherwise)
+    assert "Activations are computed twice, for" in table(twice, otherwise=kept.work)
     assert twice.work.kept_bytes < 0.5 * kept.work.kept_bytes
     assert twice.work.forward_flops == kept.work.forward_flops
     assert kept.work.flops < twice.work.flops < kept.work.flops + kept.work.forward_flops
@@ -188,13 +191,14 @@ def test_nodes_precision_and_accumulation_are_the_trainers():
     )
     assert (plan.layout.world_size, plan.layout.strategy, plan.batch_per_gpu, plan.batch) == (8, "ddp", 8, 3 * 64)
     assert plan.matrix_precision == torch.bfloat16
-    alone = planned("mnist/vq_diffusion", "data.batch_size=8", "trainer.precision=bf16-mixed")
-    assert plan.time.forward == pytest.approx(3 * alone.time.forward)
+    assert plan.time.forward == pytest.approx(3 * plan.work.forward_flops / (0.35 * 312e12))
 
 
 def test_all_gpus_of_a_node_are_taken_where_no_number_is_given():
-    assert planned("mnist/vq_diffusion", "trainer=ddp", "trainer.devices=auto").layout.gpus_per_node == 4
-    assert planned("mnist/vq_diffusion", "trainer.devices=auto").layout.world_size == 1
+    assert layout_of(composed("mnist/vq_diffusion", "trainer=ddp", "trainer.devices=auto")).gpus_per_node == 4
+    assert layout_of(composed("mnist/vq_diffusion", "trainer=fsdp", "plan.gpus_per_node=8")).world_size == 8
+    assert layout_of(composed("mnist/vq_diffusion", "trainer.devices=auto")).world_size == 1
+    assert layout_of(composed("mnist/vq_diffusion", "trainer=ddp", "trainer.devices=[0,3]")).world_size == 2
 
 
 def test_mixed_precision_keeps_less():
@@ -307,8 +311,13 @@ def test_the_table_of_nodes_has_a_row_for_each():
         scaling_table(plan, [0])
 
 
-def test_nothing_is_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    show_plan(composed("mnist/vqvae"))
-    assert list(Path(tmp_path).iterdir()) == []
-    assert "Plan of" in capsys.readouterr().out
+def test_the_command_prints_a_plan_and_writes_nothing(tmp_path):
+    done = command.run("train", "experiment=mnist/vqvae", "debug=plan", f"paths.output_dir={tmp_path}")
+    assert done.stdout.startswith("Plan of mnist/vqvae on a100-40gb, single, 32-true, 2,500 updates of 64 images")
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_must_be_something_to_plan():
+    with pytest.raises(UserError, match="nothing to train: name an experiment"):
+        train(compose("train", ["debug=plan"]))

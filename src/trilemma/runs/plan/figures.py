@@ -49,7 +49,6 @@ class Plan:
         optimiser: Class of the optimiser.
         work: What a batch takes on one GPU.
         recomputes: Whether activations are computed twice instead of kept.
-        otherwise: What a batch would take the other way about; None where there are no units to recompute.
         bucket_view: Whether DDP's gradients lie in its buckets.
         time: Of an update.
         num_updates: Length of the run.
@@ -72,7 +71,6 @@ class Plan:
     optimiser: str
     work: StepWork
     recomputes: bool
-    otherwise: StepWork | None
     bucket_view: bool
     time: StepTime
     num_updates: int
@@ -166,7 +164,6 @@ def make_plan(cfg: DictConfig) -> tuple[Plan, Measured]:
         optimiser=planned.optimiser,
         work=work,
         recomputes=recomputes,
-        otherwise=measured.step(batch, layout, recomputes=not recomputes) if measured.units else None,
         bucket_view=has_bucket_view(cfg),
         time=time,
         num_updates=cfg.trainer.max_steps,

@@ -39,3 +39,7 @@ class Measured:
             manner = Manner(mixed=self.mixed, checkpointed=self.units if recomputes else (), keeps_copies=keeps_copies)
             self._steps[key] = measure_step(self.planned.model, self.planned.batch(batch), manner)
         return self._steps[key]
+
+    def otherwise(self, batch: int, layout: Layout, *, recomputes: bool) -> StepWork | None:
+        """The same step the other way about; None where there are no units to recompute."""
+        return self.step(batch, layout, recomputes=not recomputes) if self.units else None

@@ -19,6 +19,7 @@ def show_plan(cfg: DictConfig) -> None:
     """
     quieten()
     plan, measured = make_plan(cfg)
-    print(table(plan, () if plan.fits else ways_to_fit(plan, measured)))
+    otherwise = measured.otherwise(plan.batch_per_gpu, plan.layout, recomputes=plan.recomputes)
+    print(table(plan, otherwise=otherwise, ways=() if plan.fits else ways_to_fit(plan, measured)))
     if cfg.plan.nodes is not None:
         print(f"\n{scaling_table(plan, list(cfg.plan.nodes))}")

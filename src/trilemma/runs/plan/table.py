@@ -11,14 +11,15 @@ _GIB = 2**30
 _LAUNCH_BOUND = 0.02  # seconds
 
 
-def table(plan: Plan, ways: Sequence[str] = ()) -> str:
+def table(plan: Plan, *, otherwise: StepWork | None = None, ways: Sequence[str] = ()) -> str:
     """All that a plan says.
 
     Args:
         plan: The plan.
+        otherwise: What a batch would take if activations were computed twice, or if they were not.
         ways: Settings under which it would fit, where it does not.
     """
-    sections = [_head(plan), _parameters(plan), _operations(plan), _memory(plan, ways), _time(plan)]
+    sections = [_head(plan), _parameters(plan), _operations(plan), _memory(plan, otherwise, ways), _time(plan)]
     if plan.notes:
         sections.append("\n".join(f"note: {note}" for note in plan.notes))
     return "\n\n".join(sections)
@@ -60,15 +61,15 @@ def _operations(plan: Plan) -> str:
     return columns(rows)
 
 
-def _memory(plan: Plan, ways: Sequence[str]) -> str:
+def _memory(plan: Plan, otherwise: StepWork | None, ways: Sequence[str]) -> str:
     rows = [("Memory of a GPU", "GiB", "")]
     rows += [(f"  {row.name}", _gib(row.bytes), row.note) for row in plan.rows if row.bytes > plan.memory / 1000]
     counted = plan.memory_share * plan.gpu.memory
     of = f"of {plan.gpu.memory:g}, {plan.memory_share:.0%} of which ({counted:.1f}) is counted on"
     rows.append(("  in all", _gib(plan.memory), of))
     lines = [columns(rows), f"  {_verdict(plan, ways)}"]
-    if plan.otherwise is not None:
-        lines.append(f"  {_recomputing(plan, plan.otherwise)}")
+    if otherwise is not None:
+        lines.append(f"  {_recomputing(plan, otherwise)}")
     return "\n".join(lines)
 
 
