@@ -24,6 +24,7 @@ def state_data(cfg: DictConfig, data: ImageData) -> None:
     """Write what the data set says of itself."""
     cfg.facts.image_shape = list(data.image_shape)
     cfg.facts.num_labels = data.num_labels
+    cfg.facts.num_train_images = len(data.split("train"))
     condition = (OmegaConf.select(cfg, "condition._target_") or "").rpartition(".")[2]
     guidance = (OmegaConf.select(cfg, "guidance._target_") or "").rpartition(".")[2]
     if condition == "LabelCondition" and data.num_labels is None:
