@@ -25,10 +25,10 @@ def inputs(num=4, seed=0):
 
 def test_minibatch_deviation_is_the_mean_standard_deviation_of_a_group():
     x = torch.randn(6, 3, 2, 2, dtype=torch.float64)
-    out = MinibatchDeviation(4)(x)  # groups of gcd(4, 6) = 2: images i and i + 3
+    out = MinibatchDeviation(4)(x)  # groups of gcd(4, 6) = 2: images 2i and 2i + 1
     assert torch.equal(out[:, :3], x)
     for i in range(6):
-        pair = torch.stack([x[i], x[(i + 3) % 6]])
+        pair = torch.stack([x[i], x[i ^ 1]])
         expected = pair.std(0, unbiased=False).mean()
         torch.testing.assert_close(out[i, 3], expected.expand(2, 2), atol=1e-6, rtol=1e-6)
 

@@ -102,6 +102,17 @@ class Family(L.LightningModule, ABC):
         self.log_dict({f"train/{name}": term for name, term in shown.items()})
         return {"loss": loss.total, "terms": terms, "diagnostics": loss.diagnostics}
 
+    def log(  # type: ignore[override]
+        self, name: str, value: Any, *, batch_size: int | None = None, **options: Any
+    ) -> None:
+        """As Lightning's, whose mean over processes is wrong where their numbers of images are odd in sum.
+
+        It averages those numbers as integers. Here they are given as multiples of what it divides by.
+        """
+        if batch_size is not None and options.get("sync_dist") and self._trainer is not None:
+            batch_size *= self._trainer.world_size
+        super().log(name, value, batch_size=batch_size, **options)
+
     def configure_model(self) -> None:
         """Shard the trainable weights where the strategy has laid out a mesh of processes for that."""
         mesh = self.device_mesh

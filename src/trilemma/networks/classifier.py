@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trilemma.networks.batch_norm import BatchNorm2d
+
 
 class FeatureClassifier(nn.Module, ABC):
     """A classifier with a named hidden layer.
@@ -41,7 +43,7 @@ class FeatureClassifier(nn.Module, ABC):
 def _conv(in_channels: int, out_channels: int, *, stride: int = 1, size: int = 3) -> nn.Sequential:
     """Convolution and batch normalisation."""
     conv = nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=size // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+    return nn.Sequential(conv, BatchNorm2d(out_channels))
 
 
 class SmallConvNet(FeatureClassifier):

@@ -18,6 +18,8 @@ _SLOPE = 0.2
 class MinibatchDeviation(nn.Module):
     """Appends one channel: how much the images of a group differ, which shows whether a generator repeats itself.
 
+    Groups are neighbours in the batch, so they are the same where processes have a part of it each.
+
     Source: Karras et al. 2018 (progressive growing), section 3.
 
     Args:
@@ -32,9 +34,9 @@ class MinibatchDeviation(nn.Module):
         """From x [B, c, h, w] to [B, c + 1, h, w]."""
         B, _, h, w = x.shape
         size = math.gcd(self.group_size, B)
-        groups = x.reshape(size, B // size, *x.shape[1:])
-        deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
-        return torch.cat([x, deviation.repeat(size)[:, None, None, None].expand(B, 1, h, w)], dim=1)
+        groups = x.reshape(B // size, size, *x.shape[1:])
+        deviation = (groups.var(1, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+        return torch.cat([x, deviation.repeat_interleave(size)[:, None, None, None].expand(B, 1, h, w)], dim=1)
 
 
 class _Down(nn.Module):

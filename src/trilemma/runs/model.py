@@ -13,14 +13,16 @@ from trilemma.data.base import ImageData
 from trilemma.data.tokens import TokenData
 from trilemma.errors import UserError
 from trilemma.models.base import Family
-from trilemma.models.units import recompute_activations
+from trilemma.models.units import compile_networks, recompute_activations
 from trilemma.runs.build import build
 from trilemma.runs.codec import resolve_codec
 from trilemma.runs.codes import cached_codes
 from trilemma.runs.facts import plain, state_codec, state_process
 from trilemma.runs.job import this_job
 from trilemma.runs.load import init_weights
+from trilemma.runs.strategies import FullyShard
 from trilemma.runs.targets import COMMAND_LINE, locate
+from trilemma.runs.trainer import check_compiler, strategy_of
 
 
 def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
@@ -69,6 +71,9 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
                 held.standardise(codes["train"].rows())
     if cfg.activation_checkpointing:
         recompute_activations(model)
+    if cfg.compile:
+        check_compiler(cfg)
+        compile_networks(model, sharded=strategy_of(cfg) is FullyShard)
     return model
 
 

@@ -6,7 +6,11 @@ import logging
 import re
 import warnings
 
-_TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+_TALKATIVE = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.fabric.utilities.distributed",
+)
 
 _INFO = re.compile(
     "|".join(
@@ -19,7 +23,10 @@ _INFO = re.compile(
             r"Detected KeyboardInterrupt",
             r"^Using .*(precision|bfloat16|16bit).*",
             r"^LOCAL_RANK: ",
+            r"^Initializing distributed: ",
             r"^-+\ndistributed_backend=",
+            r"^-+\ndistributed_backend=",
+            r"^Initializing distributed: ",
         )
     )
 )
@@ -30,6 +37,7 @@ _WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",
     r"Found \d+ module\(s\) in eval mode at the start of training",  # a frozen first stage is meant to be
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"Grad strides do not match bucket view strides",  # of a convolution with one channel, where the two are the same
     r"FSDP2-wrapped module \(\w+\) returned a view tensor",  # no caller of a network changes its result in place
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -94,6 +96,26 @@ def _check_strategy(cfg: DictConfig, strategy: Any) -> None:
     if isinstance(strategy, FullyShard) and _is_adversarial(cfg):
         raise UserError(
             "trainer=fsdp: a family with a discriminator trains with trainer=ddp_adversarial, or in one process"
+        )
+
+
+def strategy_of(cfg: DictConfig) -> type | None:
+    """The class of strategy that the configuration names; None where it leaves that to the number of processes."""
+    target = OmegaConf.select(cfg, "trainer.strategy._target_") if has_strategy(plain(cfg, "trainer")) else None
+    found = None if target is None else locate(target, COMMAND_LINE, "trainer.strategy")
+    return found if isinstance(found, type) else None
+
+
+def check_compiler(cfg: DictConfig) -> None:
+    """Refuse `compile=true` where torch would find nothing to compile with.
+
+    Raises:
+        UserError: If the run is on the CPU and there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if _accelerator(cfg, cfg.trainer.accelerator) == "cpu" and not any(map(shutil.which, (compiler, "clang++"))):
+        raise UserError(
+            f"compile=true needs a C++ compiler, and there is no {compiler}: install one, or leave out compile"
         )
 
 
