@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 from lightning import Trainer
 
 from trilemma import signals
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.data.base import ImageData
-from trilemma.errors import Stopped
+from trilemma.errors import FAILED, Stopped, UserError
 from trilemma.models.base import Family
+from trilemma.runs.job import place
 
 _SECONDS_TO_END = 60.0  # that processes which Lightning started get when all is well
 _SECONDS_TO_SPEAK = 5.0  # and when it is not: to say why
+_PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def fit(trainer: Trainer, model: Family, data: ImageData, resume: str | None) -> None:
@@ -27,9 +34,13 @@ def fit(trainer: Trainer, model: Family, data: ImageData, resume: str | None) ->
         resume: The checkpoint to go on from.
 
     Raises:
+        UserError: If Lightning would resume from a file that is not ours.
         KeyboardInterrupt: After a second Ctrl-C.
         Stopped: If a signal asked for it, with everything written.
     """
+    _refuse_foreign_checkpoints(trainer, resume)
+    if place().started_by == "lightning":
+        _end_with_parent()
     writes = any(isinstance(callback, Checkpoints) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     patience = _SECONDS_TO_SPEAK
     try:
@@ -46,6 +57,21 @@ def fit(trainer: Trainer, model: Family, data: ImageData, resume: str | None) ->
         raise
     finally:
         _end_children(trainer, patience)
+
+
+def _refuse_foreign_checkpoints(trainer: Trainer, resume: str | None) -> None:
+    """In a SLURM job that is given no checkpoint Lightning looks for those of its own requeueing."""
+    if resume is None and (found := next(iter(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")), None)):
+        raise UserError(f"{found} was not written by Trilemma, and Lightning would resume from it: move it elsewhere")
+
+
+def _end_with_parent() -> None:
+    """A process that Lightning started holds its GPU for ever if it waits for a first process that was killed."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
+        if parent == 1:  # too late
+            raise SystemExit(FAILED)
 
 
 def _end_children(trainer: Trainer, patience: float) -> None:
