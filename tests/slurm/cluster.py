@@ -82,7 +82,7 @@ PartitionName=DEFAULT Nodes=node1,node2 State=UP PriorityTier=10
 PartitionName=general Default=YES DefaultTime=60 MaxTime=4-00:00:00
 PartitionName=gpu DefaultTime=60 MaxTime=2-00:00:00
 PartitionName=gpu-debug DefaultTime=60 MaxTime=01:00:00 MaxNodes=2
-PartitionName=low PriorityTier=1 GraceTime=20
+PartitionName=low PriorityTier=1 GraceTime=15
 PartitionName=high PriorityTier=20
 """
 

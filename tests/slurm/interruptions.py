@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +76,7 @@ class Interruptions:
     number: int = 20
     seed: int = 0
     done: list[Interruption] = field(default_factory=list)
+    unasked: list[tuple[str, int]] = field(default_factory=list)  # restarts that nobody here asked for: job, batch
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
@@ -110,8 +112,7 @@ class Interruptions:
 
     def _interrupt(self, kind: str, job: str, run_id: str) -> Interruption:
         cluster, runs = self.runs.cluster, self.runs
-        starts = len(runs.resumed_from(job))
-        begin = max(FIRST, runs.resumed_from(job)[-1] if starts else 0)
+        begin = max([FIRST, *runs.resumed_from(job)])
         at_least = begin + self.draw.randint(0, 100)
         cluster.until(lambda: self._batch(run_id) >= at_least and runs.step(run_id) > 0, job, every=0.02)
         time.sleep(
@@ -119,7 +120,7 @@ class Interruptions:
         )  # wherever that is: in a batch, in a validation, while a checkpoint is written
         this = Interruption(len(self.done) + 1, kind, job, self._batch(run_id))
         self.done.append(this)
-        began = time.monotonic()
+        starts, began = len(runs.resumed_from(job)), time.monotonic()
         this.kind = self._do(kind, job)
         cluster.until(
             lambda: "PENDING" in cluster.job(job)["JobState"] or cluster.job(job)["Restarts"] == str(starts + 1), job
@@ -177,7 +178,13 @@ class Interruptions:
             equal = True
         except AssertionError:
             equal = False
-        assert int(ended["Restarts"]) == len(mine)
+        resumed = self.runs.resumed_from(job)
+        assert int(ended["Restarts"]) == len(resumed) >= len(mine), self.runs.cluster.log(job)
+        unasked = Counter(resumed) - Counter(interruption.resumed for interruption in mine)
+        if unasked:  # SLURM may preempt a job twice for one other
+            print(self.runs.cluster.log(job))
+            print(self.runs.cluster.call("grep", job, str(self.runs.cluster.run / "slurmctld.log")))
+        self.unasked += [(job, step) for step in unasked.elements()]
         for interruption in mine:
             interruption.state, interruption.equal = ended["JobState"], equal
 

@@ -17,6 +17,7 @@ def test_twenty_interruptions(runs):
     if place := os.environ.get("TABLE"):
         write_table(table(done), Path(place))
     assert len(done) == interruptions.number
+    assert all(step > 0 for _, step in interruptions.unasked)
     assert all(one.state == "COMPLETED" for one in done)
     assert all(one.resumed > 0 for one in done)
     assert all(one.equal for one in done)

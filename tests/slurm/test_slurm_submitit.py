@@ -47,7 +47,7 @@ def test_a_point_that_is_stopped_goes_on_and_one_that_fails_is_named(cluster, ru
 
         cluster.until(newest, f"{job}_0")
         cluster.call("scancel", "--signal=USR2", f"{job}_0")  # what SLURM sends some time before the end
-        out, error = sweep.communicate(timeout=400)
+        out, error = sweep.communicate(timeout=150)
     finally:
         sweep.kill()
     assert sweep.returncode == 1, out + error
