@@ -54,7 +54,7 @@ with suppress(ImportError):
             ]
             jobs = executor.map_array(self, *zip(*points, strict=True))
             first = jobs[0].job_id.partition("_")[0]
-            print(f"SLURM job {first}: {len(jobs)} points; what they print: {jobs[0].paths.folder}", flush=True)
+            print(f"SLURM job {first}: {len(jobs)} points; what they print: {jobs[0].paths.folder.parent}", flush=True)
             returned = [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
             for outcome in (result.return_value for result in returned):
                 if isinstance(outcome, Outcome) and outcome.status:

@@ -57,6 +57,7 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     register_resolvers()
+    accept_defaults()
     try:
         main()
     except Stopped as stop:

@@ -169,8 +169,9 @@ def conclude(outcomes: Sequence[Outcome]) -> None:
         lines = {outcome.line for outcome in outcomes}
         raise UserError(f"every point of the sweep was refused: {lines.pop() if len(lines) == 1 else 'see above'}")
     names = ", ".join(outcome.point for outcome in failed)
+    others = "The others are finished; the" if len(failed) < len(outcomes) else "The"
     raise TrainingError(
-        f"{len(failed)} of {len(outcomes)} points failed: {names}. The others are finished; the same command tries those again"
+        f"{len(failed)} of {len(outcomes)} points failed: {names}. {others} same command tries those again"
     )
 
 
