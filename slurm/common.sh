@@ -48,6 +48,7 @@ start_job() {
 # Copy TRILEMMA_STAGE to each node's own disk, if the site or the user names it; TRILEMMA_STAGED is where it lies then.
 stage() {
   [[ -n ${TRILEMMA_STAGE:-} ]] || return 0
+  export USER=${USER:-$(id -un)}
   TRILEMMA_STAGED=${TRILEMMA_LOCAL:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}/trilemma-$USER-$SLURM_JOB_ID
   export TRILEMMA_STAGED
   trap 'rm -rf -- "$TRILEMMA_STAGED"' EXIT # of this node; rank.sh sees to the others

@@ -104,10 +104,12 @@ class Cluster:
     Attributes:
         run: Folder with the daemons' configuration, logs and state.
         environment: What a command needs to find this cluster.
+        host: The name of this machine.
     """
 
     def __init__(self) -> None:
         self.run = Path(tempfile.mkdtemp(prefix="trilemma-slurm-"))
+        self.host = socket.gethostname().partition(".")[0]
         self.environment = {
             **{
                 key: value
@@ -141,9 +143,8 @@ class Cluster:
         for index in range(4):
             (self.run / f"fakegpu{index}").touch()
         (self.run / "gres.conf").write_text(f"NodeName=node1,node2 Name=gpu Type=a100 File={self.run}/fakegpu[0-3]\n")
-        host = socket.gethostname().partition(".")[0]
         first_job = 10_000 + secrets.randbelow(40) * 1000  # Lightning and we derive ports from it
-        conf = CONF.format(host=host, run=self.run, ports=_free_ports(3), first_job=first_job)
+        conf = CONF.format(host=self.host, run=self.run, ports=_free_ports(3), first_job=first_job)
         (self.run / "slurm.conf").write_text(conf)
         with HOSTS.open("a") as hosts:
             hosts.write(self._hosts_line)
