@@ -69,7 +69,7 @@ def test_continuous_codes_are_what_the_codec_caches(toy, kl, tmp_path, flip):
     assert torch.equal(codec.shift, other.shift)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 9])
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_every_share_may_be_made_by_anyone(toy, vq, tmp_path, expected, world_size):
     """A process whose companions never come does all of it; one that comes late finds it done."""
     for rank in range(world_size):
@@ -155,7 +155,7 @@ class Dead(BaseException):
     pass
 
 
-@pytest.mark.parametrize("moment", range(0, 21, 3))
+@pytest.mark.parametrize("moment", range(0, 21, 4))
 def test_whatever_was_being_written_when_it_died(toy, vq, tmp_path, expected, monkeypatch, moment):
     """Died between any two files: the next one goes on, and does not do again what stands."""
     import trilemma.runs.code_shards as module

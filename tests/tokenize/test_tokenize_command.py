@@ -43,13 +43,18 @@ def write_images(folder, num=40, side=8):
     return folder
 
 
-@pytest.fixture
-def composed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def compose_with():
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         always = ["paths.run_dir=run"]
         yield lambda name, *given: compose(name, [*always, *["experiment_name=test"] * (name == "train"), *given])
+
+
+@pytest.fixture
+def composed(compose_with, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return compose_with
 
 
 def write_codec(composed, path, experiment="images/vqvae", seed=1, shape=(3, 8, 8)):
@@ -69,9 +74,14 @@ def save(model, cfg, path):
     return path
 
 
+@pytest.fixture(scope="module")
+def kept_codec(compose_with, tmp_path_factory):
+    return write_codec(compose_with, tmp_path_factory.mktemp("codec") / "codec.ckpt")
+
+
 @pytest.fixture
-def codec(composed, tmp_path):
-    return write_codec(composed, tmp_path / "codec.ckpt")
+def codec(kept_codec, tmp_path):
+    return shutil.copy(kept_codec, tmp_path / "codec.ckpt")
 
 
 @pytest.fixture
