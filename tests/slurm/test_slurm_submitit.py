@@ -16,8 +16,8 @@ SWEEP = [
     "hydra/launcher=submitit_slurm",
     "experiment=demo/vqvae",
     "debug=fast",
-    "trainer.max_steps=300",
-    "callbacks.checkpoint.every_n_batches=20",
+    "trainer.max_steps=120",
+    "callbacks.checkpoint.every_n_batches=10",
     "trainer=ddp",
     "trainer.devices=2",
     "optimizer.lr=1e-3,1e30",
@@ -56,7 +56,7 @@ def test_a_point_that_is_stopped_goes_on_and_one_that_fails_is_named(cluster, ru
     assert "is not finite" in error
     [run] = folder.glob("sweep-lr0.001-*")
     record = json.loads((run / "run.json").read_text())
-    assert (record["status"], record["num_batches"]) == ("finished", 300)
+    assert (record["status"], record["num_batches"]) == ("finished", 120)
     logs = folder / ".submitit" / f"{job}_0"
     first = (logs / f"{job}_0_0_log.out").read_text()
     assert first.count("Resuming from") == 1

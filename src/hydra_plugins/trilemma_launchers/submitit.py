@@ -45,7 +45,8 @@ with suppress(ImportError):
                     name if name in _OF_ALL_QUEUES else f"slurm_{name}": value
                     for name, value in self.params.items()
                     if name not in _OF_EXECUTOR
-                }
+                },
+                slurm_srun_args=["--kill-on-bad-exit=1"],  # no process waits for one that has failed
             )
             Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
             points = [
@@ -64,7 +65,7 @@ with suppress(ImportError):
 
 def _result(job: Any, overrides: Sequence[str]) -> JobReturn:
     try:
-        result: JobReturn = job.results()[0]
+        result: JobReturn = job.task(0).result()  # of several processes, the first speaks for all
     except Exception as error:  # submitit's own, of which there are several
         return lost(overrides, error)
     return result

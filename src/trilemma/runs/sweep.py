@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import math
+import os
 import re
 import sys
 import traceback
@@ -122,11 +124,19 @@ def run_point(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Outcome:
     else:
         number = float(value) if isinstance(value, (int, float)) else None
         outcome = Outcome(point, value=number)
-    if outcome.status and not place().rank:
-        print(f"error: {point}: {outcome.line}", file=sys.stderr, flush=True)
+    if outcome.status:
+        _fail(outcome)
+    return outcome
+
+
+def _fail(outcome: Outcome) -> None:
+    """Say what was wrong. One of several processes ends with a bad status when its outcome is handed over: srun ends the others."""
+    if not place().rank:
+        print(f"error: {outcome.point}: {outcome.line}", file=sys.stderr, flush=True)
         with suppress(OSError):  # Hydra made it; what is in use stays
             Path(HydraConfig.get().runtime.output_dir).rmdir()
-    return outcome
+    if place().world_size > 1:
+        atexit.register(os._exit, outcome.status)
 
 
 def tasks_per_node(devices: Any) -> int:
