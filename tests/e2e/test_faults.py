@@ -16,7 +16,7 @@ import torch
 
 from command import ROOT, run
 from tiny_run import assert_equal
-from trilemma.callbacks.checkpoint import step_checkpoints
+from trilemma.callbacks.checkpoint import batch_of, step_checkpoints
 from trilemma.callbacks.pictures import Reconstructions
 from trilemma.models.vqvae import VQVAE
 from trilemma.runs import checkpoint_io, train
@@ -84,32 +84,36 @@ class Once:
 
 # --- signals ------------------------------------------------------------------------------------------------------------
 
-WHERE = {  # name: (owner, function, call, checkpoint that is written)
-    "checking": (train, "check_config", 1, None),
-    "reading data": (train, "_set_up", 1, None),
-    "building": (train, "build_model", 1, None),
-    "first batch": (VQVAE, "loss", 1, 1),
-    "a batch": (VQVAE, "loss", 5, 5),
-    "the batch before a validation": (VQVAE, "loss", 8, 8),
-    "validation": (VQVAE, "validation_step", 2, 4),
-    "drawing pictures": (Reconstructions, "on_validation_batch_end", 1, 4),
-    "writing a checkpoint": (checkpoint_io, "atomic_write", 3, 7),  # that of batch 6: it is too late for this one
-}
+WHERE = (  # (in this place, which is a function's n-th call of this process, and the batch of the newest checkpoint afterwards)
+    ("reading data", train, "_set_up", 1, None),
+    ("the first batch", VQVAE, "loss", 1, 1),
+    ("a batch", VQVAE, "loss", 2, 3),
+    ("the batch before a validation", VQVAE, "loss", 1, 4),
+    ("validation", VQVAE, "validation_step", 2, 4),
+    ("drawing pictures", Reconstructions, "on_validation_batch_end", 1, 4),
+    (
+        "writing a checkpoint",
+        checkpoint_io,
+        "atomic_write",
+        2,
+        7,
+    ),  # that of batch 6, after best.ckpt: too late for this one
+)
 
 
-@pytest.mark.parametrize("where", WHERE)
-def test_asked_to_stop(command, tmp_path, monkeypatch, alone, where):
-    owner, function, call, written = WHERE[where]
-    number = PREEMPTION[list(WHERE).index(where) % len(PREEMPTION)]
-    with monkeypatch.context() as patch:
-        Once(number, patch, owner, function, call)
-        stopped = command("train", *COMMAND, "run.id=run")
-    assert stopped.status == 75, stopped.err
-    last = lines(stopped.err)[-1]
-    assert last.startswith(f"stopped by {number.name}")
-    assert last.endswith("; the same command goes on") or last.endswith("; the same command starts again")
-    newest = next(iter(step_checkpoints(run_dir(tmp_path) / "checkpoints")), None)
-    assert (None if newest is None else newest.name) == (None if written is None else f"step-{written:08d}.ckpt")
+def test_asked_to_stop_everywhere(command, tmp_path, monkeypatch, alone):
+    """One run that is stopped in one place after the other."""
+    for i, (where, owner, function, call, written) in enumerate(WHERE):
+        number = PREEMPTION[i % len(PREEMPTION)]
+        with monkeypatch.context() as patch:
+            Once(number, patch, owner, function, call)
+            stopped = command("train", *COMMAND, "run.id=run")
+        assert stopped.status == 75, (where, stopped.err)
+        last = lines(stopped.err)[-1]
+        assert last.startswith(f"stopped by {number.name}"), where
+        assert last.endswith(("; the same command goes on", "; the same command starts again")), where
+        newest = next(iter(step_checkpoints(run_dir(tmp_path) / "checkpoints")), None)
+        assert (None if newest is None else batch_of(newest)) == written, where
     assert command("train", *COMMAND, "run.id=run").status == 0
     assert_ends_as(alone, run_dir(tmp_path))
 
@@ -162,7 +166,7 @@ def test_where_nothing_is_written_nothing_is_waited_for(command, monkeypatch):
 # --- a requeued job -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resume", ["never", "PATH"])
+@pytest.mark.parametrize("resume", ["never", pytest.param("PATH", marks=pytest.mark.slow)])
 def test_a_requeued_job_goes_on_whatever_it_was_told_to_start_from(command, tmp_path, monkeypatch, alone, resume):
     for name, value in {"SLURM_JOB_ID": "17", "TRILEMMA_REQUEUE": "script"}.items():
         monkeypatch.setenv(name, value)
