@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -131,9 +131,13 @@ def takes_part(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 @contextmanager
 def undisturbed(module: L.LightningModule) -> Iterator[None]:
-    """Evaluation mode without gradients; random generators and every submodule's mode are as before afterwards."""
+    """Evaluation mode without gradients; random generators and every submodule's mode are as before afterwards.
+
+    The precision is that of the weights, unless they are sharded: then they are gathered in that of training.
+    """
     modes = [(part, part.training) for part in module.modules()]
-    with isolate_rng(), torch.no_grad():
+    precision = module.trainer.precision_plugin.forward_context() if is_sharded(module) else nullcontext()
+    with isolate_rng(), torch.no_grad(), precision:
         module.eval()
         try:
             yield

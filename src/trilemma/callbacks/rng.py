@@ -39,7 +39,7 @@ class RandomState(L.Callback):
             if trainer.is_global_zero:
                 warnings.warn(
                     f"the checkpoint was written by {len(states)} processes and is resumed by {trainer.world_size}:"
-                    " random numbers will differ from the uninterrupted run's",
+                    " what dropout and restarts of dead codes draw will differ from the uninterrupted run (its noise does not)",
                     stacklevel=2,
                 )
             return

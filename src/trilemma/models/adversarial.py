@@ -242,6 +242,7 @@ class Adversarial(Family):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them up, of batches this process's part."""
+        super().on_load_checkpoint(checkpoint)
         state, of, mine = checkpoint["adversarial"], self.trainer.world_size, self.trainer.global_rank
         self.num_batches, self._terms = state["num_batches"], state["terms"]
         self._held = [_part(batch, mine, of) for batch in state["held"]]

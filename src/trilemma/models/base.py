@@ -179,6 +179,24 @@ class Family(L.LightningModule, ABC):
             "config": self.config,
         }
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lay out what the optimisers remember as the weights are laid out; a family that overrides this calls it too.
+
+        A fused optimiser takes that for granted, and a run that was sharded has it row by row, not with channels last.
+        """
+        weights = dict(self.named_parameters())
+        for state in checkpoint.get("optimizer_states", ()):
+            for group in state["param_groups"]:
+                for number, name in zip(group["params"], group.get("param_names", ()), strict=False):
+                    remembered = state["state"].get(number, {})
+                    remembered.update({key: _laid_out(value, weights.get(name)) for key, value in remembered.items()})
+
+
+def _laid_out(value: Any, weight: Tensor | None) -> Any:
+    if weight is None or not isinstance(value, Tensor) or value.shape != weight.shape or value.stride() == weight.stride():
+        return value
+    return torch.empty_strided(value.shape, weight.stride(), dtype=value.dtype, device=value.device).copy_(value)
+
 
 @runtime_checkable
 class Samples(Protocol):

@@ -88,7 +88,7 @@ def sharded_like(whole: Tensor, example: Tensor) -> Tensor:
     """This process's part of a tensor that all processes have whole, cut as `example` is; the tensor itself where that is not cut."""
     if not isinstance(example, DTensor):
         return whole
-    placed = whole.detach().to(example.device, example.dtype)
+    placed = whole.detach().to(example.device, example.dtype).contiguous()
     return distribute_tensor(placed, example.device_mesh, example.placements, src_data_rank=None)
 
 

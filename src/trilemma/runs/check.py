@@ -140,6 +140,8 @@ def _check_value(value: Any, hint: Any, path: str) -> None:
 def _name(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_name(h) for h in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(str(choice) for choice in get_args(hint))
     return "nothing (null)" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 

@@ -1,0 +1,272 @@
+"""Every kind of family, small, and the runs that the processes of a test train."""
+
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+from tiny_run import trainer_of
+from trilemma.callbacks.checkpoint import Checkpoints
+from trilemma.callbacks.ema import EMA
+from trilemma.callbacks.learning_rate import LearningRate
+from trilemma.callbacks.modes import ModeHistogram
+from trilemma.callbacks.non_finite import NonFinite
+from trilemma.callbacks.pictures import Reconstructions, SampleGrid
+from trilemma.callbacks.rng import RandomState
+from trilemma.callbacks.strips import ForwardStrip, NoiseThenDenoise, ReverseStrip
+from trilemma.callbacks.time_loss import TimeLoss
+from trilemma.codecs.kl import KL
+from trilemma.codecs.pixels import PixelLevels, Pixels
+from trilemma.codecs.quantizer import EMAQuantizer
+from trilemma.codecs.vq import VQ
+from trilemma.conditions.label import LabelCondition
+from trilemma.conditions.none import NoCondition
+from trilemma.data.base import ImageData
+from trilemma.data.split import Split
+from trilemma.models.autoencoder_kl import AutoencoderKL
+from trilemma.models.classifier import Classifier
+from trilemma.models.ddgan import DDGAN
+from trilemma.models.ddpm import DDPM
+from trilemma.models.discrete_diffusion import DiscreteDiffusion
+from trilemma.models.loss_weights import Simple
+from trilemma.models.muon import MuonAdamW
+from trilemma.models.noisy_classifier import NoisyClassifier
+from trilemma.models.reconstruction import SquaredError
+from trilemma.models.times import LossSecondMoment, UniformTimes
+from trilemma.models.vqvae import VQVAE
+from trilemma.networks.classifier import SmallConvNet
+from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.networks.discriminator import TimeDiscriminator
+from trilemma.networks.generator import LatentMapping, LatentUNet
+from trilemma.networks.transformer import BidirectionalTransformer
+from trilemma.networks.unet import UNet
+from trilemma.networks.unet_encoder import UNetEncoder
+from trilemma.networks.vq_diffusion import VQDiffusionTransformer
+from trilemma.processes.closed_form import MaskAndReplace
+from trilemma.processes.gaussian import GaussianProcess
+from trilemma.processes.gaussian_schedules import VPSDE, CosineBeta
+from trilemma.processes.parameterization import Eps
+from trilemma.processes.schedules import VQDiffusionPaper
+from trilemma.runs.csv_logger import CSVLogger
+from trilemma.samplers.categorical import Ancestral
+from trilemma.samplers.ddim import DDIM
+from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.samplers.guidance import ClassifierFree, Guidance
+
+K, T, SIDE, LABELS, BATCH = 4, 4, 8, 3, 8
+
+
+def adamw(named):
+    # A large epsilon: of a gradient near zero, rounding must not become a whole step.
+    return torch.optim.AdamW(named, lr=0.01, eps=1e-3, fused=True)
+
+
+def muon(named):
+    return MuonAdamW(named, lr=0.01)
+
+
+def decay(optimizer):
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 / (n + 1))
+
+
+def opinionated(network):
+    """A zero head knows nothing, and what lies behind it learns nothing."""
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def unet(**options):
+    options = {"channel_mults": (1, 2), "num_res_blocks": 1, "attention_resolutions": (4,), **options}
+    return opinionated(UNet(in_channels=1, out_channels=1, image_size=SIDE, channels=8, scale_shift=True, **options))
+
+
+def tokens(network=BidirectionalTransformer, **options):
+    process = MaskAndReplace(K, VQDiffusionPaper())
+    made = network(
+        num_states=process.num_states,
+        num_classes=K,
+        code_shape=(SIDE, SIDE),
+        dim=16,
+        depth=2,
+        num_heads=2,
+        condition_dim=16,
+        **options.pop("network_options", {}),
+    )
+    return DiscreteDiffusion(
+        codec=PixelLevels((1, SIDE, SIDE), K),
+        process=process,
+        network=opinionated(made),
+        condition=LabelCondition(LABELS, 16),
+        sampler=Ancestral(3),
+        guidance=ClassifierFree(2.0),
+        num_timesteps=T,
+        **{"optimizer": muon, **options},
+    )
+
+
+def ddpm(**options):
+    learned = options.get("variance") == "learned"
+    return DDPM(
+        codec=Pixels((1, SIDE, SIDE)),
+        process=GaussianProcess(CosineBeta(T)),
+        network=unet(condition_dim=8, learn_variance=learned),
+        condition=LabelCondition(LABELS, 8),
+        sampler=DDIM(3),
+        guidance=ClassifierFree(2.0),
+        parameterization=Eps(),
+        weight=Simple(),
+        optimizer=adamw,
+        **{"times": LossSecondMoment(T, history=2), **options},
+    )
+
+
+def ddgan(**options):
+    return DDGAN(
+        codec=Pixels((1, SIDE, SIDE)),
+        process=GaussianProcess(VPSDE()),
+        network=LatentUNet(unet=unet(condition_dim=8), mapping=LatentMapping(latent_dim=4, hidden_dim=8, out_dim=8)),
+        discriminator=TimeDiscriminator(in_channels=1, image_size=SIDE, channels=(8, 16)),
+        condition=NoCondition(),
+        sampler=GaussianAncestral(T),
+        guidance=Guidance(),
+        num_timesteps=T,
+        r1_interval=2,
+        optimizer=adamw,
+        scheduler=decay,
+        gradient_clip_val=0.5,
+        discriminator_gradient_clip_val=0.5,
+        **options,
+    )
+
+
+def encoder(out_channels):
+    return ConvEncoder(in_channels=1, channels=8, out_channels=out_channels, num_downsamples=1, num_res_blocks=1)
+
+
+def decoder(in_channels):
+    return ConvDecoder(in_channels=in_channels, channels=8, out_channels=1, num_upsamples=1, num_res_blocks=1)
+
+
+def vqvae():
+    # No k-means and no restarts: those draw from torch's global generators, which differ between processes.
+    quantizer = EMAQuantizer(codebook_size=5, dim=4, kmeans_init=False, dead_code_threshold=0.0, decay=0.8)
+    codec = VQ(encoder=encoder(4), decoder=decoder(4), quantizer=quantizer, image_shape=(1, SIDE, SIDE))
+    return VQVAE(codec=codec, optimizer=adamw)
+
+
+def autoencoder_kl():
+    codec = KL(encoder=encoder(4), decoder=decoder(2), image_shape=(1, SIDE, SIDE))
+    return AutoencoderKL(codec=codec, reconstruction=SquaredError(), kl_weight=0.1, optimizer=adamw)
+
+
+def classifier():
+    return Classifier(
+        network=SmallConvNet(num_classes=LABELS, in_channels=1, image_size=SIDE, dropout=0.0),
+        mirror=True,
+        optimizer=adamw,
+    )
+
+
+def noisy_classifier():
+    network = UNetEncoder(in_channels=1, image_size=SIDE, num_classes=LABELS, channels=8, channel_mults=(1, 2))
+    return NoisyClassifier(
+        codec=Pixels((1, SIDE, SIDE)),
+        process=GaussianProcess(CosineBeta(T)),
+        network=opinionated(network),
+        times=UniformTimes(),
+        num_labels=LABELS,
+        optimizer=adamw,
+    )
+
+
+FAMILIES = {
+    "discrete_diffusion": tokens,
+    "vq_diffusion_released": lambda: tokens(VQDiffusionTransformer, optimizer=adamw),
+    "ddpm": lambda: ddpm(objective="hybrid", variance="learned"),
+    "vqvae": vqvae,
+    "autoencoder_kl": autoencoder_kl,
+    "classifier": classifier,
+    "noisy_classifier": noisy_classifier,
+    "ddgan": lambda: ddgan(accumulate_grad_batches=2),
+}
+ADVERSARIAL = ("ddgan",)
+
+
+class Dots(ImageData):
+    """Random pictures with labels."""
+
+    name = "dots"
+
+    def read(self):
+        generator = torch.Generator().manual_seed(4)
+
+        def split(num, first):
+            images = torch.randint(256, (num, 1, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+            return Split(
+                images=images, labels=torch.arange(num) % LABELS, captions=None, index=first + torch.arange(num)
+            )
+
+        return {"train": split(48, 0), "val": split(19, 48), "test": split(8, 67)}, [str(i) for i in range(LABELS)]
+
+
+class Brightness:
+    """A labeller: how bright an image is."""
+
+    def num_classes(self, data):
+        return LABELS
+
+    def labels(self, data, images):
+        return (images.flatten(1).double().mean(1) * LABELS / 256).long()
+
+
+def callbacks(every):
+    """Everything that calls the model or looks at its weights."""
+    return [
+        EMA([0.9, 0.5]),
+        NonFinite(every_n_batches=2),
+        TimeLoss(max_rise=1e9),
+        ModeHistogram(labeller=Brightness(), every_n_batches=4, num_images=6, min_share=0.0),
+        SampleGrid(4, num_rows=2, num_columns=2),
+        Reconstructions(4),
+        ForwardStrip(2),
+        ReverseStrip(6, num_rows=1, num_images=2),
+        NoiseThenDenoise(6, num_images=2, strengths=(0.5,)),
+        RandomState(),
+        LearningRate(),
+        Checkpoints(every, keep_last=9, monitor="family"),
+    ]
+
+
+def build(name, *, dropout=False):
+    torch.manual_seed(0)
+    model = FAMILIES[name]()
+    model.noise_seed = 7
+    if dropout:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.3
+    return model
+
+
+def train(folder, model, *, batches=12, every=6, resume=None, accumulate=1, extra=(), **options):
+    """Train in this process, as one of however many there are; returns the trainer."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    by_hand = not model.automatic_optimization
+    trainer = trainer_of(
+        folder,
+        [*callbacks(every), *extra],
+        max_steps=batches // (model.accumulate_grad_batches if by_hand else accumulate),
+        logger=CSVLogger(folder),
+        val_check_interval=6,
+        use_distributed_sampler=False,
+        **({} if by_hand else {"gradient_clip_val": 0.5, "accumulate_grad_batches": accumulate}),
+        **options,
+    )
+    data = Dots(batch_size=BATCH, flip=True)
+    data.num_train_batches = batches
+    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+    return trainer
