@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -58,5 +59,7 @@ class Lines:
         except RuntimeError as error:
             if not self._is_first:
                 raise SystemExit(1) from None
-            reason = str(error).splitlines()[0]
+            reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")[
+                0
+            ]  # without gloo's own place and advice
             raise TrainingError(f"another process of this job is gone; it may have said why ({reason})") from None
