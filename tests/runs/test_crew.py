@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import trilemma.runs.crew
 from trilemma import signals
 from trilemma.errors import Stopped, TrainingError, UserError
 from trilemma.runs.crew import Crew, in_crew
@@ -50,6 +51,11 @@ def refuse():
     raise UserError("cannot")
 
 
+def on_one_gpu():
+    trilemma.runs.crew._accelerator = lambda: ("node", "uuid")
+    return rank()
+
+
 def program(crew):
     """What the first process does; its results go where it is told."""
     found = {}
@@ -73,6 +79,10 @@ def program(crew):
     except TrainingError as error:
         found["crashed"] = str(error)
     found["after all"] = crew.spread(square, 5, 0, block=4)
+    try:
+        crew.prepare(on_one_gpu(), on_one_gpu)
+    except UserError as error:
+        found["one GPU"] = str(error)
     torch.save(found, os.environ["FOUND"])
     raise UserError("at the end")
 
@@ -158,6 +168,10 @@ def test_what_is_refused_in_one_is_refused_in_the_first_and_they_go_on(both):
     assert found["cannot prepare"] == "process 1 of 2: cannot"
     assert found["crashed"] == "process 1 of 2: ZeroDivisionError: as was to be shown"
     assert [rank for _, rank, _ in found["after all"]] == [0, 1]
+
+
+def test_two_processes_on_one_gpu_are_refused(both):
+    assert both[1]["one GPU"] == "2 processes for 1 GPU: start as many as there are GPUs"
 
 
 def test_all_end_with_the_status_of_the_first(both):

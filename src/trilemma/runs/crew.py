@@ -105,8 +105,8 @@ class Crew:
             self._tell(_Prepare(make, arguments))
             outcomes = self._settle(_Outcome(accelerator=_accelerator()))
         used = [outcome.accelerator for outcome in outcomes if outcome.accelerator is not None]
-        if len(set(used)) < len(used):
-            raise UserError(f"{len(used)} processes share {len(set(used))} accelerators: start one process for each")
+        if (num := len(set(used))) < len(used):
+            raise UserError(f"{len(used)} processes for {num} GPU{'s' * (num > 1)}: start as many as there are GPUs")
         heed()
 
     def spread(
