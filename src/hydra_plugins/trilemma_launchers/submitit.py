@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from hydra.core.utils import JobReturn
 
 from trilemma.runs.sweep import Outcome, lost
 
+_SITE_GPUS = "SBATCH_GPUS_PER_NODE"  # of slurm/sites; one process uses one GPU
 _OF_EXECUTOR = ("submitit_folder", "max_num_timeout")
 _OF_ALL_QUEUES = (
     "timeout_min",
@@ -37,6 +39,8 @@ with suppress(ImportError):
 
             assert self.config is not None
             folder = self.params["submitit_folder"]
+            if _SITE_GPUS in os.environ:  # which sbatch takes instead of what is asked for here
+                os.environ[_SITE_GPUS] = str(self.params["gpus_per_node"] or self.params["tasks_per_node"])
             executor = submitit.AutoExecutor(
                 folder=folder, cluster="slurm", slurm_max_num_timeout=self.params["max_num_timeout"]
             )

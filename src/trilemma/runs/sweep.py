@@ -133,8 +133,10 @@ def _fail(outcome: Outcome) -> None:
     """Say what was wrong. One of several processes ends with a bad status when its outcome is handed over: srun ends the others."""
     if not place().rank:
         print(f"error: {outcome.point}: {outcome.line}", file=sys.stderr, flush=True)
-        with suppress(OSError):  # Hydra made it; what is in use stays
-            Path(HydraConfig.get().runtime.output_dir).rmdir()
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if folder.name == outcome.point:
+            with suppress(OSError):  # Hydra made it; what is in use stays
+                folder.rmdir()
     if place().world_size > 1:
         atexit.register(os._exit, outcome.status)
 
