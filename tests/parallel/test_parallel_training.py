@@ -1,15 +1,18 @@
 """Two processes train what one process trains on the whole batch, whatever strategy they share it by."""
 
 import csv
+import functools
 
 import pytest
 import torch
 from families import ADVERSARIAL, FAMILIES, build, train
+from torch import nn
+from torch._dynamo.utils import counters
 from two_processes import in_two_processes
 
 from trilemma.models.muon import MuonAdamW
 from trilemma.models.sharding import gathered, is_sharded, shard
-from trilemma.models.units import recompute_activations
+from trilemma.models.units import compile_networks, recompute_activations
 from trilemma.runs.checkpoint import read_checkpoint
 from trilemma.runs.quiet import quieten
 from trilemma.runs.strategies import DDP, FullyShard, HandAveragedDDP
@@ -112,6 +115,15 @@ def rest(rank, folder):
             strategy=strategy_of(kind, "ddpm"),
             devices=2,
         )
+    nn.Module.compile = functools.partialmethod(nn.Module.compile, backend="eager")  # graphs, and no C++ compiler
+    for kind in ("ddp", "fsdp"):
+        model = build("vq_diffusion_released")
+        recompute_activations(model)
+        compile_networks(model, sharded=kind == "fsdp")
+        train(f"{folder}/compiled/{kind}", model, strategy=strategy_of(kind, "vq_diffusion_released"), devices=2)
+        # One of a training batch, one of a picture, and one of any number of images.
+        assert counters["stats"]["unique_graphs"] <= 3 * (1 + (kind == "fsdp")), counters["stats"]
+        assert not counters["graph_break"]
     model = build("ddgan")
     train(f"{folder}/held", model, every=5, strategy=HandAveragedDDP(), devices=2)
     resume = f"{folder}/held/checkpoints/step-00000006.ckpt"
@@ -265,6 +277,12 @@ def test_a_run_goes_on_with_another_strategy(other_runs, kind):
     theirs = other_runs / "fsdp" / "discrete_diffusion"
     tolerance = 0.0 if kind == "fsdp" else TOLERANCE["discrete_diffusion"]
     assert_trained_alike(other_runs / "resumed" / kind, theirs, tolerance=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_compiled_layers_train_alike(other_runs, alone, kind):
+    assert_trained_alike(other_runs / "compiled" / kind, alone("vq_diffusion_released"), tolerance=2e-5)
 
 
 @pytest.mark.slow

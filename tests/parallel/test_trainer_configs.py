@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import SIDE, build
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import open_dict
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from trilemma.errors import UserError
 from trilemma.runs import schema
@@ -147,6 +150,36 @@ def test_mps_is_refused_where_float64_is_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     with pytest.raises(UserError, match="Apple's MPS has no float64, in which a diffusion process computes"):
         built(tmp_path, "experiment=mnist/ddpm", "data=mnist_5k", "trainer=mps")
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64, as far as a CPU can be one."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in tree_leaves(out)):
+            raise TypeError(f"{func} gives float64")
+        return out
+
+
+@pytest.mark.parametrize("name", ["vqvae", "autoencoder_kl", "classifier", "ddpm"])
+def test_first_stages_and_classifiers_compute_without_float64(name):
+    model = build(name)
+    model.log = lambda *args, **options: None
+    batch = {"image": torch.rand(6, 1, SIDE, SIDE) * 2 - 1, "label": torch.arange(6) % 3, "index": torch.arange(6)}
+
+    def compute():
+        model.loss(batch).total.backward()
+        model.eval().validation_step(batch, 0)
+        if name == "vqvae":
+            model.usage.compute()
+
+    with NoFloat64():
+        if name == "ddpm":
+            with pytest.raises(TypeError, match="gives float64"):
+                compute()
+        else:
+            compute()
 
 
 def test_compiling_on_a_cpu_needs_a_compiler(tmp_path, monkeypatch):

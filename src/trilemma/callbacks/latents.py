@@ -48,7 +48,8 @@ class ActiveLatents(Monitor):
         seen = diagnostics_of(outputs)
         if "latent_kl" not in seen:
             return
-        kl = seen["latent_kl"].double()
+        kl = seen["latent_kl"]
+        kl = kl.float() if kl.device.type == "mps" else kl.double()  # which has no float64
         batch = torch.cat([kl.sum(0), kl.new_tensor([len(kl)])])
         self._sums = batch if self._sums is None else self._sums + batch
 

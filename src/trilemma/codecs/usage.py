@@ -37,10 +37,10 @@ class CodebookUsage(Metric):
             well_used: Share of the codes that are more frequent than 0.1 / K.
             dead: Number of codes never seen.
         """
-        p = self.counts.double() / self.counts.sum()
+        p = self.counts.float() / self.counts.sum()  # not every device has float64
         seen = self.counts > 0
         return {
-            "perplexity": torch.exp(-torch.special.xlogy(p, p).sum()).float(),
+            "perplexity": torch.exp(-torch.special.xlogy(p, p).sum()),
             "usage": seen.float().mean(),
             "well_used": (p > 0.1 / self.codebook_size).float().mean(),
             "dead": (~seen).sum().float(),

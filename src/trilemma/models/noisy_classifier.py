@@ -99,9 +99,10 @@ class NoisyClassifier(Family):
         size, low = len(x0), t <= LOW_NOISE
         self.log("val/cross_entropy", cross_entropy.mean(), batch_size=size, sync_dist=True, prog_bar=True)
         self.log("val/accuracy", right.float().mean(), batch_size=size, sync_dist=True, prog_bar=True)
-        if bool(low.any()):
-            accuracy = right[low].float().mean()
-            self.log("val/accuracy_low_noise", accuracy, batch_size=int(low.sum()), sync_dist=True)
+        # Logged with no images too: the processes reduce it together.
+        num_low = int(low.sum())
+        accuracy = right[low].float().sum() / max(1, num_low)
+        self.log("val/accuracy_low_noise", accuracy, batch_size=num_low, sync_dist=True)
         return {"diagnostics": {"time": t, "time_loss": cross_entropy}}
 
     def _score(self, x0: Tensor, t: Tensor, label: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
