@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-import torch.distributed as dist
 from lightning import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -39,9 +39,10 @@ class DDP(DDPStrategy):
         timeout_minutes: float = 30.0,
     ) -> None:
         parameters = inspect.signature(DistributedDataParallel).parameters  # the name changed in torch 2.13
-        buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+        name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+        buffers: dict[str, Any] = {name: False}
         super().__init__(
-            **{buffers: False},
+            **buffers,
             gradient_as_bucket_view=gradient_as_bucket_view,
             find_unused_parameters=find_unused_parameters,
             timeout=timedelta(minutes=timeout_minutes),
@@ -63,14 +64,7 @@ class HandAveragedDDP(DDPStrategy):
     def configure_ddp(self) -> None:
         """Give all processes the first one's weights and buffers."""
         assert self.model is not None
-        broadcast_module(self.model)
-
-
-def broadcast_module(module: nn.Module) -> None:
-    """Give all processes the first one's weights and buffers."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        data: Tensor = tensor.detach()
-        dist.broadcast(data, src=0)
+        _sync_module_states(self.model)
 
 
 class FullyShard(ModelParallelStrategy):
