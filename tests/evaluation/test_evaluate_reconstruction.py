@@ -7,8 +7,8 @@ from torch import Tensor
 from trilemma.codecs.base import Codec
 from trilemma.data.images import to_float
 from trilemma.errors import UserError
-from trilemma.evaluation.reconstruction import evaluate_reconstruction
 from trilemma.evaluation.metrics.frechet import frechet_distance
+from trilemma.evaluation.reconstruction import evaluate_reconstruction
 
 
 class Quantised(Codec):
