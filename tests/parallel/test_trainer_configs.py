@@ -106,6 +106,7 @@ def test_two_processes_on_one_machine(tmp_path, trainer):
 
 def test_two_processes_without_a_strategy_are_ddp(tmp_path):
     assert type(built(tmp_path, "trainer.devices=2").strategy) is DDP
+    assert type(built(tmp_path, "trainer.strategy=ddp").strategy) is DDP
 
 
 DDGAN = ("experiment=mnist/ddgan", "data=mnist_5k")

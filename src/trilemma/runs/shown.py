@@ -23,7 +23,7 @@ _GROUPS = (
     "scheduler",
     "trainer",
 )
-_SCALARS = ("seed", "deterministic")
+_SCALARS = ("seed", "deterministic", "compile", "activation_checkpointing")
 _SECRET = re.compile(r"key|token|secret|password|passwd|credential|^hydra$|^paths$|^overrides$", re.IGNORECASE)
 _PLACE = re.compile(
     r"path|root|dir|checkpoint|ckpt|file|host|user|address|url", re.IGNORECASE

@@ -44,7 +44,7 @@ def build_trainer(cfg: DictConfig) -> Trainer:
     try:
         partial = build(node, where="trainer")
         options = partial.keywords
-        if not has_strategy(node) and processes.num_processes > 1:
+        if options.get("strategy") == "ddp" or (not has_strategy(node) and processes.num_processes > 1):
             options["strategy"] = DDP()
         _check_strategy(cfg, options["strategy"])
         plugins = [*(options.get("plugins") or [])]
