@@ -193,7 +193,12 @@ class Family(L.LightningModule, ABC):
 
 
 def _laid_out(value: Any, weight: Tensor | None) -> Any:
-    if weight is None or not isinstance(value, Tensor) or value.shape != weight.shape or value.stride() == weight.stride():
+    if (
+        weight is None
+        or not isinstance(value, Tensor)
+        or value.shape != weight.shape
+        or value.stride() == weight.stride()
+    ):
         return value
     return torch.empty_strided(value.shape, weight.stride(), dtype=value.dtype, device=value.device).copy_(value)
 
