@@ -16,6 +16,15 @@ def without_speed(row):
     return {**row, "protocol": protocol, "ledger": {"work": work}}
 
 
+def numbers_of(node, name=""):
+    """Everything in nested containers, by its place."""
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from numbers_of(value, f"{name}/{key}")
+    else:
+        yield name, node
+
+
 def test_two_processes_write_the_row_of_one(command, prior, tmp_path):
     arguments = [
         f"ckpt={prior}",
@@ -40,6 +49,9 @@ def test_two_processes_write_the_row_of_one(command, prior, tmp_path):
         [path] = folder.glob("*.json")
         rows[name] = json.loads(path.read_text())
     assert rows["two"]["ledger"]["num_processes"] == 1  # the other waits while one draw is timed
-    assert without_speed(rows["two"]) == without_speed(rows["one"])
+    one, two = (dict(numbers_of(without_speed(rows[name]))) for name in ("one", "two"))
+    # Images, features and counts are those of one process; a library's last digit of a decomposition hangs on where memory lies.
+    assert rows["two"]["samples_sha256"] == rows["one"]["samples_sha256"]
+    assert two == pytest.approx(one, rel=1e-9, nan_ok=True)
     files = [sorted(str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*")) for name in rows]
     assert files[0] == files[1]

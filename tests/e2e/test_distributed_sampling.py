@@ -16,10 +16,10 @@ def test_two_processes_draw_the_images_of_one(command, prior, tmp_path):
     done = run_two("sample", *arguments, f"output_dir={two}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("37 images") == len(done.stdout.strip().splitlines()) == 1
-    left, right = (np.load(folder / "samples.npz") for folder in (one, two))
-    assert left.files == right.files
-    for key in left.files:
-        np.testing.assert_array_equal(left[key], right[key])
+    with np.load(one / "samples.npz") as left, np.load(two / "samples.npz") as right:
+        assert left.files == right.files
+        for key in left.files:
+            np.testing.assert_array_equal(left[key], right[key])
     names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (one, two)]
     assert names[0] == names[1]
     assert (two / "grid.png").read_bytes() == (one / "grid.png").read_bytes()

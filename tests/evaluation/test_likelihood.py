@@ -120,8 +120,8 @@ def test_the_model_sees_each_image_once_in_evaluation_mode():
     model = Bernoulli().train()
     score = score_split(model, split_of(20, labels=torch.zeros(20)), batch_size=8, max_images=11, seed=5)
     assert model.asked == [
-        (8, False, 5, ["image", "index", "label"]),
-        (3, False, 5, ["image", "index", "label"]),
+        (8, False, 5, ["image", "index", "label", "row"]),
+        (3, False, 5, ["image", "index", "label", "row"]),
     ]
     assert score.num_images == 11
     assert model.training
