@@ -52,7 +52,7 @@ demo: $(VENV)/.demo-installed ## Train a VQ-VAE and VQ-Diffusion on 5,000 digits
 .PHONY: test
 test: check ## Lint, types and the fast tests; and, as root where SLURM is installed, those on a cluster of their own
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not slurm"
-	@if command -v slurmctld >/dev/null && [ "$$(id -u)" -eq 0 ]; then $(BIN)/pytest tests/slurm -m "not slow"; \
+	@if command -v slurmctld >/dev/null && [ "$$(id -u)" -eq 0 ]; then $(BIN)/pytest tests/slurm -m "slurm and not slow"; \
 	  else echo "Left out: tests/slurm, which need SLURM's own programs and root (CONTRIBUTING.md)"; fi
 
 .PHONY: test-slow
@@ -65,7 +65,7 @@ test-slurm: $(VENV)/.dev-installed ## Everything on a real SLURM of two nodes th
 
 .PHONY: test-slurm-full
 test-slurm-full: $(VENV)/.dev-installed ## 20 interruptions of a training on that cluster, half an hour; docs/slurm_interruptions.md
-	@$(BIN)/pytest tests/slurm/test_interruptions.py -s
+	@TABLE=docs/slurm_interruptions.md $(BIN)/pytest tests/slurm/test_interruptions.py -s
 
 .PHONY: check
 check: $(VENV)/.dev-installed ## Lint, types, spelling and the order of imports; no tests
