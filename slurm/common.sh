@@ -58,7 +58,8 @@ stage() {
 
 # launch STATE PROGRESS COMMAND...: run the command in every process of the job, and requeue the job if it was stopped.
 #   STATE: folder for what the scripts themselves remember of this work.
-#   PROGRESS: pattern of files; a newer last one means that the work has gone on.
+#   PROGRESS: pattern of files; a newer last one means that the work has gone on. Empty where that is not to be seen from here:
+#     only abnormal ends count then.
 launch() {
   local state=$1 progress=$2 status srun
   shift 2
@@ -126,13 +127,14 @@ _requeue() {
 # Abnormal ends of this job so far; or, if they are more, stops in a row without progress, whatever their status.
 _restarts() {
   awk -v job="$JOB" -v newest="$2" '
-    $1 == job { abnormal += $3 != 75; idle = $4 == newest ? idle + 1 : 0 }
+    $1 == job { abnormal += $3 != 75; idle = $4 == newest && newest != "unseen" ? idle + 1 : 0 }
     END { print (abnormal > idle - 1 ? abnormal : idle - 1) + 0 }' "$1"
 }
 
 # The name of the last file of a pattern.
 _newest() {
   local file
+  [[ -n $1 ]] || { echo unseen && return; }
   file=$(compgen -G "$1" | sort | tail -n 1)
   basename "${file:-none}"
 }
@@ -156,5 +158,5 @@ work() {
   shift
   stage
   [[ -z ${TRILEMMA_STAGED:-} ]] || set -- "$@" "data.root='$TRILEMMA_STAGED'"
-  launch "${TRILEMMA_OUTPUT_DIR:-outputs}/slurm/$SLURM_JOB_NAME-$JOB" /nowhere "${PYTHON[@]}" "$script" "$@"
+  launch "${TRILEMMA_OUTPUT_DIR:-outputs}/slurm/$SLURM_JOB_NAME-$JOB" "" "${PYTHON[@]}" "$script" "$@"
 }

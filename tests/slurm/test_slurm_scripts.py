@@ -243,9 +243,10 @@ def test_one_that_fails_leaves_the_others_time_to_write(tmp_path):
         (["17 0 1 a", "17 1 137 b"], "b", 2),
         (["17 0 75 a", "17 1 75 b", "17 2 75 c"], "c", 0),
         (["17 0 75 c", "17 1 75 c", "17 2 75 c"], "c", 2),
+        (["17 0 75 unseen", "17 1 75 unseen", "17 2 75 unseen"], "unseen", 0),
         (["16 0 1 a", "16 1 1 a", "17 0 1 a"], "a", 1),
     ],
-    ids=["one", "two", "preempted", "no_progress", "another_job"],
+    ids=["one", "two", "preempted", "no_progress", "progress_unseen", "another_job"],
 )
 def test_restarts_are_counted(tmp_path, lines, newest, count):
     (tmp_path / "restarts").write_text("".join(f"{line} 2026-01-01 00:00:00\n" for line in lines))
