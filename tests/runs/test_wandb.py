@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from wandb_server import history, nowhere, records, summary  # noqa: F401
 
 from trilemma.errors import UserError
 from trilemma.runs.wandb import WandbLogger
+from wandb_server import history, nowhere, records, summary  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 

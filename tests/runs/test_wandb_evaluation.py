@@ -1,9 +1,9 @@
 import pytest
 from PIL import Image
-from wandb_server import history, nowhere, records, summary  # noqa: F401
 
 from trilemma.runs.wandb_evaluation import evaluation_metrics, log_evaluation
 from trilemma.runs.wandb_run import RunPlan
+from wandb_server import history, nowhere, records, summary  # noqa: F401
 
 ROW = {
     "protocol": {

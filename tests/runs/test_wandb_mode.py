@@ -1,10 +1,10 @@
 import socket
 
 import pytest
-from wandb_server import KEY, nowhere  # noqa: F401
 
 from trilemma.errors import UserError
 from trilemma.runs.wandb_mode import Decision, decide, has_login
+from wandb_server import KEY, nowhere  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import pytest
 from PIL import Image
-from wandb_server import KEY, history, nowhere, wandb_server  # noqa: F401
 
 from trilemma.runs.wandb import WandbLogger
+from wandb_server import KEY, history, nowhere, wandb_server  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from wandb_server import KEY, nowhere, wandb_server  # noqa: F401
 
 from trilemma.runs import sync
 from trilemma.runs.lock import run_lock
 from trilemma.runs.wandb_run import RunPlan
+from wandb_server import KEY, nowhere, wandb_server  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 
