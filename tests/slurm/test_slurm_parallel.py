@@ -11,6 +11,12 @@ from training import SPY, TWO_NODES, state_of
 ONE = ("--nodes=1", "--ntasks-per-node=1")
 
 
+def weights(run_dir):
+    """All weights of a run's network in one vector."""
+    state = state_of(run_dir)["state_dict"]
+    return torch.cat([tensor.flatten() for name, tensor in sorted(state.items()) if name.startswith("network.")])
+
+
 @pytest.fixture(scope="module")
 def two(module_runs):
     """A run over two nodes, and what each of its processes says of itself."""
@@ -36,13 +42,12 @@ def test_two_nodes_are_one_training(two, module_runs):
 
 
 def test_two_nodes_learn_what_one_process_learns_from_the_whole_batch(two, module_runs):
+    """Sums of floats come in another order, which thirty steps of an optimiser that divides by small numbers make larger."""
     module_runs.cluster.finish(module_runs.prior("one", 30, options=ONE))
-    one, both = (state_of(folder)["state_dict"] for folder in (module_runs.run_dir("one"), two[0]))
-    assert one.keys() == both.keys()
-    for name, weights in one.items():
-        torch.testing.assert_close(
-            both[name], weights, rtol=2e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    module_runs.cluster.finish(module_runs.prior("begin", 1, options=ONE))
+    both, one, begin = (weights(module_runs.run_dir(name)) for name in ("two", "one", "begin"))
+    print(f"apart {(both - one).norm():.2e} after having moved by {(one - begin).norm():.2e}")
+    assert (both - one).norm() < 1e-2 * (one - begin).norm()
 
 
 @pytest.mark.slow
@@ -60,8 +65,8 @@ def test_sharded_training_samples_on_one_process(runs, cluster):
 @pytest.mark.slow
 def test_samples_do_not_depend_on_the_number_of_processes(runs, cluster, checkpoint):
     images = []
-    for options in (ONE, TWO_NODES):
-        folder = runs.folder / options[0]
+    for name, options in (("one", ONE), ("two", TWO_NODES)):
+        folder = runs.folder / name
         what = (f"ckpt={checkpoint}", "num_images=20", "batch_size=4", f"output_dir={folder}", "sampler.num_steps=5")
         cluster.finish(runs.sbatch(*options, "slurm/sample.sbatch", *what))
         images.append(np.load(folder / "samples.npz"))
@@ -74,8 +79,8 @@ def test_samples_do_not_depend_on_the_number_of_processes(runs, cluster, checkpo
 @pytest.mark.slow
 def test_numbers_do_not_depend_on_the_number_of_processes(runs, cluster, checkpoint):
     rows = []
-    for options in (ONE, TWO_NODES):
-        folder = runs.folder / options[0]
+    for name, options in (("one", ONE), ("two", TWO_NODES)):
+        folder = runs.folder / name
         what = (
             "num_images=40",
             "batch_size=8",
