@@ -27,7 +27,7 @@ wait_for() {
     sleep 0.2
   done
 }
-((status == 0)) || wait_for "$SLURM_STEP_NUM_TASKS" "${TRILEMMA_GRACE:-20}" "*"
+((status == 0)) || wait_for "$SLURM_STEP_NUM_TASKS" "${TRILEMMA_GRACE:-60}" "*"
 if [[ -n ${TRILEMMA_STAGED:-} && $SLURM_LOCALID == 0 ]]; then
   wait_for $((SLURM_STEP_NUM_TASKS / SLURM_STEP_NUM_NODES)) $((status == 0 ? 604800 : 1)) "$SLURM_NODEID"
   rm -rf -- "$TRILEMMA_STAGED"

@@ -39,6 +39,19 @@ def test_ctrl_c_at_once(heard):
         send(signal.SIGINT)
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)], ids=["USR1", "INT"])
+def test_in_the_midst_of_an_import_the_program_ends(tmp_path, number, status):
+    """Numpy catches whatever its lazy imports raise, and calls itself until the stack is full."""
+    (tmp_path / "takes_long.py").write_text(
+        f"import os\ntry:\n    os.kill(os.getpid(), {int(number)})\nexcept BaseException:\n    print('swallowed')\n"
+    )
+    code = "from trilemma import signals; signals.listen(); import takes_long; print('went on')"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr == f"stopped by {number.name}; the same command goes on\n"
+
+
 def test_noted(heard, capfd):
     with signals.waiting(*signals.ALL):
         assert signals.asked() == 0

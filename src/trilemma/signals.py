@@ -1,8 +1,8 @@
 """Signals that ask a program to stop: heeded at once where nothing can be lost, else noted until everything is written.
 
 SIGUSR1, SIGUSR2 and SIGTERM come from a cluster that wants its machine back (exit status 75: run me again), SIGINT from a
-user at the keyboard (130). A handler does nothing but note the signal or raise. Where ranks have to stop at the same
-batch, `callbacks.preemption` asks for what was noted.
+user at the keyboard (130). A handler does nothing but note the signal, or raise; in the midst of an import it ends the
+program instead. Where ranks have to stop at the same batch, `callbacks.preemption` asks for what was noted.
 
 It imports nothing that takes time: an entry point listens before it imports torch.
 """
@@ -134,6 +134,9 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     again = status in _ears.noted
     _ears.noted.setdefault(status, number)
     if number not in _ears.waiting:
+        if _imports(frame):  # an exception leaves half a module behind, or is taken for an absent one
+            os.write(2, f"stopped by {name()}; the same command goes on\n".encode())
+            os._exit(status)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise Stopped(status, f"stopped by {name()}; the same command goes on")
@@ -143,6 +146,15 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         hint = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         # Not print: the signal may have come in the midst of one.
         os.write(2, f"\n{signal.Signals(number).name}: stopping as soon as everything is written{hint}.\n".encode())
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether the signal found the program in the midst of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _in_child() -> None:

@@ -127,10 +127,10 @@ def test_time_limit(started, goes_on, cluster, warned):
 def test_signal_before_training_begins(runs, cluster):
     job = runs.prior("stopped", 20, WORKERS)
     cluster.until(lambda: len(cluster.ranks(job)) == 2, job)
-    time.sleep(1)  # Python imports
+    time.sleep(0.8)  # Python imports
     cluster.call("scancel", "--signal=USR1", job)
     cluster.until(lambda: "start 2" in cluster.log(job), job)
-    assert "is requeued; newest checkpoint: none" in cluster.log(job)
+    assert "stopped with status 75 and is requeued; newest checkpoint: none" in cluster.log(job)
     assert cluster.finish(job)["Restarts"] == "1"
 
 

@@ -49,6 +49,7 @@ class Runs:
         self.outputs = folder / "outputs"
         self.environment = {
             "TRILEMMA_SITE": "local",
+            "TRILEMMA_GRACE": "10",
             "TRILEMMA_OUTPUT_DIR": str(self.outputs),
             "GOMP_SPINCOUNT": "20000",
             "OMP_NUM_THREADS": "1",
