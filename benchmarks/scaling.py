@@ -6,8 +6,9 @@ Both processes live throughout and take turns, in every round:
   together  both step with the strategy of trainer=ddp: gradients are averaged, losses by time gathered
   sharded   both step with that of trainer=fsdp
 
-Efficiency is alone / together. The exchange's share of a step is (together - apart) / together, of the clock's time and, without waiting,
-of the processes' own. A bare all-reduce of as many numbers as there are weights stands beside it. Ratios are taken within a round.
+Efficiency is alone / together. The exchange's share of a step is (together - apart) / together. A bare all-reduce of as many numbers
+as there are weights stands beside it. Ratios are taken within a round. Each is given by the clock and, in brackets, by the first
+process's own time: that leaves out waiting, for the other process and for whatever else runs on the machine.
 """
 
 from __future__ import annotations
@@ -135,14 +136,16 @@ def report(name: str, weights: int, rounds: list[Any], options: argparse.Namespa
     def ms(way: str) -> str:
         return f"{median(lambda found: found[way][0]) * 1e3:.1f} ({median(lambda found: found[way][1]) * 1e3:.1f})"
 
-    efficiency = median(lambda found: found["alone"][0] / found["together"][0])
-    sharing = median(lambda found: found["apart"][0] / found["alone"][0])
+    def ratio(a: str, b: str) -> str:
+        clock, own = (median(lambda found, i=i: found[a][i] / found[b][i]) for i in (0, 1))
+        return f"{clock:.2f} ({own:.2f})"
+
     exchange = [median(lambda f, i=i: (f["together"][i] - f["apart"][i]) / f["together"][i]) for i in (0, 1)]
     cells = [
         f"{NAMES[name]}, {weights / 1e6:.2f} M weights, batch {options.batch_size} a process",
         *map(ms, ("alone", "apart", "together", "sharded", "all_reduce")),
-        f"{efficiency:.2f}",
-        f"{sharing:.2f}",
+        ratio("alone", "together"),
+        ratio("apart", "alone"),
         f"{exchange[0]:.1%} ({exchange[1]:.1%})",
     ]
     print(f"| {' | '.join(cells)} |", flush=True)
