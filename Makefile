@@ -60,11 +60,11 @@ test-slow: $(VENV)/.dev-installed ## The tests that take minutes
 	@$(BIN)/pytest -m "slow and not slurm"
 
 .PHONY: test-slurm
-test-slurm: $(VENV)/.dev-installed ## Everything on a real SLURM of two nodes that the tests start (Debian: slurm-wlm, munge; root), but:
+test-slurm: $(VENV)/.dev-installed ## The tests on a real SLURM of two nodes, which they start themselves (slurm-wlm, munge, root)
 	@$(BIN)/pytest tests/slurm --ignore tests/slurm/test_interruptions.py
 
 .PHONY: test-slurm-full
-test-slurm-full: $(VENV)/.dev-installed ## 20 interruptions of a training on that cluster, half an hour; docs/slurm_interruptions.md
+test-slurm-full: $(VENV)/.dev-installed ## 20 interruptions of trainings on that cluster, a quarter of an hour: docs/slurm_interruptions.md
 	@TABLE=docs/slurm_interruptions.md $(BIN)/pytest tests/slurm/test_interruptions.py -s
 
 .PHONY: check
