@@ -83,7 +83,7 @@ format: $(VENV)/.dev-installed ## Mend what the linter can and format
 
 .PHONY: sync
 sync: $(VENV)/.demo-installed ## Upload the offline wandb runs in outputs/, or in RUNS=DIR
-	@$(BIN)/python -m trilemma.runs.sync $(RUNS)
+	@$(BIN)/python -m trilemma.loggers.sync $(RUNS)
 
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Speed against the floor and against peers

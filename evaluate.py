@@ -5,13 +5,13 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from trilemma.runs import cli
+from trilemma.cli import main as cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> Any:
     """Load, draw, measure."""
-    from trilemma.runs.evaluate import evaluate
+    from trilemma.cli.evaluate import evaluate
 
     return cli.job(evaluate, cfg)
 

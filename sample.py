@@ -5,13 +5,13 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from trilemma.runs import cli
+from trilemma.cli import main as cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")
 def main(cfg: DictConfig) -> Any:
     """Load, draw, write."""
-    from trilemma.runs.tasks import run_task
+    from trilemma.cli.pictures import run_task
 
     return cli.job(run_task, cfg)
 

@@ -5,13 +5,13 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from trilemma.runs import cli
+from trilemma.cli import main as cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> Any:
     """Check, build, fit."""
-    from trilemma.runs.train import train
+    from trilemma.cli.train import train
 
     return cli.job(train, cfg)
 

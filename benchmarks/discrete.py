@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from trilemma.codecs.pixels import PixelLevels
 from trilemma.conditions.label import LabelCondition
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
-from trilemma.networks.transformer import BidirectionalTransformer
-from trilemma.processes.closed_form import MaskAndReplace
+from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
+from trilemma.processes.categorical.closed_form import MaskAndReplace
+from trilemma.processes.categorical.schedules import VQDiffusionPaper
 from trilemma.processes.inverse_cdf import inverse_cdf
 from trilemma.processes.noise import Noise, TorchNoise
-from trilemma.processes.schedules import VQDiffusionPaper
-from trilemma.samplers.categorical import Ancestral
+from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import ClassifierFree, Guidance
 
 SIZES = {"S": (128, 7, 128, 4, 64), "M": (1024, 16, 256, 6, 16)}

@@ -30,17 +30,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from trilemma.codecs.pixels import Pixels
 from trilemma.conditions.none import NoCondition
 from trilemma.models.ddpm import DDPM
-from trilemma.models.loss_weights import Simple
-from trilemma.models.times import ChainTimes
-from trilemma.networks.unet import UNet
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import CosineBeta
+from trilemma.networks.unet.unet import UNet
+from trilemma.processes.gaussian.parameterization import V
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import CosineBeta
 from trilemma.processes.noise import Noise
-from trilemma.processes.parameterization import V
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.dpm_solver import DPMSolver
-from trilemma.samplers.gaussian import GaussianSampler
+from trilemma.samplers.gaussian.base import GaussianSampler
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.gaussian.dpm_solver import DPMSolver
 from trilemma.samplers.guidance import Guidance
+from trilemma.training.loss_weights import Simple
+from trilemma.training.times import ChainTimes
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 SIZES = {"S": ((1, 28, 28), 64), "M": ((1, 28, 28), 64), "L": ((3, 32, 32), 4)}

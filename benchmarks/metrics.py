@@ -31,17 +31,17 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from trilemma.data.mnist import MNIST
 from trilemma.data.split import Split
-from trilemma.evaluation.cache import cached_embed
-from trilemma.evaluation.evaluate import evaluate_samples
-from trilemma.evaluation.extractor import Extractor, load_extractor
+from trilemma.datasets.mnist import MNIST
+from trilemma.evaluation.features.cache import cached_embed
+from trilemma.evaluation.features.extractor import Extractor, load_extractor
 from trilemma.evaluation.metrics.authenticity import authenticity
 from trilemma.evaluation.metrics.ct import data_copying
 from trilemma.evaluation.metrics.frechet import frechet_distance
 from trilemma.evaluation.metrics.histogram import class_counts, class_kl
 from trilemma.evaluation.metrics.kid import kid
 from trilemma.evaluation.metrics.prdc import prdc
+from trilemma.evaluation.samples import evaluate_samples
 
 NUM_COMPARED = 2000
 Comparison = tuple[str, str, float, float]  # what, whose, ours, theirs

@@ -22,14 +22,14 @@ import json
 import torch
 from torch import Tensor
 
+from trilemma.checkpoints.load import load_with_config
+from trilemma.cli.evaluate import data_of
 from trilemma.codecs.base import flatten
 from trilemma.data.images import to_float
 from trilemma.data.split import Split
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
 from trilemma.processes.noise import Noise
-from trilemma.runs.evaluate import data_of
-from trilemma.runs.load import load_with_config
-from trilemma.samplers.categorical import Ancestral
+from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import Guidance
 
 SHARE = 0.1

@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
+from trilemma.distributed.sharding import shard
+from trilemma.distributed.strategies import DDP
 from trilemma.models.base import Family
-from trilemma.models.sharding import shard
-from trilemma.runs.strategies import DDP
 
 NAMES = {
     "transformer": "network of mnist/vq_diffusion, 7 x 7 tokens",

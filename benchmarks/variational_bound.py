@@ -15,11 +15,11 @@ import torch
 
 import trilemma
 from trilemma.data.loader import EvalLoader
+from trilemma.measuring.subject import data_of
 from trilemma.models.ddpm import BIN_WIDTH, DDPM
-from trilemma.processes.gaussian import along
-from trilemma.processes.gaussian_bound import interpolated_log_variance, step_terms
+from trilemma.processes.gaussian.bound import interpolated_log_variance, step_terms
+from trilemma.processes.gaussian.process import along
 from trilemma.processes.noise import Noise
-from trilemma.runs.subject import data_of
 
 
 @torch.no_grad()

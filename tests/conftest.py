@@ -21,9 +21,9 @@ def data_dir() -> Path:
 def _as_in_a_process_of_its_own():
     """What an entry point leaves behind in a process that it expects to end with it."""
     yield
-    if "trilemma.signals" in sys.modules:
-        sys.modules["trilemma.signals"].stop_listening()
-    if "trilemma.runs.job" in sys.modules:
-        sys.modules["trilemma.runs.job"].new_run_id.cache_clear()
-        sys.modules["trilemma.runs.job"].this_job.cache_clear()
+    if "trilemma.distributed.signals" in sys.modules:
+        sys.modules["trilemma.distributed.signals"].stop_listening()
+    if "trilemma.distributed.job" in sys.modules:
+        sys.modules["trilemma.distributed.job"].new_run_id.cache_clear()
+        sys.modules["trilemma.distributed.job"].this_job.cache_clear()
     os.environ.pop("TRILEMMA_DECISIONS", None)

@@ -7,13 +7,13 @@ from trilemma.codecs.pixels import Pixels
 from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
 from trilemma.models.ddpm import DDPM
-from trilemma.models.loss_weights import Simple
-from trilemma.models.times import UniformTimes
-from trilemma.processes.gaussian import GaussianProcess, along
-from trilemma.processes.gaussian_schedules import LinearPath
-from trilemma.processes.parameterization import X0
-from trilemma.samplers.ddim import DDIM
+from trilemma.processes.gaussian.parameterization import X0
+from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.schedules import LinearPath
+from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import Guidance
+from trilemma.training.loss_weights import Simple
+from trilemma.training.times import UniformTimes
 
 MEANS = (-0.5, 0.0, 0.5)
 STD = 0.1

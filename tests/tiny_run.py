@@ -10,10 +10,10 @@ from torch import nn
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.learning_rate import LearningRate
-from trilemma.callbacks.rng import RandomState
+from trilemma.callbacks.random_state import RandomState
+from trilemma.checkpoints.write import AtomicCheckpointIO
+from trilemma.loggers.csv_file import CSVLogger
 from trilemma.models.base import Family, Loss
-from trilemma.runs.checkpoint_io import AtomicCheckpointIO
-from trilemma.runs.csv_logger import CSVLogger
 
 
 class Stream:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from trilemma.errors import UserError
 
 if TYPE_CHECKING:
-    from trilemma.images import make_grid, to_pil
-    from trilemma.runs.load import load
+    from trilemma.checkpoints.load import load
+    from trilemma.figures.images import make_grid, to_pil
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "load", "make_grid", "to_pil"]
@@ -26,11 +26,11 @@ __all__ = ["UserError", "load", "make_grid", "to_pil"]
 def __getattr__(name: str) -> Any:
     """Import on first use: `import trilemma` alone costs no torch."""
     if name == "load":
-        from trilemma.runs.load import load
+        from trilemma.checkpoints.load import load
 
         return load
     if name in ("to_pil", "make_grid"):
-        from trilemma import images
+        from trilemma.figures import images
 
         return getattr(images, name)
     raise AttributeError(f"module 'trilemma' has no attribute {name!r}")

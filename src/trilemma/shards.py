@@ -3,13 +3,14 @@
 import hydra
 from omegaconf import DictConfig
 
-from trilemma.runs import cli
+from trilemma.cli import main as cli
+from trilemma.config import CONF
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="shards")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="shards")
 def main(cfg: DictConfig) -> None:
     """List, read, write."""
-    from trilemma.runs.pack import pack
+    from trilemma.cli.pack_shards import pack
 
     cli.job(pack, cfg)
 

@@ -3,13 +3,14 @@
 import hydra
 from omegaconf import DictConfig
 
-from trilemma.runs import cli
+from trilemma.cli import main as cli
+from trilemma.config import CONF
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="tokenize")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="tokenize")
 def main(cfg: DictConfig) -> None:
     """Load, encode, write."""
-    from trilemma.runs.tokenize import tokenize
+    from trilemma.cli.tokenize import tokenize
 
     cli.job(tokenize, cfg)
 

@@ -3,9 +3,9 @@ import torch
 
 from tiny_run import Evaluation, Stream, Tiny, TwoOptimizers, fit, trainer_of
 from trilemma.callbacks.checkpoint import Checkpoints, step_checkpoints
+from trilemma.checkpoints.read import read_checkpoint
 from trilemma.errors import UserError
-from trilemma.runs.checkpoint import read_checkpoint
-from trilemma.runs.quiet import quieten
+from trilemma.quiet import quieten
 
 
 @pytest.fixture(autouse=True)

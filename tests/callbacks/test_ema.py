@@ -4,9 +4,9 @@ from torch import nn
 
 from tiny_run import Stream, Tiny, TwoOptimizers, fit, trainer_of
 from trilemma.callbacks.ema import EMA, ema_swapped, ema_weights
+from trilemma.checkpoints.read import newest_valid, read_checkpoint
 from trilemma.errors import UserError
-from trilemma.runs.checkpoint import newest_valid, read_checkpoint
-from trilemma.runs.quiet import quieten
+from trilemma.quiet import quieten
 
 
 @pytest.fixture(autouse=True)

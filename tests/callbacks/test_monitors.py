@@ -7,20 +7,20 @@ import torch
 
 from tiny_run import Evaluation, Stream, Tiny, assert_equal, fit, seed_all, trainer_of
 from trilemma.callbacks.checkpoint import Checkpoints
-from trilemma.callbacks.codebook import CodebookUse
-from trilemma.callbacks.discriminator import DiscriminatorGap
-from trilemma.callbacks.latents import ActiveLatents
-from trilemma.callbacks.modes import ModeHistogram
-from trilemma.callbacks.non_finite import NonFinite
-from trilemma.callbacks.time_loss import TimeLoss
+from trilemma.callbacks.monitors.codebook import CodebookUse
+from trilemma.callbacks.monitors.discriminator import DiscriminatorGap
+from trilemma.callbacks.monitors.latents import ActiveLatents
+from trilemma.callbacks.monitors.loss_by_time import TimeLoss
+from trilemma.callbacks.monitors.modes import ModeHistogram
+from trilemma.callbacks.monitors.non_finite import NonFinite
+from trilemma.checkpoints.read import newest_valid, read_checkpoint
 from trilemma.codecs.usage import CodebookUsage
 from trilemma.conditions.label import LabelCondition
 from trilemma.data.base import ImageData
 from trilemma.data.split import Split
 from trilemma.errors import TrainingError, UserError
 from trilemma.models.base import Loss
-from trilemma.runs.checkpoint import newest_valid, read_checkpoint
-from trilemma.runs.quiet import quieten
+from trilemma.quiet import quieten
 
 
 @pytest.fixture(autouse=True)
@@ -332,8 +332,8 @@ def test_modes_pass_over_what_they_do_not_know(tmp_path):
 
 def test_the_shipped_labeller_knows_its_own_data():
     """Classes of a shipped extractor; other data, or the same at another size, it does not know."""
-    from trilemma.evaluation.extractor import load_extractor
-    from trilemma.evaluation.labeller import ShippedLabeller
+    from trilemma.evaluation.features.extractor import load_extractor
+    from trilemma.evaluation.features.labeller import ShippedLabeller
 
     labeller, data = ShippedLabeller(), Blank(batch_size=2, seed=0)
     assert labeller.num_classes(data) is None

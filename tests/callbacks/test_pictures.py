@@ -7,12 +7,12 @@ from PIL import Image
 
 from tiny_run import Stream, Tiny, assert_equal, seed_all, trainer_of
 from trilemma.callbacks.ema import EMA
-from trilemma.callbacks.pictures import Reconstructions, SampleGrid, undisturbed
-from trilemma.callbacks.rng import capture
+from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid, undisturbed
+from trilemma.callbacks.random_state import capture
 from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
 from trilemma.errors import UserError
-from trilemma.runs.quiet import quieten
+from trilemma.quiet import quieten
 
 
 @pytest.fixture(autouse=True)

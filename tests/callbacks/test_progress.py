@@ -7,8 +7,8 @@ from trilemma.callbacks import progress
 from trilemma.callbacks.counting import num_batches, planned_batches
 from trilemma.callbacks.learning_rate import LearningRate
 from trilemma.callbacks.progress import BatchProgress
-from trilemma.runs.csv_logger import CSVLogger
-from trilemma.runs.quiet import quieten
+from trilemma.loggers.csv_file import CSVLogger
+from trilemma.quiet import quieten
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from trilemma.callbacks.rng import RandomState, capture, restore
+from trilemma.callbacks.random_state import RandomState, capture, restore
 
 
 def draw():

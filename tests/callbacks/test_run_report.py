@@ -12,13 +12,13 @@ from pages import check_page
 from tiny_run import Stream, Tiny, fit, seed_all, trainer_of
 from trilemma.callbacks import run_report
 from trilemma.callbacks.checkpoint import Checkpoints
-from trilemma.callbacks.pictures import Reconstructions, SampleGrid
+from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid
 from trilemma.callbacks.run_page import METRICS, read_metrics, run_page
 from trilemma.callbacks.run_report import RunReport
 from trilemma.errors import UserError
-from trilemma.runs import csv_logger
-from trilemma.runs.csv_logger import CSVLogger
-from trilemma.runs.quiet import quieten
+from trilemma.loggers import csv_file as csv_logger
+from trilemma.loggers.csv_file import CSVLogger
+from trilemma.quiet import quieten
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,12 @@ from PIL import Image
 from exact_family import MEANS, exact_family
 from tiny_run import Stream, Tiny, assert_equal, seed_all, trainer_of
 from trilemma.callbacks.ema import EMA
-from trilemma.callbacks.strips import ForwardStrip, NoiseThenDenoise, ReverseStrip
+from trilemma.callbacks.pictures.trajectories import ForwardStrip, NoiseThenDenoise, ReverseStrip
 from trilemma.data.base import ImageData
 from trilemma.data.split import Split
 from trilemma.errors import UserError
-from trilemma.runs.quiet import quieten
-from trilemma.samplers.ddim import DDIM
+from trilemma.quiet import quieten
+from trilemma.samplers.gaussian.ddim import DDIM
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from torch.distributions import Normal, kl_divergence
 
 from trilemma.codecs.kl import KL, Posterior
 from trilemma.errors import UserError
-from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.processes.noise import TorchNoise
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from trilemma.codecs.quantizer import EMAQuantizer
 from trilemma.codecs.vq import VQ
 from trilemma.errors import UserError
-from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 
 
 def build(image_shape=(1, 12, 8), *, dim: int = 4, decoder_dim: int = 4, **quantizer) -> VQ:

@@ -7,11 +7,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
+from trilemma.cli import main as cli
+from trilemma.cli.main import register_resolvers
+from trilemma.config import schema
+from trilemma.config.check import check_config
+from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.evaluation.oracles.base import Oracle
-from trilemma.runs import cli, schema
-from trilemma.runs.check import check_config
-from trilemma.runs.cli import register_resolvers
-from trilemma.runs.targets import COMMAND_LINE, locate
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(
@@ -77,7 +78,7 @@ def test_a_prior_names_a_codec_that_exists(name):
     overrides = cfg.codec.overrides or places(cfg.codec.experiment)
     codec = composed("train", f"experiment={cfg.codec.experiment}", *overrides)
     check_config(codec, schema.TRAIN)
-    assert cfg.data._target_ in (codec.data._target_, "trilemma.data.tokens.TokenData")
+    assert cfg.data._target_ in (codec.data._target_, "trilemma.datasets.tokens.TokenData")
 
 
 @pytest.mark.parametrize(("entry", "keys"), [("sample", schema.SAMPLE), ("evaluate", schema.EVALUATE)])

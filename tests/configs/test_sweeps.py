@@ -10,9 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from trilemma.runs import schema
-from trilemma.runs.check import check_config
-from trilemma.runs.cli import register_resolvers
+from trilemma.cli.main import register_resolvers
+from trilemma.config import schema
+from trilemma.config.check import check_config
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "conf/sweep").glob("*.yaml"))

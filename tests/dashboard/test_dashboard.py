@@ -10,13 +10,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from trilemma.cli.main import register_resolvers
 from trilemma.dashboard import panels, workspace
 from trilemma.dashboard.panels import Lines, Pictures, RunComparer, Scatter, Section
 from trilemma.errors import UserError
-from trilemma.evaluation.ledger.throughput import Throughput
+from trilemma.evaluation.cost.throughput import Throughput
 from trilemma.evaluation.protocol import Protocol
-from trilemma.runs.cli import register_resolvers
-from trilemma.runs.wandb_evaluation import evaluation_metrics
+from trilemma.loggers.wandb_evaluation import evaluation_metrics
 
 ROOT = Path(__file__).parents[2]
 EXTRACTOR = "mnist-a1a57248"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trilemma.data import cifar10, cifar10_files
-from trilemma.data.cifar10 import CIFAR10, caption
-from trilemma.data.cifar10_files import Archive, digest, md5
+from trilemma.datasets import cifar10, cifar10_files
+from trilemma.datasets.cifar10 import CIFAR10, caption
+from trilemma.datasets.cifar10_files import Archive, digest, md5
 from trilemma.errors import UserError
 
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trilemma.data.idx import parse_idx
+from trilemma.datasets.idx import parse_idx
 from trilemma.errors import UserError
 
 VALUES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from trilemma.data import decode as decode_module
 from trilemma.data.decode import Decoding, decode
-from trilemma.data.image_folder import ImageFolder
+from trilemma.datasets.image_folder import ImageFolder
 from trilemma.errors import UserError
 
 COLOURS = [(20 * i, 10, 200 - 10 * i) for i in range(10)]

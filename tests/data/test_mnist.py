@@ -4,7 +4,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from trilemma.data.mnist import MNIST, FashionMNIST
+from trilemma.datasets.mnist import MNIST, FashionMNIST
 from trilemma.errors import UserError
 
 

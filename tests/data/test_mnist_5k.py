@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from trilemma.data import mnist_5k
-from trilemma.data.mnist import MNIST
-from trilemma.data.mnist_5k import MNIST5k
+from trilemma.datasets import mnist_5k
+from trilemma.datasets.mnist import MNIST
+from trilemma.datasets.mnist_5k import MNIST5k
 from trilemma.errors import UserError
 
 

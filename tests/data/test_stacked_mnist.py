@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from trilemma.data.mnist import MNIST
-from trilemma.data.stacked_mnist import StackedMNIST
+from trilemma.datasets.mnist import MNIST
+from trilemma.datasets.stacked_mnist import StackedMNIST
 from trilemma.errors import UserError
 
 SPLITS = ("train", "val", "test")

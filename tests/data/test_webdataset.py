@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from trilemma.data.decode import Decoding, decode
-from trilemma.data.webdataset import TarImages, WebDataset
+from trilemma.datasets.webdataset import TarImages, WebDataset
 from trilemma.errors import UserError
 
 NUM_SHARDS, PER_SHARD = 5, 8
@@ -206,7 +206,7 @@ def test_the_index_is_made_once_and_anew_for_new_shards(shards, folder, tmp_path
     fingerprint = first.fingerprint
     assert len(list((tmp_path / "cache").glob("[!.]*"))) == 1
     with monkeypatch.context() as patch:
-        patch.setattr("trilemma.data.tar_index._read_shard", None)
+        patch.setattr("trilemma.datasets.tar_index._read_shard", None)
         assert shards().fingerprint == fingerprint
     write_tar(folder / "train-002.tar", [m for n in range(50, 58) for m in sample(n)])
     assert shards().fingerprint != fingerprint
@@ -339,7 +339,7 @@ def test_a_shard_that_shrank_is_noticed(shards, folder):
 
 
 def test_few_shards_are_open_at_a_time(shards, folder, monkeypatch):
-    monkeypatch.setattr("trilemma.data.webdataset._MAX_OPEN", 2)
+    monkeypatch.setattr("trilemma.datasets.webdataset._MAX_OPEN", 2)
     write_shards(folder)
     images = shards().split("train").images
     assert isinstance(images, TarImages)

@@ -8,8 +8,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from command import run
-from trilemma import signals
-from trilemma.runs.job import new_run_id, this_job
+from trilemma.distributed import signals
+from trilemma.distributed.job import new_run_id, this_job
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import trilemma.runs.evaluate as evaluation
-import trilemma.runs.measure as measure
+import trilemma.cli.evaluate as evaluation
+import trilemma.measuring.measure as measure
 
 pytest.importorskip("mlxtend")
 QUICK = ["ledger.batch_sizes=[1,2]", "ledger.max_seconds=0.2", "likelihood.num_images=2", "num_images=20"]
@@ -157,7 +157,7 @@ def test_kept_samples_are_those_of_the_row(evaluate, tmp_path):
     import numpy as np
     import torch
 
-    from trilemma.evaluation.cache import images_sha256
+    from trilemma.evaluation.features.cache import images_sha256
 
     [(name, row)] = rows_in(tmp_path).items()
     assert "ledger" not in row

@@ -17,10 +17,11 @@ import torch
 from command import ROOT, run
 from tiny_run import assert_equal
 from trilemma.callbacks.checkpoint import batch_of, step_checkpoints
-from trilemma.callbacks.pictures import Reconstructions
+from trilemma.callbacks.pictures.grids import Reconstructions
+from trilemma.checkpoints import write as checkpoint_io
+from trilemma.cli import train
+from trilemma.distributed.signals import PREEMPTION
 from trilemma.models.vqvae import VQVAE
-from trilemma.runs import checkpoint_io, train
-from trilemma.signals import PREEMPTION
 from wandb_server import KEY, wandb_server
 
 BATCHES = 12

@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from trilemma.evaluation.card import ExtractorCard
-from trilemma.evaluation.extractor import Extractor, load_extractor, save_extractor
+from trilemma.evaluation.features.card import ExtractorCard
+from trilemma.evaluation.features.extractor import Extractor, load_extractor, save_extractor
 from trilemma.networks.classifier import SmallConvNet
 
 ARGUMENTS = {"in_channels": 1, "image_size": 8, "num_classes": 3, "channels": [4, 8], "feature_dim": 6}

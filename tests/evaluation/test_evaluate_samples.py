@@ -9,13 +9,13 @@ import torch
 
 from trilemma.data.split import Split
 from trilemma.errors import UserError
-from trilemma.evaluation.evaluate import evaluate_samples
 from trilemma.evaluation.metrics.authenticity import authenticity
 from trilemma.evaluation.metrics.fd_infinity import fd_infinity
 from trilemma.evaluation.metrics.frechet import Moments, frechet_distance
 from trilemma.evaluation.metrics.kid import kid
 from trilemma.evaluation.metrics.prdc import prdc
 from trilemma.evaluation.protocol import Machine, Protocol
+from trilemma.evaluation.samples import evaluate_samples
 
 
 def as_split(images, labels=None) -> Split:

@@ -7,8 +7,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from trilemma.data.split import Split
-from trilemma.evaluation.evaluate import evaluate_samples
-from trilemma.evaluation.extractor import Extractor
+from trilemma.evaluation.features.extractor import Extractor
+from trilemma.evaluation.samples import evaluate_samples
 
 
 class AsModule(nn.Module):

@@ -12,9 +12,9 @@ from trilemma.errors import UserError
 from trilemma.evaluation.likelihood import score_split, summarise
 from trilemma.models.base import Likelihood
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
-from trilemma.processes.closed_form import Absorbing, Uniform
-from trilemma.processes.schedules import Cosine, Linear
-from trilemma.samplers.categorical import Ancestral
+from trilemma.processes.categorical.closed_form import Absorbing, Uniform
+from trilemma.processes.categorical.schedules import Cosine, Linear
+from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import Guidance
 
 SIDE = 4

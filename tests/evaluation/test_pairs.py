@@ -3,7 +3,7 @@ import torch
 
 from trilemma.evaluation.metrics.nearest import nearest
 from trilemma.evaluation.pairs import closest_pairs
-from trilemma.images import make_grid
+from trilemma.figures.images import make_grid
 
 
 def test_copies_come_first_above_what_they_copy():

@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 
 from trilemma.errors import UserError
-from trilemma.evaluation.evaluate import Evaluation
 from trilemma.evaluation.protocol import Machine, Protocol
 from trilemma.evaluation.rows import kept_row, move_aside, new_row, read_row, write_row
+from trilemma.evaluation.samples import Evaluation
 from trilemma.evaluation.table import print_row, print_sweep
 
 NAME = "FD[toy-12345678]"

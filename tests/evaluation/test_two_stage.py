@@ -7,7 +7,7 @@ from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_float
 from trilemma.data.split import Split
-from trilemma.evaluation.evaluate import evaluate_samples
+from trilemma.evaluation.samples import evaluate_samples
 from trilemma.evaluation.two_stage import code_bits, oracle_prior, prior_bits
 
 

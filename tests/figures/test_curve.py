@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pages import check_page
 from trilemma.figures.curve import Curve, curve_figure, thinned, ticks
-from trilemma.html import page
+from trilemma.figures.html import page
 
 finite = st.floats(-1e6, 1e6)
 

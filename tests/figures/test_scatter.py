@@ -4,9 +4,9 @@ import re
 import pytest
 
 from pages import check_page
+from trilemma.figures.html import page
 from trilemma.figures.scatter import Axis, Dot, Panel, Series, draw_panels, legend_columns, legend_handles
 from trilemma.figures.style import colour, inline_svg, plotting, save_figure
-from trilemma.html import page
 
 DOTS = (
     Dot(x=0.01, y=3.0, label="5", y_interval=(2.5, 3.5)),

@@ -15,17 +15,17 @@ from torch.nn.functional import softplus
 from tiny_run import Evaluation, Stream, assert_equal, seed_all, trainer_of
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.callbacks.counting import num_batches, planned_batches
-from trilemma.callbacks.discriminator import DiscriminatorGap
 from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.learning_rate import LearningRate
-from trilemma.callbacks.non_finite import NonFinite
-from trilemma.callbacks.rng import RandomState
+from trilemma.callbacks.monitors.discriminator import DiscriminatorGap
+from trilemma.callbacks.monitors.non_finite import NonFinite
+from trilemma.callbacks.random_state import RandomState
+from trilemma.checkpoints.read import newest_valid, read_checkpoint
 from trilemma.errors import UserError
+from trilemma.loggers.csv_file import CSVLogger
 from trilemma.models.adversarial import Adversarial
 from trilemma.models.base import Loss
-from trilemma.runs.checkpoint import newest_valid, read_checkpoint
-from trilemma.runs.csv_logger import CSVLogger
-from trilemma.runs.quiet import quieten
+from trilemma.quiet import quieten
 
 TRAINED = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "adversarial")
 

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from trilemma.callbacks.latents import ActiveLatents
+from trilemma.callbacks.monitors.latents import ActiveLatents
 from trilemma.codecs.kl import KL
 from trilemma.errors import UserError
 from trilemma.models.autoencoder_kl import AutoencoderKL
 from trilemma.models.base import Reconstructs
-from trilemma.models.reconstruction import AbsoluteError, SquaredError
-from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.processes.noise import NoiseSource, TorchNoise
+from trilemma.training.reconstruction import AbsoluteError, SquaredError
 
 
 def model_of(*, kl_weight=0.01, reconstruction=None, seed=0, **changes) -> AutoencoderKL:

@@ -10,14 +10,14 @@ from torch import nn
 from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
+from trilemma.config.build import build
+from trilemma.config.targets import CHECKPOINT
 from trilemma.errors import UserError
 from trilemma.models.ddgan import DDGAN
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import VPSDE
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import VPSDE
 from trilemma.processes.noise import Noise, TorchNoise
-from trilemma.runs.build import build
-from trilemma.runs.targets import CHECKPOINT
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.guidance import ClassifierFree, Guidance
 
 T = 4
@@ -214,7 +214,7 @@ def test_a_walk_off_the_grid_is_refused():
 def real_networks(*, num_labels=None):
     torch.manual_seed(0)
     unet = {
-        "_target_": "trilemma.networks.unet.UNet",
+        "_target_": "trilemma.networks.unet.unet.UNet",
         "in_channels": 1,
         "out_channels": 1,
         "image_size": 4,
@@ -225,8 +225,13 @@ def real_networks(*, num_labels=None):
         "scale_shift": True,
         "condition_dim": 6,
     }
-    mapping = {"_target_": "trilemma.networks.generator.LatentMapping", "latent_dim": 5, "hidden_dim": 6, "out_dim": 6}
-    network = {"_target_": "trilemma.networks.generator.LatentUNet", "unet": unet, "mapping": mapping}
+    mapping = {
+        "_target_": "trilemma.networks.unet.latent_unet.LatentMapping",
+        "latent_dim": 5,
+        "hidden_dim": 6,
+        "out_dim": 6,
+    }
+    network = {"_target_": "trilemma.networks.unet.latent_unet.LatentUNet", "unet": unet, "mapping": mapping}
     discriminator = {
         "_target_": "trilemma.networks.discriminator.TimeDiscriminator",
         "in_channels": 1,
@@ -284,13 +289,13 @@ def test_it_is_rebuilt_from_its_checkpoint_alone():
         "_target_": "trilemma.models.ddgan.DDGAN",
         "codec": {"_target_": "trilemma.codecs.pixels.Pixels", "image_shape": [1, 4, 4]},
         "process": {
-            "_target_": "trilemma.processes.gaussian.GaussianProcess",
-            "schedule": {"_target_": "trilemma.processes.gaussian_schedules.VPSDE"},
+            "_target_": "trilemma.processes.gaussian.process.GaussianProcess",
+            "schedule": {"_target_": "trilemma.processes.gaussian.schedules.VPSDE"},
         },
         "network": network,
         "discriminator": discriminator,
         "condition": {"_target_": "trilemma.conditions.none.NoCondition"},
-        "sampler": {"_target_": "trilemma.samplers.gaussian_ancestral.GaussianAncestral", "num_steps": 4},
+        "sampler": {"_target_": "trilemma.samplers.gaussian.ancestral.GaussianAncestral", "num_steps": 4},
         "guidance": {"_target_": "trilemma.samplers.guidance.Guidance"},
         "gradient_clip_val": 1.0,
     }

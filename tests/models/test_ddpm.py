@@ -12,18 +12,18 @@ from trilemma.conditions.none import NoCondition
 from trilemma.errors import UserError
 from trilemma.models.base import Reconstructs, Samples, ScoresLikelihood, able
 from trilemma.models.ddpm import DDPM
-from trilemma.models.loss_weights import MinSNR, Simple, SoftMinSNR
-from trilemma.models.times import ChainTimes, LogNormalTimes, LossSecondMoment, UniformTimes
-from trilemma.models.x0_error import X0Error
-from trilemma.networks.unet import UNet
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_bound import discretised_log_prob
-from trilemma.processes.gaussian_schedules import EDM, CosineBeta, LinearBeta, LinearPath
+from trilemma.networks.unet.unet import UNet
+from trilemma.processes.gaussian.bound import discretised_log_prob
+from trilemma.processes.gaussian.parameterization import X0, EDMPreconditioning, Eps, Score, V, Velocity
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import EDM, CosineBeta, LinearBeta, LinearPath
 from trilemma.processes.noise import Noise
-from trilemma.processes.parameterization import X0, EDMPreconditioning, Eps, Score, V, Velocity
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree, Guidance
+from trilemma.training.loss_weights import MinSNR, Simple, SoftMinSNR
+from trilemma.training.times import ChainTimes, LogNormalTimes, LossSecondMoment, UniformTimes
+from trilemma.training.x0_error import X0Error
 
 T, SIDE = 20, 4
 

@@ -7,10 +7,10 @@ from test_ddpm import SIDE, T, batch_of, model_of
 from tiny_run import Stream, adamw, assert_equal, seed_all, trainer_of
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.callbacks.ema import EMA
-from trilemma.callbacks.rng import RandomState
-from trilemma.models.times import LossSecondMoment
-from trilemma.runs.checkpoint import read_checkpoint
-from trilemma.runs.quiet import quieten
+from trilemma.callbacks.random_state import RandomState
+from trilemma.checkpoints.read import read_checkpoint
+from trilemma.quiet import quieten
+from trilemma.training.times import LossSecondMoment
 
 
 class OneBatch:

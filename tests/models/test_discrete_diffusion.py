@@ -8,12 +8,12 @@ from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.conditions.label import LabelCondition
 from trilemma.errors import UserError
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
-from trilemma.models.timesteps import coprime_stride
-from trilemma.networks.transformer import BidirectionalTransformer
-from trilemma.processes.closed_form import Absorbing, MaskAndReplace, Uniform
-from trilemma.processes.schedules import Cosine, Linear, VQDiffusionPaper
-from trilemma.samplers.categorical import Ancestral
+from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
+from trilemma.processes.categorical.closed_form import Absorbing, MaskAndReplace, Uniform
+from trilemma.processes.categorical.schedules import Cosine, Linear, VQDiffusionPaper
+from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import ClassifierFree, Guidance
+from trilemma.training.timesteps import coprime_stride
 
 K, SIDE = 4, 3
 

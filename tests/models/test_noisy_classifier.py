@@ -6,14 +6,14 @@ from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.conditions.base import Condition
 from trilemma.conditions.none import NoCondition
 from trilemma.errors import UserError
-from trilemma.evaluation.ledger.work import count_work
+from trilemma.evaluation.cost.work import count_work
 from trilemma.models.noisy_classifier import LOW_NOISE, NoisyClassifier
 from trilemma.models.sampling import check_condition, in_batches
-from trilemma.models.times import TrainingTimes, UniformTimes
-from trilemma.processes.gaussian import GaussianProcess, along
-from trilemma.processes.gaussian_schedules import EDM, CosineBeta
+from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.schedules import EDM, CosineBeta
 from trilemma.samplers.classifier_guidance import ClassifierGuidance
 from trilemma.samplers.guidance import Guidance
+from trilemma.training.times import TrainingTimes, UniformTimes
 
 K, SIDE = 3, 4
 COSINE = GaussianProcess(CosineBeta())

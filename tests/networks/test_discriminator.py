@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from trilemma.networks.discriminator import MinibatchDeviation, TimeDiscriminator
-from trilemma.networks.generator import LatentMapping, LatentUNet
-from trilemma.networks.unet import UNet
+from trilemma.networks.unet.latent_unet import LatentMapping, LatentUNet
+from trilemma.networks.unet.unet import UNet
 
 
 def discriminator(**options):

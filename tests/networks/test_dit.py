@@ -4,7 +4,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from trilemma.errors import UserError
-from trilemma.networks.dit import DiT
+from trilemma.networks.transformer.dit import DiT
 
 B, C, SIDE, M = 3, 2, 8, 4
 

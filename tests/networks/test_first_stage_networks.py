@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 
 
 def encoder(halvings: int) -> ConvEncoder:

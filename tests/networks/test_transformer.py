@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trilemma.networks.blocks import CrossAttention, Perceptron, SelfAttention
 from trilemma.networks.embeddings import GridPosition, TimeEmbedding
-from trilemma.networks.transformer import BidirectionalTransformer
+from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
+from trilemma.networks.transformer.layers import CrossAttention, Perceptron, SelfAttention
 
 B, L, S, K, M = 3, 12, 6, 5, 4
 SHAPE = (3, 4)

@@ -9,8 +9,8 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from trilemma.errors import UserError
-from trilemma.networks.unet import UNet
-from trilemma.networks.unet_blocks import Upsample
+from trilemma.networks.unet.layers import Upsample
+from trilemma.networks.unet.unet import UNet
 
 B, C, SIDE, M = 3, 2, 8, 4
 # The configuration of google/ddpm-cifar10-32: the network of Ho et al. 2020 for CIFAR-10.

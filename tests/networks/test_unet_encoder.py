@@ -3,8 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from trilemma.errors import UserError
-from trilemma.networks.unet import UNet
-from trilemma.networks.unet_encoder import UNetEncoder
+from trilemma.networks.unet.encoder import UNetEncoder
+from trilemma.networks.unet.unet import UNet
 
 B, C, SIDE, K = 3, 2, 8, 5
 OPTIONS = {"channels": 8, "channel_mults": (1, 2), "num_res_blocks": 1, "attention_resolutions": (4,), "num_heads": 2}

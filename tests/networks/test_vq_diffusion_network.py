@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trilemma.networks.blocks import SelfAttention
-from trilemma.networks.vq_diffusion import GridPerceptron, SteeredNorm, VQDiffusionTransformer, gelu2, place
+from trilemma.networks.transformer.layers import SelfAttention
+from trilemma.networks.transformer.vq_diffusion import GridPerceptron, SteeredNorm, VQDiffusionTransformer, gelu2, place
 
 B, K, M, T = 3, 5, 4, 10
 SHAPE = (3, 4)

@@ -10,12 +10,12 @@ from tiny_run import trainer_of
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.learning_rate import LearningRate
-from trilemma.callbacks.modes import ModeHistogram
-from trilemma.callbacks.non_finite import NonFinite
-from trilemma.callbacks.pictures import Reconstructions, SampleGrid
-from trilemma.callbacks.rng import RandomState
-from trilemma.callbacks.strips import ForwardStrip, NoiseThenDenoise, ReverseStrip
-from trilemma.callbacks.time_loss import TimeLoss
+from trilemma.callbacks.monitors.loss_by_time import TimeLoss
+from trilemma.callbacks.monitors.modes import ModeHistogram
+from trilemma.callbacks.monitors.non_finite import NonFinite
+from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid
+from trilemma.callbacks.pictures.trajectories import ForwardStrip, NoiseThenDenoise, ReverseStrip
+from trilemma.callbacks.random_state import RandomState
 from trilemma.codecs.kl import KL
 from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.codecs.quantizer import EMAQuantizer
@@ -24,35 +24,35 @@ from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
 from trilemma.data.base import ImageData
 from trilemma.data.split import Split
+from trilemma.loggers.csv_file import CSVLogger
 from trilemma.models.autoencoder_kl import AutoencoderKL
 from trilemma.models.classifier import Classifier
 from trilemma.models.ddgan import DDGAN
 from trilemma.models.ddpm import DDPM
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
-from trilemma.models.loss_weights import Simple
-from trilemma.models.muon import MuonAdamW
 from trilemma.models.noisy_classifier import NoisyClassifier
-from trilemma.models.reconstruction import SquaredError
-from trilemma.models.times import LossSecondMoment, UniformTimes
 from trilemma.models.vqvae import VQVAE
+from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.networks.classifier import SmallConvNet
-from trilemma.networks.conv import ConvDecoder, ConvEncoder
 from trilemma.networks.discriminator import TimeDiscriminator
-from trilemma.networks.generator import LatentMapping, LatentUNet
-from trilemma.networks.transformer import BidirectionalTransformer
-from trilemma.networks.unet import UNet
-from trilemma.networks.unet_encoder import UNetEncoder
-from trilemma.networks.vq_diffusion import VQDiffusionTransformer
-from trilemma.processes.closed_form import MaskAndReplace
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import VPSDE, CosineBeta
-from trilemma.processes.parameterization import Eps
-from trilemma.processes.schedules import VQDiffusionPaper
-from trilemma.runs.csv_logger import CSVLogger
-from trilemma.samplers.categorical import Ancestral
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
+from trilemma.networks.transformer.vq_diffusion import VQDiffusionTransformer
+from trilemma.networks.unet.encoder import UNetEncoder
+from trilemma.networks.unet.latent_unet import LatentMapping, LatentUNet
+from trilemma.networks.unet.unet import UNet
+from trilemma.processes.categorical.closed_form import MaskAndReplace
+from trilemma.processes.categorical.schedules import VQDiffusionPaper
+from trilemma.processes.gaussian.parameterization import Eps
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import VPSDE, CosineBeta
+from trilemma.samplers.categorical.ancestral import Ancestral
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree, Guidance
+from trilemma.training.loss_weights import Simple
+from trilemma.training.muon import MuonAdamW
+from trilemma.training.reconstruction import SquaredError
+from trilemma.training.times import LossSecondMoment, UniformTimes
 
 K, T, SIDE, LABELS, BATCH = 4, 4, 8, 3, 8
 

@@ -10,12 +10,12 @@ from torch import nn
 from torch._dynamo.utils import counters
 from two_processes import in_two_processes
 
-from trilemma.models.muon import MuonAdamW
-from trilemma.models.sharding import gathered, is_sharded, shard
-from trilemma.models.units import compile_networks, recompute_activations
-from trilemma.runs.checkpoint import read_checkpoint
-from trilemma.runs.quiet import quieten
-from trilemma.runs.strategies import DDP, FullyShard, HandAveragedDDP
+from trilemma.checkpoints.read import read_checkpoint
+from trilemma.distributed.network_blocks import compile_networks, recompute_activations
+from trilemma.distributed.sharding import gathered, is_sharded, shard
+from trilemma.distributed.strategies import DDP, FullyShard, HandAveragedDDP
+from trilemma.quiet import quieten
+from trilemma.training.muon import MuonAdamW
 
 QUICK = {"ddp": ("discrete_diffusion", "ddgan"), "fsdp": ("ddpm",)}
 WHOLE = {"ddp": tuple(FAMILIES), "fsdp": tuple(name for name in FAMILIES if name not in ADVERSARIAL)}

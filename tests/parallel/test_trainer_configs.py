@@ -13,12 +13,12 @@ from omegaconf import open_dict
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trilemma.cli.main import register_resolvers
+from trilemma.config import schema
+from trilemma.config.check import check_config
+from trilemma.distributed.devices import Layout, is_multi_process, layout
+from trilemma.distributed.strategies import DDP, FullyShard, HandAveragedDDP
 from trilemma.errors import UserError
-from trilemma.runs import schema
-from trilemma.runs.check import check_config
-from trilemma.runs.cli import register_resolvers
-from trilemma.runs.devices import Layout, is_multi_process, layout
-from trilemma.runs.strategies import DDP, FullyShard, HandAveragedDDP
 from trilemma.runs.trainer import build_trainer, check_compiler
 
 CONF = Path(__file__).parents[2] / "conf"

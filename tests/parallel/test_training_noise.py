@@ -7,8 +7,8 @@ import torch
 from families import build
 from lightning.pytorch.trainer.states import TrainerFn
 
-from trilemma.models.times import UniformTimes
 from trilemma.processes.noise import TorchNoise, mixed_seed
+from trilemma.training.times import UniformTimes
 
 
 def parts(draw, world_size):

@@ -8,8 +8,8 @@ from families import FAMILIES, LABELS, SIDE, build
 from torch import nn
 from torch._dynamo.utils import counters
 
+from trilemma.distributed.network_blocks import compile_networks, inner_units, recompute_activations, trained_networks
 from trilemma.errors import UserError
-from trilemma.models.units import compile_networks, inner_units, recompute_activations, trained_networks
 
 WITH_UNITS = ("discrete_diffusion", "vq_diffusion_released", "ddpm", "noisy_classifier", "ddgan")
 

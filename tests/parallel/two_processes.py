@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from trilemma.runs.quiet import quieten
+from trilemma.quiet import quieten
 
 
 def in_two_processes(work, folder):

@@ -4,9 +4,9 @@ from dense_reference import model_posterior, true_posterior
 from torch.nn import functional as F
 from zoo import PROCESSES, TIMES, WEIGHTINGS, K
 
-from trilemma.processes.closed_form import MaskAndReplace, Uniform
+from trilemma.processes.categorical.closed_form import MaskAndReplace, Uniform
+from trilemma.processes.categorical.schedules import Linear, VQDiffusionPaper, VQDiffusionReleased
 from trilemma.processes.noise import Noise
-from trilemma.processes.schedules import Linear, VQDiffusionPaper, VQDiffusionReleased
 
 
 def pairs(process, t):

@@ -5,9 +5,16 @@ from scipy import stats
 from zoo import PROCESSES, TIMES, WEIGHTINGS, K
 
 from trilemma.errors import UserError
-from trilemma.processes.closed_form import Absorbing, MaskAndReplace, Uniform
+from trilemma.processes.categorical.closed_form import Absorbing, MaskAndReplace, Uniform
+from trilemma.processes.categorical.schedules import (
+    Cosine,
+    Linear,
+    Schedule,
+    VQDiffusionPaper,
+    VQDiffusionReleased,
+    as_float64,
+)
 from trilemma.processes.noise import Noise
-from trilemma.processes.schedules import Cosine, Linear, Schedule, VQDiffusionPaper, VQDiffusionReleased, as_float64
 
 
 def all_states(process):
@@ -155,7 +162,7 @@ def test_an_accelerator_which_works_on_all_positions_draws_the_same(process, wei
     xt = all_states(process).repeat(50, 1)
     log_x0 = random_p(*xt.shape, K).log()
     picked = process.step(log_x0, xt, 0.3, 0.8, weighting, Noise(0, torch.arange(50)))
-    monkeypatch.setattr("trilemma.processes.closed_form._can_pick", lambda device: False)
+    monkeypatch.setattr("trilemma.processes.categorical.closed_form._can_pick", lambda device: False)
     assert torch.equal(process.step(log_x0, xt, 0.3, 0.8, weighting, Noise(0, torch.arange(50))), picked)
     assert not torch.equal(picked, xt)
 

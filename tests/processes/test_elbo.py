@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from trilemma.processes.closed_form import Absorbing, MaskAndReplace, Uniform
-from trilemma.processes.schedules import Linear, VQDiffusionPaper
+from trilemma.processes.categorical.closed_form import Absorbing, MaskAndReplace, Uniform
+from trilemma.processes.categorical.schedules import Linear, VQDiffusionPaper
 
 K, L = 3, 3
 X0 = torch.tensor(list(itertools.product(range(K), repeat=L)))

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from trilemma.errors import UserError
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath, ScaledLinearBeta
+from trilemma.processes.gaussian.parameterization import X0, EDMPreconditioning, Eps, Score, V, Velocity
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath, ScaledLinearBeta
 from trilemma.processes.noise import TorchNoise
-from trilemma.processes.parameterization import X0, EDMPreconditioning, Eps, Score, V, Velocity
 
 SCHEDULES = [
     LinearBeta(),

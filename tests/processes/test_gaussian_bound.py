@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_bound import discretised_log_prob, gaussian_kl, interpolated_log_variance, step_terms
-from trilemma.processes.gaussian_schedules import CosineBeta, LinearBeta
+from trilemma.processes.gaussian.bound import discretised_log_prob, gaussian_kl, interpolated_log_variance, step_terms
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import CosineBeta, LinearBeta
 
 WIDTH = 2 / 255
 LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trilemma.errors import UserError
-from trilemma.processes.gaussian_schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath, ScaledLinearBeta
+from trilemma.processes.gaussian.schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath, ScaledLinearBeta
 
 CHAINS = [LinearBeta(), LinearBeta(100), ScaledLinearBeta(), CosineBeta(), CosineBeta(4000)]
 ENDING = [LinearBeta(zero_terminal_snr=True), CosineBeta(50, zero_terminal_snr=True), LinearPath()]

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from trilemma.errors import UserError
-from trilemma.processes.coefficients import masses
-from trilemma.processes.schedules import Cosine, Linear, LogLinear, VQDiffusionPaper, VQDiffusionReleased
+from trilemma.processes.categorical.coefficients import masses
+from trilemma.processes.categorical.schedules import Cosine, Linear, LogLinear, VQDiffusionPaper, VQDiffusionReleased
 
 SCHEDULES = [VQDiffusionPaper(), VQDiffusionReleased(), Cosine(0.9), Linear(1.0), LogLinear(0.0)]
 

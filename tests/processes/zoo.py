@@ -2,8 +2,8 @@
 
 import pytest
 
-from trilemma.processes.closed_form import Absorbing, MaskAndReplace, Uniform
-from trilemma.processes.schedules import Cosine, LogLinear, VQDiffusionPaper, VQDiffusionReleased
+from trilemma.processes.categorical.closed_form import Absorbing, MaskAndReplace, Uniform
+from trilemma.processes.categorical.schedules import Cosine, LogLinear, VQDiffusionPaper, VQDiffusionReleased
 
 K = 5
 PROCESSES = [

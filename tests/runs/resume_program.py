@@ -11,12 +11,12 @@ import lightning as L
 import torch
 
 from tiny_run import assert_equal, fit
-from trilemma import signals
 from trilemma.callbacks.checkpoint import step_checkpoints
+from trilemma.checkpoints import write as checkpoint_io
+from trilemma.checkpoints.read import read_checkpoint
+from trilemma.distributed import signals
 from trilemma.errors import Stopped, UserError
-from trilemma.runs import checkpoint_io
-from trilemma.runs.checkpoint import read_checkpoint
-from trilemma.runs.quiet import quieten
+from trilemma.quiet import quieten
 
 FOLDER = Path(sys.argv[1])
 RANK = int(os.environ["RANK"])

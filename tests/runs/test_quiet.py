@@ -5,7 +5,7 @@ import pytest
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from tiny_run import fit
-from trilemma.runs.quiet import quieten
+from trilemma.quiet import quieten
 
 
 @pytest.fixture(autouse=True)

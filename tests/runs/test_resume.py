@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tiny_run import Tiny, assert_equal, fit
-from trilemma import signals
 from trilemma.callbacks.checkpoint import step_checkpoints
+from trilemma.checkpoints.read import newest_valid, read_checkpoint
+from trilemma.distributed import signals
 from trilemma.errors import Stopped
-from trilemma.runs.checkpoint import newest_valid, read_checkpoint
-from trilemma.runs.quiet import quieten
+from trilemma.quiet import quieten
 
 TRAINED = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "trilemma")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from exact import MEAN, STD, law
 
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import EDM, CosineBeta, LinearBeta, LinearPath
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.dpm_solver import DPMSolver
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
-from trilemma.samplers.heun import Heun
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import EDM, CosineBeta, LinearBeta, LinearPath
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.gaussian.dpm_solver import DPMSolver
+from trilemma.samplers.gaussian.heun import Heun
 
 LINEAR, COSINE = GaussianProcess(LinearBeta()), GaussianProcess(CosineBeta())
 EDM_, FLOW = GaussianProcess(EDM()), GaussianProcess(LinearPath())

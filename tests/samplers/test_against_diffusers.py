@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from trilemma.conditions.base import Condition
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import CosineBeta, LinearBeta, ScaledLinearBeta
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import CosineBeta, LinearBeta, ScaledLinearBeta
 from trilemma.processes.noise import Noise
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.dpm_solver import DPMSolver
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.gaussian.dpm_solver import DPMSolver
 from trilemma.samplers.guidance import Guidance
 
 pytest.importorskip("diffusers")

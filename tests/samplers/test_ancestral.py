@@ -4,11 +4,11 @@ from scipy import stats
 
 from trilemma.conditions.base import Condition
 from trilemma.errors import UserError
-from trilemma.processes.closed_form import Absorbing, MaskAndReplace, Uniform
+from trilemma.processes.categorical.closed_form import Absorbing, MaskAndReplace, Uniform
+from trilemma.processes.categorical.schedules import Cosine, Linear, VQDiffusionPaper, VQDiffusionReleased
 from trilemma.processes.noise import Noise
-from trilemma.processes.schedules import Cosine, Linear, VQDiffusionPaper, VQDiffusionReleased
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.categorical import Ancestral
+from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import ClassifierFree, Guidance
 
 K, L = 6, 10

@@ -8,16 +8,16 @@ from torch import nn
 
 from trilemma.conditions.base import Condition
 from trilemma.errors import UserError
-from trilemma.processes.gaussian import GaussianProcess, along
-from trilemma.processes.gaussian_schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath
+from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath
 from trilemma.processes.noise import Noise
 from trilemma.samplers.base import Prediction
 from trilemma.samplers.classifier_guidance import ClassifierGuidance
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.dpm_solver import DPMSolver
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.gaussian.dpm_solver import DPMSolver
+from trilemma.samplers.gaussian.heun import Heun
 from trilemma.samplers.guidance import ClassifierFree, Guidance
-from trilemma.samplers.heun import Heun
 
 SHARE = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
 MEAN = torch.tensor([[-0.8, 0.1], [0.2, 0.6], [0.7, -0.5]], dtype=torch.float64)[:, None, None]  # [K, 1, 1, 2]

@@ -7,18 +7,18 @@ import torch
 
 from trilemma.conditions.base import Condition
 from trilemma.errors import UserError
-from trilemma.processes.closed_form import Absorbing
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import EDM, CosineBeta, LinearBeta, LinearPath
+from trilemma.processes.categorical.closed_form import Absorbing
+from trilemma.processes.categorical.schedules import Cosine
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import EDM, CosineBeta, LinearBeta, LinearPath
 from trilemma.processes.noise import Noise
-from trilemma.processes.schedules import Cosine
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.categorical import Ancestral
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.dpm_solver import DPMSolver
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.samplers.categorical.ancestral import Ancestral
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.gaussian.dpm_solver import DPMSolver
+from trilemma.samplers.gaussian.heun import Heun
 from trilemma.samplers.guidance import ClassifierFree, Guidance
-from trilemma.samplers.heun import Heun
 
 SHAPE = (2, 3, 3)
 CHAIN, TERMINAL = GaussianProcess(CosineBeta(100)), GaussianProcess(LinearBeta(100, zero_terminal_snr=True))

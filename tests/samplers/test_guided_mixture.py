@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from trilemma.evaluation.oracles.exact import ExactClassifier, MixtureDenoiser
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import EDM, CosineBeta, LinearBeta, LinearPath
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import EDM, CosineBeta, LinearBeta, LinearPath
 from trilemma.processes.noise import Noise
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.dpm_solver import DPMSolver
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.gaussian.dpm_solver import DPMSolver
+from trilemma.samplers.gaussian.heun import Heun
 from trilemma.samplers.guidance import ClassifierFree, Guidance
-from trilemma.samplers.heun import Heun
 from trilemma.samplers.predict import predict
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -0.8]], dtype=torch.float64).view(3, 2, 1, 1)

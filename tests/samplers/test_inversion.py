@@ -7,12 +7,12 @@ from exact import MEAN, STD
 from trilemma.conditions.base import Condition
 from trilemma.errors import UserError
 from trilemma.evaluation.oracles.exact import GaussianDenoiser, MixtureDenoiser
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import EDM, CosineBeta, LinearBeta, LinearPath
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import EDM, CosineBeta, LinearBeta, LinearPath
 from trilemma.processes.noise import Noise
-from trilemma.samplers.ddim import DDIM
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.gaussian.inversion import invert, slerp
 from trilemma.samplers.guidance import Guidance
-from trilemma.samplers.inversion import invert, slerp
 
 PROCESSES = [
     (GaussianProcess(LinearBeta()), "trailing"),

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from trilemma.errors import UserError
-from trilemma.processes.gaussian_schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath
-from trilemma.samplers.grids import times
+from trilemma.processes.gaussian.schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath
+from trilemma.samplers.gaussian.grids import times
 
 CHAIN_GRIDS = ["trailing", "uniform", "linspace", "quadratic"]
 

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from trilemma.runs import cli
+from trilemma.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "slurm"

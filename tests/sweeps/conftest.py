@@ -8,8 +8,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-import trilemma.runs.train
-from trilemma import signals
+import trilemma.cli.train
+from trilemma.distributed import signals
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ class Sweep:
             self.runs.append((cfg.optimizer.lr, Path(cfg.paths.run_dir).name))
             return train(cfg.optimizer.lr, cfg)
 
-        self._monkeypatch.setattr(trilemma.runs.train, "train", fake)
+        self._monkeypatch.setattr(trilemma.cli.train, "train", fake)
         path = ROOT / "train.py"
         output = f"paths.output_dir={self.folder.parents[1]}"
         self._monkeypatch.setattr(sys, "argv", [str(path), "-m", "experiment=demo/vqvae", *arguments, output])

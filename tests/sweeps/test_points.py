@@ -6,7 +6,7 @@ import math
 import pytest
 
 from trilemma.errors import Stopped, TrainingError, UserError
-from trilemma.runs.sweep import Outcome, conclude, point_id, tasks_per_node
+from trilemma.sweeps.points import Outcome, conclude, point_id, tasks_per_node
 
 POINT = ["optimizer.lr=0.00123456789", "seed=1", "experiment=demo/vqvae", "debug=fast"]
 

@@ -8,7 +8,7 @@ from trilemma.codecs.quantizer import EMAQuantizer
 from trilemma.codecs.vq import VQ
 from trilemma.data.base import ImageData, Split
 from trilemma.data.split import MappedImages
-from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 
 SIDE = 8
 SIZES = {"train": 26, "val": 9, "test": 5}

@@ -12,8 +12,8 @@ from trilemma.codecs.base import flatten
 from trilemma.data.codes import META, read_folder
 from trilemma.data.images import to_float
 from trilemma.errors import UserError
-from trilemma.runs.code_shards import CodeMaker
-from trilemma.runs.codes import cached_codes, codec_hash
+from trilemma.first_stage.codes import cached_codes, codec_hash
+from trilemma.first_stage.shards import CodeMaker
 
 SPLITS = ("train", "val", "test")
 
@@ -158,7 +158,7 @@ class Dead(BaseException):
 @pytest.mark.parametrize("moment", range(0, 21, 4))
 def test_whatever_was_being_written_when_it_died(toy, vq, tmp_path, expected, monkeypatch, moment):
     """Died between any two files: the next one goes on, and does not do again what stands."""
-    import trilemma.runs.code_shards as module
+    import trilemma.first_stage.shards as module
 
     folder, write, count = tmp_path / "x", module._write_bytes, 0
 
@@ -248,8 +248,8 @@ def test_complete_codes_are_taken_from_where_nothing_can_be_written(toy, vq, tmp
     def refuse(*args, **kwargs):
         raise PermissionError
 
-    monkeypatch.setattr("trilemma.runs.code_shards.try_lock", refuse)
-    monkeypatch.setattr("trilemma.runs.code_shards._write_bytes", refuse)
+    monkeypatch.setattr("trilemma.first_stage.shards.try_lock", refuse)
+    monkeypatch.setattr("trilemma.first_stage.shards._write_bytes", refuse)
     codes = cached_codes(vq(), toy(), tmp_path)
     assert codes["train"].shape == (26, 4)
 

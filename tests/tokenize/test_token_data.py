@@ -5,10 +5,10 @@ import torch
 from omegaconf import OmegaConf
 
 from trilemma.data.codes import META
-from trilemma.data.tokens import TokenData
+from trilemma.datasets.tokens import TokenData
 from trilemma.errors import UserError
-from trilemma.runs.code_shards import CodeMaker
-from trilemma.runs.codes import cached_codes, codec_hash
+from trilemma.first_stage.codes import cached_codes, codec_hash
+from trilemma.first_stage.shards import CodeMaker
 
 NODE = {"_target_": "somewhere.Toy", "root": "/data", "batch_size": 6, "seed": 3, "num_workers": 2, "val_size": 9}
 

@@ -14,14 +14,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from trilemma.cli.main import explain, register_resolvers
+from trilemma.cli.tokenize import tokenize
+from trilemma.cli.train import train
+from trilemma.config import CONF, plain
+from trilemma.config.build import build
 from trilemma.data.codes import META, read_folder
 from trilemma.errors import UserError
-from trilemma.runs.build import build
-from trilemma.runs.cli import CONF, explain, register_resolvers
-from trilemma.runs.facts import plain
-from trilemma.runs.model import checkpoint_config
-from trilemma.runs.tokenize import tokenize
-from trilemma.runs.train import train
+from trilemma.first_stage.model import checkpoint_config
 
 SMALL = (
     "model.codec.encoder.channels=8",
@@ -33,7 +33,7 @@ SMALL = (
 
 def write_images(folder, num=40, side=8):
     """PNG files in two classes."""
-    from trilemma.images import save_png, to_pil
+    from trilemma.figures.images import save_png, to_pil
 
     images = torch.randint(256, (num, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for i, image in enumerate(to_pil(images)):
@@ -107,15 +107,15 @@ def content(folder):
 def test_codes_go_to_where_training_looks_for_them(composed, codec, images, capsys, monkeypatch):
     tokenize(composed("tokenize", f"ckpt={codec}", *options(images)))
     assert "36 train, 2 val, 2 test images as uint8 codes, 0.0 MB: cache/codes/" in capsys.readouterr().out
-    monkeypatch.setattr("trilemma.runs.code_shards.CodeMaker._write", None)  # made again, it would fail
+    monkeypatch.setattr("trilemma.first_stage.shards.CodeMaker._write", None)  # made again, it would fail
     experiment = ["experiment=images/vq_diffusion", "network.dim=16", "network.depth=1", "network.num_heads=1"]
     few = ["trainer.max_steps=1", "data.batch_size=4", "logger=none", "callbacks=none", "run.id=a"]
     train(composed("train", *experiment, f"codec.checkpoint={codec}", *options(images), *few))
 
 
 def test_a_prior_trains_from_tokens_alone_and_carries_its_codec(composed, codec, images, tmp_path, capsys):
-    from trilemma.runs.load import load_with_config
-    from trilemma.runs.subject import data_of
+    from trilemma.checkpoints.load import load_with_config
+    from trilemma.measuring.subject import data_of
 
     tokenize(composed("tokenize", f"ckpt={codec}", *options(images), "output_dir=tokens"))
     images.rename(tmp_path / "moved")

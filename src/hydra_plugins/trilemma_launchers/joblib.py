@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 
 from hydra.core.utils import JobReturn
 
-from trilemma import signals
+from trilemma.distributed import signals
 from trilemma.errors import PREEMPTED
-from trilemma.runs.sweep import heed, lost
+from trilemma.sweeps.points import heed, lost
 
 _LOOKS = 0.5  # seconds between two looks for a signal
 

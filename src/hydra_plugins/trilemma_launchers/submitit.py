@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 
-from trilemma.runs.sweep import Outcome, lost
+from trilemma.sweeps.points import Outcome, lost
 
 _SITE_GPUS = "SBATCH_GPUS_PER_NODE"  # of slurm/sites; one process uses one GPU
 _OF_EXECUTOR = ("submitit_folder", "max_num_timeout")

@@ -16,14 +16,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.errors import REFUSED, TrainingError, UserError
-from trilemma.runs.launchers import explained
-from trilemma.runs.sweep import Outcome, check_sweep
+from trilemma.sweeps.launchers import explained
+from trilemma.sweeps.points import Outcome, check_sweep
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-    from trilemma.runs.search_space import SearchSpace
+    from trilemma.sweeps.search_space import SearchSpace
 
 Direction = Literal["minimize", "maximize"]
 _ERROR = "error"  # attribute of a trial that failed by itself, and not with the sweep
@@ -84,7 +84,7 @@ class OptunaSweeper(Sweeper):
             UserError: If the search cannot run so, or its points are refused whatever is varied.
             TrainingError: If no trial succeeded.
         """
-        from trilemma.runs.search_space import SearchSpace
+        from trilemma.sweeps.search_space import SearchSpace
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -158,7 +158,7 @@ def _direction_of(config: DictConfig) -> Direction:
     Raises:
         UserError: If it has none, or another metric was asked for.
     """
-    from trilemma.runs.objective import monitor_of
+    from trilemma.sweeps.objective import monitor_of
 
     wanted = OmegaConf.select(config, "optimized_metric")
     if OmegaConf.select(config, "model._target_") is None:

@@ -10,8 +10,8 @@ from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from trilemma.runs.launchers import explained
-from trilemma.runs.sweep import Outcome, check_sweep, conclude
+from trilemma.sweeps.launchers import explained
+from trilemma.sweeps.points import Outcome, check_sweep, conclude
 
 
 class ProductSweeper(BasicSweeper):

@@ -1,1 +1,1 @@
-"""What happens around training: EMA, checkpoints, pictures, monitors."""
+"""What happens around training: averages, checkpoints, pictures, monitors."""

@@ -10,9 +10,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from trilemma.distributed.sharding import gathered, local, sharded_like
 from trilemma.errors import UserError
 from trilemma.models.adversarial import Adversarial
-from trilemma.models.sharding import gathered, local, sharded_like
 
 _STATE_KEY = "EMA"
 

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
-from trilemma import signals
+from trilemma.distributed import signals
 
 
 class StopRequests:

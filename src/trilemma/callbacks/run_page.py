@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trilemma.callbacks.checkpoint import FOLDER as CHECKPOINTS
 from trilemma.figures.curve import Curve, curve_figure
-from trilemma.html import Html, definition_rows, element, page, picture
+from trilemma.figures.html import Html, definition_rows, element, page, picture
 
 METRICS = "metrics.csv"
 _PICTURES = (

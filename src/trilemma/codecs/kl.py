@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trilemma.codecs.base import halved_grid, image_shape_of
 from trilemma.codecs.latents import LatentCodec
-from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.processes.noise import NoiseSource
 
 # Outside, exp would overflow in half precision or the deviation underflow; no trained posterior comes near.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trilemma.codecs.base import Codec, halved_grid, image_shape_of
 from trilemma.codecs.quantizer import EMAQuantizer
-from trilemma.networks.conv import ConvDecoder, ConvEncoder
+from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.processes.noise import NoiseSource
 
 

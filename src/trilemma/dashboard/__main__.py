@@ -3,10 +3,11 @@
 import hydra
 from omegaconf import DictConfig
 
-from trilemma.runs import cli
+from trilemma.cli import main as cli
+from trilemma.config import CONF
 
 
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="dashboard")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="dashboard")
 def main(cfg: DictConfig) -> None:
     """Check, build, save or print."""
     from trilemma.dashboard.workspace import dashboard

@@ -11,11 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from trilemma.config.build import build
+from trilemma.config.check import check_config
+from trilemma.config.nodes import plain
 from trilemma.dashboard.panels import Section
 from trilemma.errors import UserError
-from trilemma.runs.build import build
-from trilemma.runs.check import check_config
-from trilemma.runs.facts import plain
 
 SCHEMA: dict[str, Any] = {
     "dashboard": {"name": str, "sections": "targets"},

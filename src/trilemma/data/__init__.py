@@ -1,1 +1,1 @@
-"""LightningDataModules and readers."""
+"""What a data set is: splits, batches, and the loader."""

@@ -1,1 +1,1 @@
-"""Feature extractors, metrics and the trilemma report."""
+"""What is measured of samples and models, and how a measurement is kept."""

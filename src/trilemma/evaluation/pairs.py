@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trilemma.evaluation.extractor import Images
+from trilemma.evaluation.features.extractor import Images
 from trilemma.evaluation.metrics.nearest import Neighbours, nearest
-from trilemma.images import make_grid
+from trilemma.figures.images import make_grid
 
 NUM_PAIRS = 16
 

@@ -13,8 +13,8 @@ from trilemma.codecs.base import Codec
 from trilemma.codecs.usage import CodebookUsage
 from trilemma.data.images import to_float, to_uint8
 from trilemma.errors import UserError
-from trilemma.evaluation.cache import cached_embed
-from trilemma.evaluation.extractor import Extractor, Images, chunks
+from trilemma.evaluation.features.cache import cached_embed
+from trilemma.evaluation.features.extractor import Extractor, Images, chunks
 from trilemma.evaluation.metrics.frechet import frechet_distance
 from trilemma.evaluation.metrics.reconstruction import psnr, psnr_pooled, squared_errors, ssim
 from trilemma.models.base import Reconstructs

@@ -14,8 +14,8 @@ from typing import Any
 
 from trilemma.atomic import atomic_write_text
 from trilemma.errors import UserError
-from trilemma.evaluation.evaluate import Evaluation
 from trilemma.evaluation.protocol import Protocol
+from trilemma.evaluation.samples import Evaluation
 
 FORMAT = 2
 Row = dict[str, Any]

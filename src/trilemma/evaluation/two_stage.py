@@ -12,10 +12,10 @@ from torch import Tensor
 
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
-from trilemma.evaluation.evaluate import evaluate_samples
-from trilemma.evaluation.extractor import Extractor, chunks
+from trilemma.evaluation.features.extractor import Extractor, chunks
 from trilemma.evaluation.likelihood import LikelihoodScore
 from trilemma.evaluation.reconstruction import BATCH_SIZE, Returned, send_through
+from trilemma.evaluation.samples import evaluate_samples
 from trilemma.models.base import Reconstructs
 
 SHOWN = ("FD[", "FD_inf[", "KID[", "precision", "recall", "density", "coverage")

@@ -1,1 +1,1 @@
-"""Plots: of points with their front, by matplotlib; of curves, by hand, for what is drawn while training goes on."""
+"""What is drawn: grids, trajectories, curves, pages."""

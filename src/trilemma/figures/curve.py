@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trilemma.html import Html, element
-from trilemma.stylesheet import SERIES_COLOURS
+from trilemma.figures.html import Html, element
+from trilemma.figures.stylesheet import SERIES_COLOURS
 
 _WIDTH, _HEIGHT = 520, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 42

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trilemma.atomic import atomic_write, atomic_write_text
-from trilemma.html import Html
-from trilemma.stylesheet import SERIES_COLOURS
+from trilemma.figures.html import Html
+from trilemma.figures.stylesheet import SERIES_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory, StepOutput
-from trilemma.models.diagnostics import Diagnostics
+from trilemma.training.diagnostics import Diagnostics
 
 _NETWORKS = ("generator", "discriminator")
 

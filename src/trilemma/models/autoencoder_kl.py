@@ -11,9 +11,9 @@ from trilemma.data.batch import Batch
 from trilemma.data.images import to_float, to_uint8
 from trilemma.errors import UserError
 from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
-from trilemma.models.diagnostics import Diagnostics
-from trilemma.models.reconstruction import ReconstructionLoss
 from trilemma.processes.noise import NoiseSource
+from trilemma.training.diagnostics import Diagnostics
+from trilemma.training.reconstruction import ReconstructionLoss
 
 
 class AutoencoderKL(Family):

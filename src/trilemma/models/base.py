@@ -20,9 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import TypeIs
 
 from trilemma.data.batch import Batch
-from trilemma.models.diagnostics import Diagnostics
-from trilemma.models.sharding import shard
+from trilemma.distributed.sharding import shard
 from trilemma.processes.noise import NoiseSource, TorchNoise, mixed_seed
+from trilemma.training.diagnostics import Diagnostics
 
 if TYPE_CHECKING:
     from trilemma.samplers.base import OnStep, Sampler

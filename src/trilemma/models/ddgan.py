@@ -19,8 +19,8 @@ from trilemma.models.adversarial import Adversarial
 from trilemma.models.base import Loss, OptimizerFactory, SchedulerFactory
 from trilemma.models.diffusion import Diffusion
 from trilemma.networks.discriminator import TimeDiscriminator
-from trilemma.networks.generator import LatentUNet
-from trilemma.processes.gaussian import GaussianProcess, along
+from trilemma.networks.unet.latent_unet import LatentUNet
+from trilemma.processes.gaussian.process import GaussianProcess, along
 from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance

@@ -22,18 +22,18 @@ from trilemma.models.base import (
     SchedulerFactory,
     ScoresLikelihood,
 )
-from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.diffusion import Diffusion
-from trilemma.models.loss_weights import LossWeight
-from trilemma.models.times import ChainTimes, TrainingTimes
-from trilemma.models.timesteps import strata
-from trilemma.models.x0_error import X0Error
-from trilemma.processes.gaussian import GaussianProcess, along
-from trilemma.processes.gaussian_bound import bits, interpolated_log_variance, step_terms
+from trilemma.processes.gaussian.bound import bits, interpolated_log_variance, step_terms
+from trilemma.processes.gaussian.parameterization import Parameterization
+from trilemma.processes.gaussian.process import GaussianProcess, along
 from trilemma.processes.noise import Noise, NoiseSource
-from trilemma.processes.parameterization import Parameterization
 from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
+from trilemma.training.diagnostics import Diagnostics
+from trilemma.training.loss_weights import LossWeight
+from trilemma.training.times import ChainTimes, TrainingTimes
+from trilemma.training.timesteps import strata
+from trilemma.training.x0_error import X0Error
 
 Objective = Literal["simple", "hybrid", "bound"]
 Variance = Literal["small", "large", "learned"]

@@ -15,13 +15,13 @@ from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.base import Likelihood, Loss, OptimizerFactory, SchedulerFactory
-from trilemma.models.diagnostics import Diagnostics
 from trilemma.models.diffusion import Diffusion
-from trilemma.models.timesteps import ImportanceTimesteps, strata
-from trilemma.processes.categorical import CategoricalProcess, Weighting
+from trilemma.processes.categorical.base import CategoricalProcess, Weighting
 from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
+from trilemma.training.diagnostics import Diagnostics
+from trilemma.training.timesteps import ImportanceTimesteps, strata
 
 
 class DiscreteDiffusion(Diffusion):

@@ -10,11 +10,11 @@ from trilemma.codecs.base import Codec
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
-from trilemma.models.diagnostics import Diagnostics
-from trilemma.models.times import TrainingTimes
-from trilemma.processes.gaussian import GaussianProcess, along
+from trilemma.processes.categorical.schedules import as_float64
+from trilemma.processes.gaussian.process import GaussianProcess, along
 from trilemma.processes.noise import Noise, NoiseSource
-from trilemma.processes.schedules import as_float64
+from trilemma.training.diagnostics import Diagnostics
+from trilemma.training.times import TrainingTimes
 
 LOW_NOISE = 0.25
 """Times up to here are what the validation calls low noise."""

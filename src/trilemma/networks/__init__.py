@@ -1,1 +1,1 @@
-"""What predicts: architecture only."""
+"""Architecture only."""

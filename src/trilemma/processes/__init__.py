@@ -1,1 +1,1 @@
-"""What noise does: pure probability on tensors."""
+"""Noise processes: pure probability on tensors."""

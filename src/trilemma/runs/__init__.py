@@ -1,1 +1,1 @@
-"""The run: directory, configuration, checkpoints, loggers."""
+"""One training run: directory, lock, record, trainer."""

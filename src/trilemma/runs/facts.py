@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.codecs.base import Codec
+from trilemma.config.build import build
+from trilemma.config.nodes import plain
+from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
-from trilemma.processes.categorical import CategoricalProcess
-from trilemma.runs.build import build
-from trilemma.runs.targets import COMMAND_LINE, locate
-
-
-def plain(cfg: DictConfig, key: str) -> Any:
-    """The resolved node `key` as plain containers."""
-    node = OmegaConf.select(cfg, key)
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+from trilemma.processes.categorical.base import CategoricalProcess
 
 
 def state_data(cfg: DictConfig, data: ImageData) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from lightning import Trainer
 
-from trilemma import signals
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.data.base import ImageData
+from trilemma.distributed import signals
+from trilemma.distributed.job import place
 from trilemma.errors import FAILED, Stopped, UserError
 from trilemma.models.base import Family
-from trilemma.runs.job import place
 
 _SECONDS_TO_END = 60.0  # that processes which Lightning started get when all is well
 _SECONDS_TO_SPEAK = 5.0  # and when it is not: to say why

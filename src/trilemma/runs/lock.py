@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trilemma import signals
+from trilemma.distributed import signals
 from trilemma.errors import PREEMPTED, Stopped, UserError
 
 LOCK_FILE = ".lock"

@@ -12,13 +12,13 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
+from trilemma.config.build import build
+from trilemma.config.nodes import plain
+from trilemma.config.targets import COMMAND_LINE, locate
+from trilemma.distributed.devices import Layout, has_strategy, layout
+from trilemma.distributed.strategies import DDP, FullyShard, HandAveragedDDP
 from trilemma.errors import UserError
 from trilemma.models.adversarial import Adversarial
-from trilemma.runs.build import build
-from trilemma.runs.devices import Layout, has_strategy, layout
-from trilemma.runs.facts import plain
-from trilemma.runs.strategies import DDP, FullyShard, HandAveragedDDP
-from trilemma.runs.targets import COMMAND_LINE, locate
 
 
 def build_trainer(cfg: DictConfig) -> Trainer:

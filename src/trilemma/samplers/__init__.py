@@ -1,1 +1,1 @@
-"""How we walk back from noise to data."""
+"""From noise to data, over any process and denoiser; and guidance."""

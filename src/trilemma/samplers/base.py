@@ -13,7 +13,7 @@ from trilemma.errors import UserError
 
 if TYPE_CHECKING:
     from trilemma.conditions.base import Condition
-    from trilemma.processes.categorical import Weighting
+    from trilemma.processes.categorical.base import Weighting
     from trilemma.processes.noise import NoiseSource
     from trilemma.samplers.guidance import Guidance
 

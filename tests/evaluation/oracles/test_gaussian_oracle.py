@@ -4,14 +4,14 @@ import pytest
 
 from trilemma.evaluation.oracles import gaussian as module
 from trilemma.evaluation.oracles.gaussian import GaussianSampling
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.samplers import gaussian as gaussian_sampler
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.dpm_solver import DPMSolver
-from trilemma.samplers.gaussian import Look
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.base import Look
+from trilemma.samplers.gaussian.base import base as gaussian_sampler
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.gaussian.dpm_solver import DPMSolver
+from trilemma.samplers.gaussian.heun import Heun
 from trilemma.samplers.guidance import ClassifierFree
-from trilemma.samplers.heun import Heun
 
 NUM = 4000
 

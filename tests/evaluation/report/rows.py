@@ -49,7 +49,7 @@ def content(
     **scores: Any,
 ) -> dict[str, Any]:
     """One row; what is None is left out."""
-    sampler = {} if steps is None else {"_target_": "trilemma.samplers.categorical.Ancestral", "num_steps": steps,
+    sampler = {} if steps is None else {"_target_": "trilemma.samplers.categorical.ancestral.Ancestral", "num_steps": steps,
                                         "temperature": 1.0, "truncation": 1.0}  # fmt: skip
     guidance = {} if scale is None else {"_target_": "trilemma.samplers.guidance.ClassifierFree", "scale": scale,
                                          "start": 1.0, "stop": 0.0}  # fmt: skip

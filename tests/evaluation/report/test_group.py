@@ -5,10 +5,10 @@ from rows import row
 from scipy import stats
 
 from trilemma.evaluation.report import Entry
-from trilemma.evaluation.report.group import Group, groups_of
-from trilemma.evaluation.report.quantities import calls_per_image, metric, peak_bytes
-from trilemma.evaluation.report.settings import describe, settings_key
-from trilemma.evaluation.report.spread import spread, student_975
+from trilemma.evaluation.report.tables.group import Group, groups_of
+from trilemma.evaluation.report.tables.quantities import calls_per_image, metric, peak_bytes
+from trilemma.evaluation.report.tables.settings import describe, settings_key
+from trilemma.evaluation.report.tables.spread import spread, student_975
 
 fd, fd_stderr = metric("{FD}"), metric("{FD_stderr}")
 

@@ -6,10 +6,10 @@ from rows import EXTRACTOR, content, row, without
 
 from pages import check_page
 from trilemma.evaluation.report import Entry, Row, write_report
-from trilemma.evaluation.report.group import all_groups
-from trilemma.evaluation.report.protocols import anchors_of
-from trilemma.evaluation.report.table import main_table
-from trilemma.html import element, page
+from trilemma.evaluation.report.tables.group import all_groups
+from trilemma.evaluation.report.tables.protocols import anchors_of
+from trilemma.evaluation.report.tables.table import main_table
+from trilemma.figures.html import element, page
 
 FD = f"FD[{EXTRACTOR}]"
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trilemma.conditions.base import Condition
-from trilemma.processes.gaussian import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, along
 from trilemma.processes.noise import NoiseSource, TorchNoise
 from trilemma.samplers.base import Prediction
 from trilemma.samplers.guidance import Guidance

@@ -29,16 +29,16 @@ from trilemma.evaluation.oracles.recursions import (
     straight,
     two_gaussians_x0,
 )
-from trilemma.processes.gaussian import GaussianProcess
-from trilemma.processes.gaussian_schedules import EDM, LinearBeta, LinearPath
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.processes.gaussian.schedules import EDM, LinearBeta, LinearPath
 from trilemma.processes.noise import Noise
 from trilemma.samplers.base import Denoiser
-from trilemma.samplers.ddim import DDIM
-from trilemma.samplers.dpm_solver import DPMSolver
-from trilemma.samplers.gaussian import GaussianSampler
-from trilemma.samplers.gaussian_ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.ancestral import GaussianAncestral
+from trilemma.samplers.gaussian.base import GaussianSampler
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.gaussian.dpm_solver import DPMSolver
+from trilemma.samplers.gaussian.heun import Heun
 from trilemma.samplers.guidance import ClassifierFree, Guidance
-from trilemma.samplers.heun import Heun
 
 MEAN, STD = 0.3, 0.5
 GAP, WIDTH, UPPER_SHARE = 1.0, 0.3, 0.3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trilemma.errors import UserError
 from trilemma.evaluation.report.row import Row
-from trilemma.evaluation.report.settings import settings_key
+from trilemma.evaluation.report.tables.settings import settings_key
 
 _EQUAL = {
     "data_fingerprint": "data with the fingerprint",

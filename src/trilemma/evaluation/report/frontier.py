@@ -7,7 +7,6 @@ from pathlib import Path
 
 from trilemma.errors import UserError
 from trilemma.evaluation.report.comparable import check_comparable
-from trilemma.evaluation.report.group import Group, groups_of
 from trilemma.evaluation.report.plots import (
     REAL,
     coverage,
@@ -19,9 +18,10 @@ from trilemma.evaluation.report.plots import (
     share_axis,
     work_axis,
 )
-from trilemma.evaluation.report.quantities import latency
 from trilemma.evaluation.report.row import Entry, Row
-from trilemma.evaluation.report.settings import settings_key
+from trilemma.evaluation.report.tables.group import Group, groups_of
+from trilemma.evaluation.report.tables.quantities import latency
+from trilemma.evaluation.report.tables.settings import settings_key
 from trilemma.figures.scatter import Panel, draw_panels, legend_columns, legend_handles
 from trilemma.figures.style import plotting, save_figure
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from trilemma.evaluation.report.group import Group, groups_of
-from trilemma.evaluation.report.quantities import metric
 from trilemma.evaluation.report.row import Entry, Row
-from trilemma.html import Html, element, picture
-from trilemma.images import save_png
+from trilemma.evaluation.report.tables.group import Group, groups_of
+from trilemma.evaluation.report.tables.quantities import metric
+from trilemma.figures.html import Html, element, picture
+from trilemma.figures.images import save_png
 
 _MAX_GRID_WIDTH = 800
 _SHEET_COLUMNS, _SHEET_WIDTH, _SHEET_GAP, _FONT_SIZE = 4, 360, 16, 14

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trilemma.evaluation.report import show
-from trilemma.evaluation.report.columns import distance as shown_distance
-from trilemma.evaluation.report.group import Group
 from trilemma.evaluation.report.plots import coverage, distance
-from trilemma.evaluation.report.quantities import Number, latency, real, timed_on
-from trilemma.html import Html, element
+from trilemma.evaluation.report.tables.columns import distance as shown_distance
+from trilemma.evaluation.report.tables.group import Group
+from trilemma.evaluation.report.tables.quantities import Number, latency, real, timed_on
+from trilemma.figures.html import Html, element
 
 
 def at_a_glance(groups: Sequence[Group], anchors: Mapping[int, str]) -> Html:

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 from trilemma.atomic import atomic_write_text
 from trilemma.errors import UserError
-from trilemma.evaluation.report import words
 from trilemma.evaluation.report.comparable import check_comparable
 from trilemma.evaluation.report.frontier import by_settings
 from trilemma.evaluation.report.gallery import neighbour_pairs, sample_grids, write_sheet
 from trilemma.evaluation.report.glance import at_a_glance
-from trilemma.evaluation.report.group import Group, all_groups, groups_of
 from trilemma.evaluation.report.plots import REAL, trilemma_panels
-from trilemma.evaluation.report.protocols import anchors_of, protocol_section
-from trilemma.evaluation.report.quantities import timed_on
 from trilemma.evaluation.report.row import Entry, Row
-from trilemma.evaluation.report.table import main_table
-from trilemma.evaluation.report.two_stage import two_stage_table
+from trilemma.evaluation.report.tables import words
+from trilemma.evaluation.report.tables.group import Group, all_groups, groups_of
+from trilemma.evaluation.report.tables.protocols import anchors_of, protocol_section
+from trilemma.evaluation.report.tables.quantities import timed_on
+from trilemma.evaluation.report.tables.table import main_table
+from trilemma.evaluation.report.tables.two_stage import two_stage_table
+from trilemma.figures.html import Html, element, page
 from trilemma.figures.scatter import Panel, Series, draw_panels, legend_columns, legend_handles
 from trilemma.figures.style import inline_svg, marker, plotting, save_figure
-from trilemma.html import Html, element, page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trilemma.evaluation.report.group import Group
-from trilemma.evaluation.report.quantities import (
+from trilemma.evaluation.report.row import Row, finite
+from trilemma.evaluation.report.tables.group import Group
+from trilemma.evaluation.report.tables.quantities import (
     Number,
     calls_per_image,
     latency,
@@ -13,7 +14,6 @@ from trilemma.evaluation.report.quantities import (
     real,
     shown_distance,
 )
-from trilemma.evaluation.report.row import Row, finite
 from trilemma.figures.scatter import Axis, Dot, Panel, Series
 
 REAL = "held-out real images"

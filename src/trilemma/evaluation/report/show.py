@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from trilemma.html import Html, element
+from trilemma.figures.html import Html, element
 
 Show = Callable[[float], str]
 

@@ -1,0 +1,93 @@
+"""Where in time a diffusion model is good and where it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from trilemma.callbacks.monitors.base import Monitor
+from trilemma.errors import UserError
+from trilemma.training.diagnostics import diagnostics_of
+
+
+class TimeLoss(Monitor):
+    """Logs the validation loss by time, `val/loss_t00` for t in (0, 0.1] to `val/loss_t09`, and speaks up where one rises.
+
+    The mean can fall while one end of the chain falls apart. Families whose `validation_step` gives no
+    `Diagnostics.time_loss` are passed over.
+
+    Args:
+        num_bins: Equal parts of (0, 1].
+        max_rise: How many times the least loss that a part has had its loss may be; more than 1.
+        stop: See `Monitor`.
+    """
+
+    def __init__(self, num_bins: int = 10, *, max_rise: float = 2.0, stop: bool = False) -> None:
+        super().__init__(stop=stop)
+        if not 1 <= num_bins <= 100 or not max_rise > 1:
+            raise UserError(
+                f"num_bins={num_bins} must lie in 1..100 and max_rise={max_rise} above 1 in the monitor of the loss by time"
+            )
+        self.num_bins = num_bins
+        self.max_rise = max_rise
+        self._sums: Tensor | None = None  # float64 [2, num_bins]: loss, count
+        self._losses: dict[int, float] = {}  # of the parts that were seen
+        self._least: dict[int, float] = {}
+
+    @property
+    def state_key(self) -> str:
+        """Where the least losses live in a checkpoint's `callbacks`; they belong to one number of parts."""
+        return f"TimeLoss{self.num_bins}"
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start from nothing."""
+        self._sums = None
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Add a batch."""
+        seen = diagnostics_of(outputs)
+        if "time" not in seen or "time_loss" not in seen:
+            return
+        loss = seen["time_loss"].double()
+        # The end of a part belongs to it: t = i / T is rounded.
+        part = (seen["time"].double() * self.num_bins - 1e-5).ceil().long().sub(1).clamp(0, self.num_bins - 1)
+        batch = torch.zeros(2, self.num_bins, dtype=loss.dtype, device=loss.device)
+        batch[0].index_add_(0, part, loss)
+        batch[1].index_add_(0, part, torch.ones_like(loss))
+        self._sums = batch if self._sums is None else self._sums + batch
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the means over the whole set, of all processes."""
+        self._losses = {}
+        if self._sums is None:
+            return
+        total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        self._losses = {i: total[i] / count[i] for i in range(self.num_bins) if count[i]}
+        pl_module.log_dict({f"val/loss_t{i:02d}": loss for i, loss in self._losses.items()}, sync_dist=True)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Judge the rise."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._losses:
+            return
+        problem = None
+        for i, loss in self._losses.items():
+            least = self._least.setdefault(i, loss)
+            if loss <= least:
+                self._least[i] = loss
+            elif not loss <= self.max_rise * least and problem is None:
+                start, stop = i / self.num_bins, (i + 1) / self.num_bins
+                problem = f"the validation loss at t in ({start:g}, {stop:g}] is {loss:.3g} and was {least:.3g} before"
+        self.judge(trainer, problem)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The least loss of each part."""
+        return {"least": {str(i): loss for i, loss in self._least.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them up."""
+        self._least = {int(i): loss for i, loss in state_dict["least"].items()}

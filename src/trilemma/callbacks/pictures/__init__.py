@@ -1,0 +1,1 @@
+"""Callbacks that draw while training goes on."""

@@ -1,0 +1,158 @@
+"""Pictures drawn while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
+
+from trilemma.callbacks.counting import num_batches
+from trilemma.callbacks.ema import ema_swapped
+from trilemma.conditions.label import LabelCondition
+from trilemma.data.batch import Batch
+from trilemma.distributed.sharding import is_sharded
+from trilemma.errors import UserError
+from trilemma.figures.images import make_grid, save_png
+from trilemma.models.base import Reconstructs, Samples, able
+
+
+@runtime_checkable
+class ShowsPictures(Protocol):
+    """A logger that takes pictures."""
+
+    def log_image(
+        self, key: str, images: list[Any], step: int | None = None, *, caption: list[str] | None = None
+    ) -> None:
+        """Show pictures under one name.
+
+        Args:
+            key: The name.
+            images: PIL pictures.
+            step: Batches trained so far.
+            caption: A text for each.
+        """
+
+
+class SampleGrid(L.Callback):
+    """Draws a grid of samples into `samples/step-00001000.png`, now and then and at the end, always from one noise.
+
+    Averaged weights are used where there are any, and training's random generators are left untouched. Families that
+    do not sample are passed over. A model conditioned on labels gets one row a label.
+
+    Args:
+        every_n_batches: How often.
+        num_rows: Of the grid.
+        num_columns: Of the grid.
+        seed: Of the noise.
+    """
+
+    def __init__(self, every_n_batches: int = 1000, *, num_rows: int = 10, num_columns: int = 8, seed: int = 0) -> None:
+        if min(every_n_batches, num_rows, num_columns) < 1:
+            raise UserError("every_n_batches, num_rows and num_columns of the sample grid must be at least 1")
+        self.every_n_batches = every_n_batches
+        self.num_rows = num_rows
+        self.num_columns = num_columns
+        self.seed = seed
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Draw where it is time."""
+        if num_batches(trainer) % self.every_n_batches == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the end."""
+        if num_batches(trainer) % self.every_n_batches:
+            self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not takes_part(trainer, module) or not isinstance(module, Samples):
+            return
+        labels = self._row_labels(module)
+        condition = None if labels is None else [label for label in labels for _ in range(self.num_columns)]
+        with undisturbed(module), ema_swapped(trainer, module):
+            images = module.sample(self.num_rows * self.num_columns, condition=condition, seed=self.seed)
+        names = None if labels is None else [str(label) for label in labels]
+        publish(trainer, "samples", make_grid(images, self.num_columns, row_labels=names))
+
+    def _row_labels(self, module: L.LightningModule) -> list[int] | None:
+        encoder = getattr(module, "condition", None)
+        if not isinstance(encoder, LabelCondition):
+            return None
+        return [row % encoder.num_labels for row in range(self.num_rows)]
+
+
+class Reconstructions(L.Callback):
+    """Draws the first validation images and below them what the model makes of them, at each validation.
+
+    The pictures are `reconstructions/step-00001000.png`. Families that do not reconstruct are passed over.
+
+    Args:
+        num_images: How many, one column each.
+    """
+
+    def __init__(self, num_images: int = 16) -> None:
+        if num_images < 1:
+            raise UserError("num_images of the reconstructions must be at least 1")
+        self.num_images = num_images
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the first batch's first images."""
+        if batch_idx or dataloader_idx or trainer.sanity_checking or not takes_part(trainer, pl_module):
+            return
+        if not able(pl_module, Reconstructs) or "image" not in batch:
+            return
+        images = batch["image"][: self.num_images]
+        with undisturbed(pl_module):
+            pairs = torch.cat([images, pl_module.reconstruct(images)])
+        publish(trainer, "reconstructions", make_grid(pairs, len(images), row_labels=["data", "model"]))
+
+
+def takes_part(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether this process calls the model for a picture: the first one does, or all, where each has a part of every weight.
+
+    They then draw the same picture from the same noise, and `publish` writes the first one's.
+    """
+    return trainer.is_global_zero or is_sharded(module)
+
+
+@contextmanager
+def undisturbed(module: L.LightningModule) -> Iterator[None]:
+    """Evaluation mode without gradients; random generators and every submodule's mode are as before afterwards.
+
+    The precision is that of the weights, unless they are sharded: then they are gathered in that of training.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    precision = module.trainer.precision_plugin.forward_context() if is_sharded(module) else nullcontext()
+    with isolate_rng(), torch.no_grad(), precision:
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, training in modes:
+                part.training = training
+
+
+def publish(trainer: L.Trainer, name: str, picture: Image.Image) -> None:
+    """Write the first process's picture to `<run>/<name>/step-00001000.png` and show it to the loggers that take pictures."""
+    if not trainer.is_global_zero:
+        return
+    step = num_batches(trainer)
+    save_png(picture, Path(trainer.default_root_dir) / name / f"step-{step:08d}.png")
+    for logger in trainer.loggers:
+        if isinstance(logger, ShowsPictures):
+            # wandb's slider shows its own call counter: the caption says the batch.
+            logger.log_image(name, [picture], step=step, caption=[f"batch {step}"])

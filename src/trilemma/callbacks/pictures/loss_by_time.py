@@ -1,0 +1,97 @@
+"""A picture of where in time a diffusion model is good and where it is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from trilemma.callbacks.counting import num_batches
+from trilemma.callbacks.pictures.grids import publish
+from trilemma.errors import UserError
+from trilemma.figures.loss_by_time import Curve, loss_by_time_picture
+from trilemma.training.diagnostics import diagnostics_of
+
+_MAX_CURVES = 400  # of more, every second one is kept
+
+
+class LossByTime(L.Callback):
+    """Draws the validation loss against time, the newest curve over earlier ones: `loss_by_time/step-00001000.png`.
+
+    Families whose `validation_step` gives no `Diagnostics.time_loss` are passed over. The monitor `TimeLoss` watches the
+    same numbers.
+
+    Args:
+        num_bins: Equal parts of (0, 1], one point each.
+        max_earlier: So many earlier curves are drawn, spread over the run.
+    """
+
+    def __init__(self, num_bins: int = 25, *, max_earlier: int = 8) -> None:
+        if not 1 <= num_bins <= 1000 or max_earlier < 0:
+            raise UserError(
+                f"num_bins={num_bins} must lie in 1..1000 and max_earlier={max_earlier} not be negative in the loss by time"
+            )
+        self.num_bins = num_bins
+        self.max_earlier = max_earlier
+        self._sums: Tensor | None = None  # float64 [2, num_bins]: loss, count
+        self._curves: dict[int, Curve] = {}
+
+    @property
+    def state_key(self) -> str:
+        """Where the curves live in a checkpoint's `callbacks`."""
+        return "LossByTime"
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start from nothing."""
+        self._sums = None
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Add a batch."""
+        seen = diagnostics_of(outputs)
+        if "time" not in seen or "time_loss" not in seen:
+            return
+        loss = seen["time_loss"].double()
+        # The end of a part belongs to it: t = i / T is rounded.
+        part = (seen["time"].double() * self.num_bins - 1e-5).ceil().long().sub(1).clamp(0, self.num_bins - 1)
+        if self._sums is None:
+            self._sums = torch.zeros(2, self.num_bins, dtype=loss.dtype, device=loss.device)
+        self._sums[0].index_add_(0, part, loss)
+        self._sums[1].index_add_(0, part, torch.ones_like(loss))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw what all processes have seen."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self._sums is None:
+            return
+        total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        curve = tuple(((i + 0.5) / self.num_bins, total[i] / count[i]) for i in range(self.num_bins) if count[i])
+        step = num_batches(trainer)
+        self._curves = {batch: points for batch, points in self._curves.items() if batch < step}
+        shown = {batch: self._curves[batch] for batch in _spread(sorted(self._curves), self.max_earlier)}
+        if trainer.is_global_zero and any(math.isfinite(loss) for _, loss in curve):
+            publish(trainer, "loss_by_time", loss_by_time_picture({**shown, step: curve}))
+        self._curves[step] = curve
+        if len(self._curves) > _MAX_CURVES:
+            self._curves = dict(list(self._curves.items())[::2])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves so far."""
+        return {"curves": {str(step): [list(point) for point in curve] for step, curve in self._curves.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them up."""
+        self._curves = {int(step): tuple((t, y) for t, y in curve) for step, curve in state_dict["curves"].items()}
+
+
+def _spread(steps: Sequence[int], num: int) -> list[int]:
+    """At most `num` of some rising steps, spread evenly over their logarithms: a loss moves fast at first."""
+    if len(steps) <= num or num == 0:
+        return list(steps)[:num]
+    logs = [math.log(step) for step in steps]
+    wanted = [logs[0] + (logs[-1] - logs[0]) * i / max(1, num - 1) for i in range(num)]
+    return [steps[i] for i in sorted({min(range(len(logs)), key=lambda i: abs(logs[i] - log)) for log in wanted})]

@@ -1,0 +1,193 @@
+"""How a checkpoint is to be sampled: what it was trained with, changed where the command line says so."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from trilemma.checkpoints.guiding_classifier import GuidingClassifier
+from trilemma.config.build import RESERVED, build
+from trilemma.config.targets import COMMAND_LINE, locate
+from trilemma.errors import UserError
+from trilemma.models.base import Family, Samples
+from trilemma.samplers.base import Sampler
+from trilemma.samplers.guidance import Guidance
+
+CLASSIFIER_FREE = "trilemma.samplers.guidance.ClassifierFree"
+
+
+def set_threads(cfg: DictConfig) -> None:
+    """Take as many CPU threads as `num_threads` says, if it does."""
+    if cfg.num_threads:
+        torch.set_num_threads(cfg.num_threads)
+
+
+def settle_batch_size(cfg: DictConfig) -> None:
+    """Choose the batch size where the user did not; images do not depend on it.
+
+    Raises:
+        UserError: If the one given is not positive.
+    """
+    if cfg.batch_size is None:
+        cfg.batch_size = 32 if str(cfg.device) == "cpu" else 256
+    if cfg.batch_size < 1:
+        raise UserError(f"batch_size={cfg.batch_size} must be at least 1")
+
+
+def sampling_settings(
+    cfg: DictConfig, config: Mapping[str, Any], classifier: GuidingClassifier | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Merge the checkpoint's sampler and guidance with the command line's.
+
+    Args:
+        cfg: With nodes `sampler` and `guidance`: a whole object's node replaces the checkpoint's, single numbers replace its values.
+        config: The checkpoint's configuration.
+        classifier: The one that `cfg.guidance` names, if any.
+
+    Returns:
+        Plain nodes of sampler and guidance, the latter with the classifier's content instead of its path.
+    """
+    sampler = _merge(OmegaConf.to_container(cfg.sampler, resolve=True), config.get("sampler"), "sampler")
+    wanted = OmegaConf.to_container(cfg.guidance, resolve=True)
+    trained = config.get("guidance") or {}
+    if isinstance(wanted, dict) and wanted.get("scale") is not None and "scale" not in trained:
+        trained = {"_target_": CLASSIFIER_FREE, "scale": 1.0}
+    guidance = _merge(wanted, trained, "guidance")
+    return sampler, guidance if classifier is None else {**guidance, "classifier": classifier.record}
+
+
+def _merge(wanted: Any, trained: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    if "_target_" in wanted:
+        _refuse_foreign(wanted, where)
+        return dict(wanted)
+    if not trained:
+        raise UserError(f"the checkpoint names no {where}: choose one, for example {where}=ancestral")
+    changes = {k: v for k, v in wanted.items() if v is not None}
+    unknown = [k for k in changes if k not in trained and where == "sampler"]
+    if unknown:
+        raise UserError(
+            f"{where}.{unknown[0]}: the checkpoint's {where} {trained['_target_'].rsplit('.', 1)[1]} has no such setting"
+        )
+    return {**trained, **changes}
+
+
+def _refuse_foreign(node: Mapping[str, Any], where: str) -> None:
+    target = locate(node["_target_"], COMMAND_LINE, where)
+    known = inspect.signature(target).parameters
+    foreign = [key for key in node if key not in known and key not in RESERVED]
+    if foreign:
+        raise UserError(f"{where}.{foreign[0]}: {target.__name__} has no such setting; it has {', '.join(known)}")
+
+
+def build_sampling(
+    sampler: dict[str, Any], guidance: dict[str, Any], classifier: GuidingClassifier | None = None
+) -> tuple[Sampler, Guidance]:
+    """Build both objects.
+
+    Args:
+        sampler: The sampler's node.
+        guidance: The guidance's.
+        classifier: Given to the guidance in the place of its record.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
+    if classifier is not None:
+        guidance = {**guidance, "classifier": classifier.module}
+    built = build(sampler, where="sampler"), build(guidance, where="guidance")
+    if not isinstance(built[0], Sampler) or not isinstance(built[1], Guidance):
+        raise UserError("sampler and guidance must name a Sampler and a Guidance")
+    return built[0], built[1]
+
+
+def settings_name(
+    cfg: DictConfig, config: Mapping[str, Any], sampler: Mapping[str, Any], guidance: Mapping[str, Any]
+) -> str:
+    """A file name that says the settings that differ from the plainest; two checkpoints of an experiment share it."""
+    label = cfg.condition.label
+    parts = [f"n{cfg.num_images}", f"steps{sampler.get('num_steps')}"]
+    parts.append("unconditional" if label == "none" else f"scale{guidance.get('scale', 1):g}")
+    parts += [
+        _class_name(node)
+        for node, key in ((sampler, "sampler"), (guidance, "guidance"))
+        if _is_other(node, config, key)
+    ]
+    parts += _sampler_words(sampler)
+    plainest = {"start": 1.0, "stop": 0.0}
+    parts += [f"{key}{guidance[key]:g}" for key, usual in plainest.items() if guidance.get(key, usual) != usual]
+    if cfg.condition.get("caption") is not None:
+        parts.append("caption")
+    elif label not in (None, "none"):
+        parts.append(f"label{label}".replace(" ", ""))
+    if config.get("weights") == "raw":
+        parts.append("raw")
+    if Path(cfg.ckpt).stem != "last":
+        parts.append(Path(cfg.ckpt).stem)
+    return "-".join([*parts, f"seed{cfg.seed}"])
+
+
+def _sampler_words(node: Mapping[str, Any]) -> list[str]:
+    """A word for each setting that differs from the class's own default, as in eta0.5, karras, large, noclip."""
+    parameters = inspect.signature(locate(node["_target_"], COMMAND_LINE, "sampler")).parameters
+    words = []
+    for key in sorted(parameters):
+        usual = parameters[key].default
+        value = node.get(key, usual)
+        if usual is inspect.Parameter.empty or value == usual or not isinstance(value, (int, float, str)):
+            continue
+        if isinstance(value, bool):
+            words.append(key if value else f"no{key}")
+        else:
+            words.append(str(value) if isinstance(value, str) else f"{key}{value:g}")
+    return words
+
+
+def _is_other(node: Mapping[str, Any], config: Mapping[str, Any], key: str) -> bool:
+    """Whether an object is of another class than the checkpoint's own."""
+    own = (config.get(key) or {}).get("_target_")
+    return own is not None and node["_target_"] not in (own, CLASSIFIER_FREE)
+
+
+def _class_name(node: Mapping[str, Any]) -> str:
+    return str(node["_target_"]).rpartition(".")[2].lower()
+
+
+def require_samples(model: Family, path: str) -> Samples:
+    """The model as one that samples.
+
+    Raises:
+        UserError: If its family draws no images.
+    """
+    if not isinstance(model, Samples):
+        raise UserError(
+            f"{path} holds a {type(model).__name__}, which draws no images; sample from a generative model's checkpoint"
+        )
+    return model
+
+
+def labels_for(num_images: int, label: Any, num_labels: int | None) -> list[int] | None:
+    """Labels of `num_images` samples.
+
+    Args:
+        num_images: How many.
+        label: None = all classes in turn where there are any; "none" = unconditional; a label, or a list that is cycled through.
+        num_labels: Number of classes the model was conditioned on; None for an unconditional model.
+
+    Raises:
+        UserError: If the label is not a number or a list of numbers, or the model is unconditional.
+    """
+    if label == "none" or (label is None and num_labels is None):
+        return None
+    if label is None or label == "all":
+        if num_labels is None:
+            raise UserError("this model is unconditional: leave out condition.label")
+        return [i % num_labels for i in range(num_images)]
+    choices = list(label) if OmegaConf.is_list(label) or isinstance(label, (list, tuple)) else [label]
+    if not choices or not all(isinstance(c, int) and not isinstance(c, bool) for c in choices):
+        raise UserError(f"condition.label={label}: give a class number, a list such as [0,7], all, or none")
+    return [choices[i % len(choices)] for i in range(num_images)]

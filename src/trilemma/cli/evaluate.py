@@ -1,0 +1,202 @@
+"""What `evaluate.py` does: measure checkpoints by one protocol, write rows, draw what they teach."""
+
+from __future__ import annotations
+
+from glob import glob, has_magic
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from trilemma.checkpoints.settings import set_threads, settle_batch_size
+from trilemma.config import schema
+from trilemma.config.check import check_config
+from trilemma.distributed.crew import Crew, in_crew
+from trilemma.errors import UserError
+from trilemma.evaluation.report import Row, check_comparable, entries_of, read_row, write_frontier, write_report
+from trilemma.evaluation.rows import write_row
+from trilemma.evaluation.samples import NEAREST_K
+from trilemma.evaluation.table import print_row, print_sweep
+from trilemma.loggers.evaluation import EvaluationLogger, take_logger
+from trilemma.measuring.classification import evaluate_classifier, evaluate_noisy_classifier
+from trilemma.measuring.loaded import Candidate, judged, load_bench
+from trilemma.measuring.measure import Measurement, is_complete, measure_cell, reconstruction_row
+from trilemma.measuring.oracle import run_oracle
+from trilemma.measuring.subject import Subject, load_subject
+from trilemma.models.base import Reconstructs, Samples, able
+from trilemma.models.classifier import Classifier
+from trilemma.models.noisy_classifier import NoisyClassifier
+from trilemma.quiet import quieten
+from trilemma.runs.directory import prepare
+
+REPORT = Path("outputs/report")
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Measure one checkpoint, compare several, put rows that exist on one page, or run an oracle.
+
+    Of several processes the first one does it, and all of them draw, embed, reconstruct and score. A classifier, rows
+    and an oracle are quick: there the others wait.
+
+    Raises:
+        UserError: For anything that is the user's to mend, before anything is drawn.
+    """
+    in_crew(lambda crew: _evaluate(cfg, crew), str(cfg.device))
+
+
+def _evaluate(cfg: DictConfig, crew: Crew) -> None:
+    log = take_logger(cfg)
+    if cfg.oracle is not None:
+        log.refuse("an oracle writes a row of checks")
+        run_oracle(cfg)
+        return
+    check_config(cfg, schema.EVALUATE)
+    quieten()
+    set_threads(cfg)
+    settle_batch_size(cfg)
+    if cfg.likelihood.num_images == 1 or cfg.likelihood.num_images < 0:
+        raise UserError("likelihood.num_images: a standard error needs at least 2 images; 0 leaves the likelihood out")
+    sizes = list(cfg.ledger.batch_sizes)
+    if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise UserError(f"ledger.batch_sizes={sizes}: give at least one whole number, each at least 1")
+    if cfg.num_images <= NEAREST_K:
+        raise UserError(f"num_images={cfg.num_images}: precision and coverage need at least {NEAREST_K + 1} images")
+    given = [name for name in ("ckpt", "ckpts", "rows") if cfg[name] is not None]
+    if len(given) != 1:
+        raise UserError(
+            "name what is to be measured: one of ckpt=PATH (one checkpoint), ckpts=[A,B] (a report that compares them) or "
+            "rows=FOLDER (a report on rows that exist)" + (f"; not {' and '.join(given)} at once" if given else "")
+        )
+    if cfg.rows is not None:
+        _report_rows(cfg, log)
+    elif cfg.ckpts is not None:
+        _compare(cfg, log, crew)
+    else:
+        _measure_one(cfg, log, crew)
+
+
+def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
+    subject = load_subject(cfg, cfg.ckpt)
+    folder = Path(cfg.output_dir) if cfg.output_dir else subject.run_dir / "evaluation"
+    prepare(folder)
+    if isinstance(subject.model, Classifier):
+        log.refuse(f"{cfg.ckpt} is a classifier")
+        evaluate_classifier(subject, folder, device=cfg.device)
+        return
+    if isinstance(subject.model, NoisyClassifier):
+        log.refuse(f"{cfg.ckpt} is a classifier")
+        evaluate_noisy_classifier(subject, device=cfg.device, seed=cfg.seed)
+        return
+    if not isinstance(subject.model, Samples) and not able(subject.model, Reconstructs):
+        raise UserError(
+            f"{cfg.ckpt} holds a {type(subject.model).__name__}, which neither samples nor reconstructs: nothing to measure"
+        )
+    one = judged(cfg, subject)
+    crew.prepare([one], load_bench, cfg, [str(cfg.ckpt)])
+    if one.cells:
+        rows = _measure_all(one, folder, log, crew)
+        if len(rows) > 1:
+            print_sweep([row.content for row in rows])
+            print(f"frontier: {write_frontier(rows, folder)}")
+        else:
+            print_row(rows[0].content)
+            print(f"row: {folder / rows[0].name}.json")
+        return
+    row = reconstruction_row(cfg, one, crew)
+    path = folder / f"{subject.slug}-reconstruction.json"
+    write_row(path, row)
+    log.row(row, path, subject)
+    print_row(row)
+    print(f"row: {path}")
+
+
+def _compare(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
+    """Measure every checkpoint by one protocol and write the report; all are checked before the first is measured."""
+    paths = [str(path) for path in cfg.ckpts]
+    if not paths:
+        raise UserError("ckpts=[] names no checkpoint")
+    folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
+    prepare(folder)
+    bench: list[Candidate] = []
+    for path in dict.fromkeys(paths):
+        subject = load_subject(cfg, path)
+        if not isinstance(subject.model, Samples):
+            raise UserError(
+                f"{path} holds a {type(subject.model).__name__}, which draws no images: leave it out of ckpts "
+                f"(ckpt={path} measures what it can do)"
+            )
+        if twin := next((one.subject.path for one in bench if one.subject.sha256 == subject.sha256), None):
+            raise UserError(f"{twin} and {path} are the same checkpoint: name it once")
+        bench.append(judged(cfg, subject, len(bench)))
+    first, judge = bench[0].subject, bench[0].extractor
+    for one in bench[1:]:
+        subject = one.subject
+        if subject.data.fingerprint != first.data.fingerprint:
+            raise UserError(
+                f"{first.path} was trained on {first.data.name} and {subject.path} on {subject.data.name} "
+                f"({first.data.fingerprint[:8]} and {subject.data.fingerprint[:8]}): one report compares models of one data set"
+            )
+        if one.extractor.name != judge.name:
+            raise UserError(
+                f"extractors {judge.name} and {one.extractor.name} do not compare: name one with extractor="
+            )
+    crew.prepare(bench, load_bench, cfg, [str(one.subject.path) for one in bench])
+    rows = [row for one in bench for row in _measure_all(one, _folder_of(one.subject), log, crew)]
+    _report(rows, folder, log)
+
+
+def _folder_of(subject: Subject) -> Path:
+    folder = subject.run_dir / "evaluation"
+    prepare(folder)
+    return folder
+
+
+def _report_rows(cfg: DictConfig, log: EvaluationLogger) -> None:
+    """A report on rows that earlier evaluations wrote: files, wildcards, or all rows in folders."""
+    given = [str(name) for name in (cfg.rows if OmegaConf.is_list(cfg.rows) else [cfg.rows])]
+    rows: dict[Path, Row] = {}
+    for name in given:
+        folder = Path(name)
+        if folder.is_dir():
+            rows |= _rows_in(folder)
+            continue
+        files = sorted(glob(name)) if has_magic(name) else [name]
+        if not files:
+            raise UserError(f"rows={name}: no file has such a name")
+        rows |= {Path(file): read_row(file) for file in files}
+    target = Path(cfg.output_dir) if cfg.output_dir else REPORT
+    prepare(target)
+    _report(list(rows.values()), target, log)
+
+
+def _rows_in(folder: Path) -> dict[Path, Row]:
+    """All rows in a folder; what else lies there as JSON is passed over, which is said."""
+    rows: dict[Path, Row] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            rows[path] = read_row(path)
+        except UserError as error:
+            print(f"passed over: {error}")
+    if not rows:
+        raise UserError(f"rows={folder}: the folder holds no rows of results (*.json)")
+    return rows
+
+
+def _report(rows: list[Row], folder: Path, log: EvaluationLogger) -> None:
+    check_comparable(rows)
+    print_sweep([row.content for row in rows])
+    print(f"report: {write_report(entries_of(rows), folder, title='The generative trilemma')}")
+    log.report(folder)
+
+
+def _measure_all(one: Candidate, folder: Path, log: EvaluationLogger, crew: Crew) -> list[Row]:
+    """Measure the cells that are not measured yet, one row each."""
+    rows: list[Row] = []
+    for number, cell in enumerate(one.cells):
+        what = Measurement(one, number, crew)
+        if len(one.cells) > 1:
+            state = "kept" if is_complete(what, folder) else "measuring"
+            print(f"{number + 1}/{len(one.cells)} {cell.name}: {state}", flush=True)
+        path, row = measure_cell(what, folder)
+        log.row(row, path, one.subject)
+        rows.append(read_row(path))
+    return rows

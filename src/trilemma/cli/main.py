@@ -1,0 +1,231 @@
+"""From the command line to a job: one line and exit status 2 for what is the user's to mend."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from trilemma.config import CONF
+from trilemma.distributed import signals
+from trilemma.distributed.job import new_run_id, place
+from trilemma.distributed.requeue import requeue
+from trilemma.errors import FAILED, INTERRUPTED, PREEMPTED, REFUSED, Stopped, TrainingError, UserError
+from trilemma.sweeps.launchers import accept_defaults
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_AFTER_THE_FIRST = 10.0  # seconds
+
+
+def register_resolvers() -> None:
+    """Register the resolvers of our configurations: `or`, `new_run_id`, `point_id` and `tasks_per_node`."""
+    from omegaconf import OmegaConf
+
+    from trilemma.sweeps.points import point_id, tasks_per_node
+
+    resolvers: dict[str, Callable[..., Any]] = {
+        "or": lambda value, fallback: fallback if value in (None, "None") else value,
+        "new_run_id": new_run_id,
+        "point_id": point_id,
+        "tasks_per_node": tasks_per_node,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def run(main: Callable[[], None], *, together: bool = False) -> None:
+    """Run a Hydra entry point; turn errors of input into one line and exit status 2, and a request to stop into 75 or 130.
+
+    Args:
+        main: The entry point.
+        together: Whether its processes end together: the first one then heeds a signal, and the others when it says so, or where
+            they have agreed to.
+    """
+    signals.listen(wait=together and _rank() > 0)
+    # With a busy neighbour OpenMP's default spin is 7 to 200 times slower.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of being printed by Hydra
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that misses another says so in a line of ours
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_resolvers()
+    accept_defaults()
+    try:
+        main()
+    except Stopped as stop:
+        _stop(stop)
+    except UserError as error:
+        _fail(str(error))
+    except TrainingError as stop:
+        _fail(str(stop), status=FAILED)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            _fail(str(cause))
+        _fail(explain(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(
+            f"cannot use {error.filename}: {error.strerror}; choose another place with paths.output_dir=... or output_dir=..."
+        )
+    except KeyboardInterrupt:
+        if _rank() == 0:
+            print("interrupted; the same command with the same run.id goes on", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def job(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run what an entry point does, inside Hydra's job; for a point of a sweep, return its `Outcome`.
+
+    A `UserError` (status 2), a `TrainingError` (status 1) and a request to stop (75 or 130) end the program here: Hydra would
+    otherwise first print a line of its own.
+    """
+    signals.listen()  # where a launcher of Hydra's started this process
+    from trilemma.sweeps.points import in_sweep, run_point
+
+    try:
+        return run_point(run_job, cfg) if in_sweep() else run_job(cfg)
+    except UserError as error:
+        _fail(str(error))
+    except TrainingError as stop:
+        _fail(str(stop), status=FAILED)
+    except Stopped as stop:
+        _stop(stop)
+    except SystemExit:  # all processes of the job end, and know it
+        if _is_lightnings_child():
+            raise SystemExit(0) from None
+        raise
+
+
+def _stop(stop: Stopped) -> NoReturn:
+    """End as a signal asked, with all written. The first process says so, and has SLURM start the job again."""
+    if _is_lightnings_child():  # whose status the first process would take for a failure
+        raise SystemExit(0)
+    if _rank() == 0:
+        if stop.line:
+            print(stop.line, file=sys.stderr)
+        if stop.status == PREEMPTED and (line := requeue()):
+            print(line, file=sys.stderr)
+    raise SystemExit(stop.status)
+
+
+def _fail(line: str, *, status: int = REFUSED) -> NoReturn:
+    line = " ".join(line.split())
+    if rank := _rank():
+        # The first process has most often found the same, and takes this one with it.
+        time.sleep(_AFTER_THE_FIRST)
+        line = f"process {rank}: {line}"
+    print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _rank() -> int:
+    try:
+        return place().rank
+    except UserError:  # said where it matters
+        return 0
+
+
+def _is_lightnings_child() -> bool:
+    return _rank() > 0 and place().started_by == "lightning"
+
+
+def explain(error: BaseException) -> str:
+    """Say in one line what Hydra could not compose, with the nearest name that exists."""
+    from hydra.errors import OverrideParseException
+
+    text = str(error)
+    if match := re.search(r"In '.*?': Could not find '(?P<path>[^']+)'", text) or re.search(
+        r"Could not find '(?P<path>[^']+)'", text
+    ):
+        group, _, option = match["path"].rpartition("/")
+        return _unknown_option(match["path"]) or f"there is no {option} in group {group}"
+    if match := re.search(r"In 'experiment/(?P<name>[^']+)': Could not override '(?P<key>[^']+)'", text):
+        return (
+            f"experiment={match['name']} sets {match['key']}, which this command does not have: train with python train.py "
+            f"experiment={match['name']}, or measure with python evaluate.py ckpt=... or experiment=oracle/..."
+        )
+    if match := re.search(r"Could not override '(?P<key>[^']+)'", text):
+        if choice := re.search(r"No match in the defaults list", text):
+            return f"unknown override {match['key']}: {_near_key(match['key']) or choice[0]}"
+        return f"unknown override {match['key']}: {_near_key(match['key']) or 'no such key'}"
+    if match := re.search(r"Key '(?P<leaf>[^']+)' is not in struct\s+full_key: (?P<key>\S+)", text):
+        return f"unknown override {match['key']}: {_near_key(match['key']) or 'no such key'}"
+    if isinstance(error, OverrideParseException):
+        given = getattr(error, "override", None) or "an override"
+        return (
+            f"cannot read {given}: put a value that holds = , : brackets or spaces in quotes, as in \"ckpt='a=b.ckpt'\""
+        )
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+
+
+def _unknown_option(path: str) -> str | None:
+    """`experiment/mnist/vqave` -> the nearest option of the longest group that exists."""
+    parts = path.split("/")
+    for cut in range(len(parts) - 1, 0, -1):
+        group = CONF.joinpath(*parts[:cut])
+        if not group.is_dir():
+            continue
+        # an experiment's name has a slash of its own: offer all options below its group
+        group = CONF / parts[0] if parts[0] == "experiment" else group
+        name = path[len(str(group.relative_to(CONF))) + 1 :]
+        options = sorted(str(p.relative_to(group).with_suffix("")) for p in group.rglob("*.yaml"))
+        near = get_close_matches(name, options, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"unknown {group.relative_to(CONF)}={name}: {hint}choose one of {', '.join(options)}"
+    return None
+
+
+def _near_key(key: str) -> str | None:
+    """The nearest config group or key of an entry point, as a question."""
+    groups = [str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()]
+    nodes = _nodes()
+    head = key.split(".")[0].split("@")[0]
+    near = get_close_matches(head, [*groups, *nodes], 1)
+    if not near:
+        return None
+    rest = key.split(".")[1:]
+    if near[0] == head:
+        own = nodes.get(head, [])
+        groups_below = [path.name for path in (CONF / head).glob("*/")] if (CONF / head).is_dir() else []
+        if rest and (group := get_close_matches(rest[0], groups_below, 1)):
+            return f"did you mean {head}/{group[0]}?"
+        leaf = get_close_matches(rest[-1], [*own, *_keys_of(CONF / head)], 1) if rest else []
+        if leaf:
+            return f"did you mean {'.'.join([head, *rest[:-1], leaf[0]])}?"
+        return f"{head} has no such key" + (f"; it has {', '.join(own)}" if own else "")
+    return f"did you mean {'.'.join([near[0], *rest])}?"
+
+
+def _nodes() -> dict[str, list[str]]:
+    """Keys of the entry points' own configurations, and the keys below each."""
+    from omegaconf import OmegaConf
+
+    nodes: dict[str, list[str]] = {}
+    for path in sorted(CONF.glob("*.yaml")):
+        for name, node in OmegaConf.to_container(OmegaConf.load(path), resolve=False).items():  # type: ignore[union-attr]
+            if name not in ("defaults", "hydra"):
+                below = [str(k) for k in node] if isinstance(node, dict) else []
+                nodes[str(name)] = list(dict.fromkeys([*nodes.get(str(name), []), *below]))
+    return nodes
+
+
+def _keys_of(folder: Path) -> list[str]:
+    keys: set[str] = set()
+    for path in folder.rglob("*.yaml"):
+        keys.update(re.findall(r"^\s*(\w+):", path.read_text(), re.MULTILINE))
+    return sorted(keys)
+
+
+# Here, because a process that a launcher of Hydra's starts imports no more than this.
+register_resolvers()
+accept_defaults()

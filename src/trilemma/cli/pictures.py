@@ -1,0 +1,283 @@
+"""What `sample.py` does beside drawing samples: pictures of a diffusion model's walk, chosen by `task`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from trilemma.checkpoints.settings import CLASSIFIER_FREE, labels_for
+from trilemma.cli.sample import Opened, open_checkpoint, sample
+from trilemma.config import schema
+from trilemma.config.check import check_config
+from trilemma.data.base import Split
+from trilemma.data.images import to_float, to_uint8
+from trilemma.distributed.crew import Crew, in_crew
+from trilemma.errors import UserError
+from trilemma.evaluation.metrics.reconstruction import psnr_pooled, squared_errors
+from trilemma.figures.images import save_gif, save_png
+from trilemma.figures.interpolation import images_from, interpolate, latents_of
+from trilemma.figures.trajectory import (
+    Walks,
+    even_times,
+    forward_states,
+    images_of,
+    nearest_moments,
+    noise_then_denoise,
+    own_condition,
+    predictions_of,
+    reverse_moments,
+    states_of,
+)
+from trilemma.figures.trajectory_pictures import (
+    denoise_picture,
+    forward_picture,
+    interpolation_picture,
+    inversion_picture,
+    reverse_picture,
+    walk_frames,
+)
+from trilemma.measuring.subject import data_of
+from trilemma.models.sampling import check_condition
+from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.samplers.gaussian.ddim import DDIM
+from trilemma.samplers.guidance import ClassifierFree
+
+NUM_COLUMNS, NUM_FRAMES, NUM_ROWS = 11, 31, 3
+_WEIGHTS = even_times(7)
+_INVERSION_STEPS = 50
+Drawn = tuple[list[Path], str]
+"""Files that were written, and a remark for the line that names them."""
+
+
+def run_task(cfg: DictConfig) -> None:
+    """Draw samples, or the picture that `task` names. Of several processes all draw samples, and the first one pictures.
+
+    Raises:
+        UserError: For anything that is the user's to mend, before drawing starts.
+    """
+    in_crew(lambda crew: _run_task(cfg, crew), str(cfg.device))
+
+
+def _run_task(cfg: DictConfig, crew: Crew) -> None:
+    check_config(cfg, schema.SAMPLE)
+    if cfg.task == "samples":
+        sample(cfg, crew)
+        return
+    if cfg.task not in _TASKS:
+        names = ["samples", *_TASKS]
+        near = get_close_matches(cfg.task, names, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"unknown task={cfg.task}: {hint}choose one of {', '.join(names)}")
+    task, num_images = _TASKS[cfg.task]
+    if cfg.num_images is None:
+        cfg.num_images = num_images
+    if cfg.task == "denoise":
+        strengths(cfg)
+    opened = open_checkpoint(cfg)
+    model = opened.family
+    if not isinstance(model, Walks):
+        raise UserError(
+            f"task={cfg.task} shows the walk of a diffusion model of continuous codes, and {cfg.ckpt} holds a "
+            f"{type(model).__name__}: leave out task"
+        )
+    opened.sampler.check(model.process)
+    files, remark = task(cfg, opened, model)
+    print(f"{cfg.task}: {', '.join(map(str, files))}{remark and f' ({remark})'}")
+
+
+def strengths(cfg: DictConfig) -> list[float]:
+    """The strengths of `task=denoise`: one number or a list.
+
+    Raises:
+        UserError: If there is none, or one is not a number in (0, 1].
+    """
+    given = list(cfg.strength) if isinstance(cfg.strength, ListConfig) else [cfg.strength]
+    for one in given:
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 < one <= 1:
+            raise UserError(
+                f"strength={one}: a strength is a time in (0, 1] up to which images are noised, as in strength=[0.2,0.5,0.8]"
+            )
+    if not given:
+        raise UserError("strength=[] is empty: give times in (0, 1], as in strength=[0.2,0.5,0.8]")
+    return [float(one) for one in given]
+
+
+def _forward(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
+    images = to_float(_test_split(cfg, opened, cfg.num_images).images[: cfg.num_images])
+    folder = opened.folder(cfg, "forward-")
+    times = even_times(NUM_COLUMNS)
+    picture = forward_picture(forward_states(model, images, times, seed=cfg.seed), times)
+    return _write(cfg, opened, folder, picture), ""
+
+
+def _reverse(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
+    raw = _asked(cfg, opened, model)
+    folder = opened.folder(cfg, "reverse-")
+    with _waiting():
+        moments = reverse_moments(
+            model,
+            cfg.num_images,
+            raw,
+            times=even_times(NUM_FRAMES),
+            seed=cfg.seed,
+            sampler=opened.sampler,
+            guidance=opened.guidance,
+        )
+        chosen = nearest_moments(moments, even_times(NUM_COLUMNS))
+        states, predicted = states_of(model, chosen)[:NUM_ROWS], predictions_of(model, chosen)[:NUM_ROWS]
+        picture = reverse_picture(states, predicted, [moment.time for moment in chosen])
+        frames = walk_frames(states_of(model, moments))
+    files = _write(cfg, opened, folder, picture)
+    save_gif(frames, folder / "reverse.gif")
+    return [*files, folder / "reverse.gif"], ""
+
+
+def _denoise(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
+    chosen = strengths(cfg)
+    split = _test_split(cfg, opened, cfg.num_images)
+    images, raw = to_float(split.images[: cfg.num_images]), _own(cfg, opened, model, split)
+    folder = opened.folder(cfg, f"denoise{'+'.join(f'{strength:g}' for strength in chosen)}-")
+    with _waiting():
+        found = [
+            noise_then_denoise(
+                model, images, strength, raw, seed=cfg.seed, sampler=opened.sampler, guidance=opened.guidance
+            ).cpu()
+            for strength in chosen
+        ]
+    return _write(cfg, opened, folder, denoise_picture(images, found, chosen), {"strength": chosen}), ""
+
+
+def _interpolate(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
+    opened = _inverting(cfg, opened, model)
+    num_steps, guidance = opened.sampler.num_steps, opened.guidance
+    split = _test_split(cfg, opened, 2 * cfg.num_images)
+    raw = _asked(cfg, opened, model)
+    pairs = pairs_of(split.labels, raw if cfg.condition.caption is None else None, cfg.num_images)
+    first, last = (to_float(split.images[pairs[:, i]]) for i in (0, 1))
+    folder = opened.folder(cfg, "interpolate-")
+    with _waiting():
+        between = interpolate(model, first, last, _WEIGHTS, raw, num_steps=num_steps, guidance=guidance).cpu()
+    ends = torch.cat([between[:, 0], between[:, -1]])
+    picture = interpolation_picture(first, between, last, _WEIGHTS)
+    files = _write(cfg, opened, folder, picture)
+    return files, _returned(torch.cat([first, last]), ends, num_steps)
+
+
+def _invert(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
+    opened = _inverting(cfg, opened, model)
+    num_steps, guidance = opened.sampler.num_steps, opened.guidance
+    split = _test_split(cfg, opened, cfg.num_images)
+    images, raw = to_float(split.images[: cfg.num_images]), _own(cfg, opened, model, split)
+    folder = opened.folder(cfg, "invert-")
+    with _waiting():
+        latents = latents_of(model, images, raw, num_steps=num_steps, guidance=guidance)
+        back = images_from(model, latents, raw, num_steps=num_steps, guidance=guidance).cpu()
+        picture = inversion_picture(images, images_of(model, latents, 1.0).cpu(), back)
+    files = _write(cfg, opened, folder, picture)
+    return files, _returned(images, back, num_steps)
+
+
+_Task = Callable[[DictConfig, Opened, Walks], Drawn]
+_TASKS: dict[str, tuple[_Task, int]] = {
+    "forward": (_forward, 4),
+    "reverse": (_reverse, 16),
+    "denoise": (_denoise, 8),
+    "interpolate": (_interpolate, 5),
+    "invert": (_invert, 8),
+}
+"""What each does, and the images that its picture takes where nothing else is asked for."""
+
+
+def pairs_of(labels: Tensor | None, wanted: Sequence[int] | None, num: int) -> Tensor:
+    """Positions of the two images of each pair, int64 [num, 2], no image twice.
+
+    Args:
+        labels: Of the images, int64 [N].
+        wanted: Label of each pair, whose images both have it; None takes the first images as they come.
+        num: Number of pairs.
+
+    Raises:
+        UserError: If there are too few images of a label.
+    """
+    if wanted is None or labels is None:
+        return torch.arange(2 * num).view(2, num).T
+    left = {label: (labels == label).nonzero().flatten().tolist() for label in set(wanted)}
+    pairs = []
+    for label in wanted:
+        if len(left[label]) < 2:
+            raise UserError(
+                f"num_images={num}: there are too few test images of class {label} for pairs; ask for fewer pairs"
+            )
+        pairs.append([left[label].pop(0), left[label].pop(0)])
+    return torch.tensor(pairs)
+
+
+def _test_split(cfg: DictConfig, opened: Opened, num: int) -> Split:
+    """The test images that a checkpoint's data set has, `num` at least."""
+    split = data_of(opened.config, cfg.data.root).split("test")
+    if len(split) < num:
+        raise UserError(f"num_images={cfg.num_images} needs {num} test images, and the data set has {len(split)}")
+    return split
+
+
+def _asked(cfg: DictConfig, opened: Opened, model: Walks) -> Any:
+    """The condition that the command line asks for; where it says nothing, all labels in turn if the model knows labels."""
+    num, caption = cfg.num_images, cfg.condition.caption
+    raw: Any = labels_for(num, cfg.condition.label, opened.num_labels) if caption is None else [caption] * num
+    check_condition(model.condition, opened.guidance, raw)
+    return raw
+
+
+def _own(cfg: DictConfig, opened: Opened, model: Walks, split: Split) -> Any:
+    """The condition of the first test images: what the command line asks for, else their own."""
+    if cfg.condition.caption is not None or cfg.condition.label is not None:
+        return _asked(cfg, opened, model)
+    if opened.num_labels is not None and split.labels is not None:
+        return split.labels[: cfg.num_images].tolist()
+    return own_condition(model.condition, split, cfg.num_images)
+
+
+def _inverting(cfg: DictConfig, opened: Opened, model: Walks) -> Opened:
+    """As opened, with DDIM without clipping in the place of the sampler, and no guidance unless a scale was asked for."""
+    process = model.process
+    if not isinstance(process, GaussianProcess):
+        raise UserError(f"task={cfg.task} needs a Gaussian process, not {type(process).__name__}")
+    num_steps = cfg.sampler.num_steps or _INVERSION_STEPS
+    if process.num_steps is not None:
+        num_steps = min(num_steps, process.num_steps)
+    opened = replace(
+        opened,
+        sampler=DDIM(num_steps, clip=False),
+        sampler_node={"_target_": f"{DDIM.__module__}.DDIM", "num_steps": num_steps, "clip": False},
+    )
+    if cfg.guidance.get("scale") is not None:
+        return opened
+    return replace(opened, guidance=ClassifierFree(1.0), guidance_node={"_target_": CLASSIFIER_FREE, "scale": 1.0})
+
+
+def _returned(images: Tensor, back: Tensor, num_steps: int) -> str:
+    """How well the images came back."""
+    psnr = psnr_pooled(squared_errors(to_uint8(images), to_uint8(back)))
+    return f"back at {psnr:.1f} dB after {num_steps} + {num_steps} steps"
+
+
+def _write(
+    cfg: DictConfig, opened: Opened, folder: Path, picture: Image.Image, settings: dict[str, Any] | None = None
+) -> list[Path]:
+    path = folder / f"{cfg.task}.png"
+    save_png(picture, path)
+    opened.write_settings(cfg, folder, {"task": cfg.task, "num_images": cfg.num_images, **(settings or {})})
+    return [path]
+
+
+def _waiting() -> Any:
+    return Console(stderr=True).status("Walking")

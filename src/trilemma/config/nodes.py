@@ -1,0 +1,13 @@
+"""Reading a composed configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def plain(cfg: DictConfig, key: str) -> Any:
+    """Give the resolved node `key` as plain containers."""
+    node = OmegaConf.select(cfg, key)
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

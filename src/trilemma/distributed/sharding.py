@@ -1,0 +1,97 @@
+"""A model's weights, each process holding a part of each: FSDP2, unit by unit.
+
+Sharded weights are `DTensor`s; what is computed from them elementwise (gradients, optimiser states, averages) is sharded alike.
+
+Source: Zhao et al. 2023, "PyTorch FSDP: experiences on scaling fully sharded data parallel"; the per-parameter form of torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from trilemma.distributed.network_blocks import inner_units, trained_networks
+from trilemma.errors import UserError
+
+T = TypeVar("T")
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, *, unit_dtype: torch.dtype | None = None) -> None:
+    """Leave this process its part of every trainable weight.
+
+    A unit's weights are gathered before it runs, forward and backward, and dropped after it; so are those of a network outside its
+    units, and those of every other module (the embedding of a condition), which makes a unit of its own. Frozen weights stay whole.
+
+    Args:
+        model: On any device; its trainable weights end on the mesh's.
+        mesh: One-dimensional, over all processes.
+        unit_dtype: What the weights of units are gathered in where it is not their own type; gradients are summed in float32.
+
+    Raises:
+        UserError: If the model itself holds a trainable weight: nothing would gather it.
+    """
+    if is_sharded(model):
+        return
+    policy = MixedPrecisionPolicy()
+    if unit_dtype is not None:
+        # Inputs keep their type: a time in bfloat16 would move by whole steps.
+        policy = MixedPrecisionPolicy(unit_dtype, torch.float32, cast_forward_inputs=False)
+    for network in trained_networks(model):
+        for unit in inner_units(network):
+            _shard_one(unit, mesh, policy)
+        _shard_one(network, mesh, MixedPrecisionPolicy())
+    for module in reversed(list(model.modules())):
+        if any(p.requires_grad and not isinstance(p, DTensor) for p in module.parameters(recurse=False)):
+            if module is model:
+                name = type(model).__name__
+                raise UserError(f"trainer=fsdp cannot shard weights of a {name} itself: take trainer=ddp")
+            _shard_one(module, mesh, MixedPrecisionPolicy())
+
+
+def _shard_one(module: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+    for p in module.parameters():
+        if not isinstance(p, DTensor):
+            # Weights with channels last cannot be cut; a convolution lays them out as its input is.
+            p.data = p.data.contiguous()
+    # Never left whole after a forward pass: averages stand in for weights between two of them.
+    fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether calling the model takes all processes, each of which holds a part of it."""
+    return any(isinstance(p, DTensor) for p in model.parameters())
+
+
+def gathered(tree: T) -> T:
+    """Nested containers with every sharded tensor whole, on the CPU, in the first process, and empty in the others.
+
+    All processes call it at once, on equal containers. What is not sharded is left as it is.
+    """
+    if isinstance(tree, DTensor):
+        whole = tree.full_tensor()
+        kept: Any = whole.cpu() if dist.get_rank() == 0 else torch.empty(0, dtype=whole.dtype)
+        return kept  # type: ignore[no-any-return]
+    if isinstance(tree, dict):
+        return type(tree)((key, gathered(value)) for key, value in tree.items())
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(gathered(value) for value in tree)
+    return tree
+
+
+def sharded_like(whole: Tensor, example: Tensor) -> Tensor:
+    """This process's part of a tensor that all processes have whole, cut as `example` is; the tensor itself where that is not cut."""
+    if not isinstance(example, DTensor):
+        return whole
+    placed = whole.detach().to(example.device, example.dtype).contiguous()
+    return distribute_tensor(placed, example.device_mesh, example.placements, src_data_rank=None)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, sharing its memory; all of it where it is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,1 @@
+"""Images to feature vectors: the shipped classifiers, scripts, and the cache of real images."""

@@ -1,0 +1,105 @@
+"""The model of a run, its first stage inside, and what a checkpoint says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from trilemma.checkpoints.load import init_weights
+from trilemma.config.build import build
+from trilemma.config.nodes import plain
+from trilemma.config.targets import COMMAND_LINE, locate
+from trilemma.data.base import ImageData
+from trilemma.datasets.tokens import TokenData
+from trilemma.distributed.job import this_job
+from trilemma.distributed.network_blocks import compile_networks, recompute_activations
+from trilemma.distributed.strategies import FullyShard
+from trilemma.errors import UserError
+from trilemma.first_stage.codec import resolve_codec
+from trilemma.first_stage.codes import cached_codes
+from trilemma.models.base import Family
+from trilemma.runs.facts import state_codec, state_process
+from trilemma.runs.trainer import check_compiler, strategy_of
+
+
+def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
+    """Build the model, its first stage inside, and let the data serve that stage's codes.
+
+    Args:
+        cfg: The configuration, with the facts of the data; those of codec and process are filled in.
+        data: The run's data.
+        resume: The checkpoint that the run goes on from, if any.
+
+    Raises:
+        UserError: If the parts do not fit each other.
+    """
+    codec = None
+    if OmegaConf.select(cfg, "codec") is not None:
+        codec = resolve_codec(cfg, data, resume)
+        state_codec(cfg, codec)
+    state_process(cfg)
+    model = build(plain(cfg, "model"), where="model")
+    if not isinstance(model, Family):
+        raise UserError(f"model._target_={cfg.model._target_} is not a family")
+    model.noise_seed = cfg.seed
+    model.config = checkpoint_config(cfg) | {"data_fingerprint": data.fingerprint}
+    if isinstance(data, TokenData):
+        if cfg.facts.codec is None:
+            raise UserError(
+                "data=tokens holds codes and no images: it trains priors of a first stage, with codec=vq or another learned codec"
+            )
+        if data.source is not None:  # what samples are compared with are images
+            model.config["data"] = data.source
+    if cfg.init_from and not resume:
+        for line in init_weights(model, cfg.init_from):
+            if this_job().is_first:
+                print(f"init_from: {line}")
+    if codec is not None:
+        held = getattr(model, "codec", None)
+        if not isinstance(held, type(codec)):
+            raise UserError(f"a {type(model).__name__} takes no codec of its own: leave out codec=")
+        # The built model holds a fresh codec of the same shape. The trained weights go in here, after any others: the codes that
+        # the prior learns are this codec's.
+        held.load_state_dict(codec.state_dict())
+        if cfg.facts.codec is not None:  # what was not learned costs nothing to compute
+            codes = cached_codes(held, data, Path(cfg.paths.cache_dir), node=plain(cfg, "data"))
+            data.use_codes(codes)
+            if not resume:  # the checkpoint brings the units its prior was trained in
+                held.standardise(codes["train"].rows())
+    if cfg.activation_checkpointing:
+        recompute_activations(model)
+    if cfg.compile:
+        check_compiler(cfg)
+        compile_networks(model, sharded=strategy_of(cfg) is FullyShard)
+    return model
+
+
+def checkpoint_config(cfg: DictConfig) -> dict[str, Any]:
+    """What a checkpoint carries: enough to rebuild the model and its data, and to say where it came from.
+
+    What optimises is left out of the model's node: it is not needed to sample, and a checkpoint may name none of its classes.
+    """
+    model = {key: node for key, node in plain(cfg, "model").items() if not _optimises(key, node)}
+    return {
+        "model": model,
+        "data": plain(cfg, "data"),
+        "sampler": plain(cfg, "sampler"),
+        "guidance": plain(cfg, "guidance"),
+        "facts": plain(cfg, "facts"),
+        "experiment": cfg.experiment_name,
+        "run_id": cfg.run.id,
+        "seed": cfg.seed,
+        "max_steps": cfg.trainer.max_steps,
+        "budget": cfg.run.budget,
+    }
+
+
+def _optimises(key: str, node: Any) -> bool:
+    if not isinstance(node, dict) or "_target_" not in node:
+        return key in ("optimizer", "scheduler")
+    target = locate(node["_target_"], COMMAND_LINE, f"model.{key}")
+    return isinstance(target, type) and issubclass(target, (Optimizer, LRScheduler))

@@ -1,0 +1,50 @@
+"""An extractor whose batches are dealt to all processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trilemma.data.base import SplitName
+from trilemma.distributed.crew import Crew
+from trilemma.evaluation.features.extractor import Embedding, Extractor, Images
+from trilemma.measuring.loaded import Candidate, embed_block
+
+_SPLITS: tuple[SplitName, ...] = ("train", "test")
+
+
+def judge_of(candidate: Candidate, crew: Crew) -> Extractor:
+    """The candidate's extractor; in a crew of several, one that all of them run."""
+    return candidate.extractor if crew.size == 1 else SpreadExtractor(candidate, crew)
+
+
+class SpreadExtractor(Extractor):
+    """Embeds with the help of the others, each batch as one process would form it: so with its features, bit for bit.
+
+    Args:
+        candidate: Whose extractor, which every process has.
+        crew: The processes.
+    """
+
+    def __init__(self, candidate: Candidate, crew: Crew) -> None:
+        base = candidate.extractor
+        super().__init__(name=base.name, label_names=base.label_names, device=base.device, batch_size=base.batch_size)
+        self._candidate, self._crew = candidate, crew
+
+    def check(self, images: Images) -> None:
+        """As the candidate's own."""
+        self._candidate.extractor.check(images)
+
+    def see(self, batch: Tensor) -> Embedding:
+        """As the candidate's own, in this process."""
+        return self._candidate.extractor.see(batch)
+
+    def embed(self, images: Images) -> Embedding:
+        """As the candidate's own; images of the data set are read by each process, others are sent."""
+        self.accept(images)
+        number, data = self._candidate.number, self._candidate.subject.data
+        split = next((name for name in _SPLITS if data.split(name).images is images), None)
+        rows = images[:] if split is None else None
+        parts = self._crew.spread(embed_block, len(images), number, split, block=self.batch_size, rows=rows)
+        logits = [part.logits for part in parts if part.logits is not None]
+        return Embedding(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)

@@ -1,0 +1,282 @@
+"""Measure one setting of one model, part by part, and keep what stands."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from trilemma.cli.sample import drawing_digest, grid_of
+from trilemma.distributed.crew import Crew
+from trilemma.distributed.kept_blocks import discard
+from trilemma.errors import UserError
+from trilemma.evaluation.cost.ledger import measure_ledger
+from trilemma.evaluation.features.cache import images_sha256
+from trilemma.evaluation.features.extractor import Extractor
+from trilemma.evaluation.likelihood import summarise
+from trilemma.evaluation.pairs import closest_pairs
+from trilemma.evaluation.protocol import METRICS, Machine, Protocol
+from trilemma.evaluation.rows import Row, kept_row, move_aside, new_row, write_row
+from trilemma.evaluation.samples import Evaluation, evaluate_samples
+from trilemma.evaluation.two_stage import code_bits, prior_bits
+from trilemma.figures.images import save_png, save_samples_npz
+from trilemma.measuring.cells import Cell
+from trilemma.measuring.codec import Numbers, once, oracle_metrics, reconstruction_metrics
+from trilemma.measuring.embedding import judge_of
+from trilemma.measuring.loaded import Candidate, codec_of, draw_block, score_block
+from trilemma.measuring.subject import Subject
+from trilemma.models.base import Reconstructs, ScoresLikelihood, able
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a row beside its metrics.
+
+    Attributes:
+        name: Its key in the row.
+        asked: What it must say of itself to be what is asked for now.
+        measure: Makes it.
+    """
+
+    name: str
+    asked: Mapping[str, Any]
+    measure: Callable[[], Numbers]
+
+    def stands(self, row: Row) -> bool:
+        """Whether the row has it as it is asked for."""
+        return self.name in row and all(row[self.name].get(key) == value for key, value in self.asked.items())
+
+
+def protocol_of(
+    cfg: DictConfig, subject: Subject, extractor: Extractor, *, cell: Cell | None = None, num_images: int | None = None
+) -> Protocol:
+    """The protocol of a row: of samples at a cell, or of `num_images` reconstructions of held-out images."""
+    return Protocol(
+        data=subject.data.name,
+        data_fingerprint=subject.data.fingerprint,
+        split="test" if cell is None else "train",
+        num_images=cfg.num_images if num_images is None else num_images,
+        extractor=extractor.name,
+        model=subject.kind,
+        run=subject.config.get("run_id"),
+        weights=subject.config["weights"],
+        seed=cfg.seed if cell is None else cell.cfg.seed,
+        checkpoint=subject.sha256,
+        sampler={} if cell is None else cell.sampler_node,
+        guidance={} if cell is None else cell.guidance_node,
+        condition="none" if cell is None else cell.condition,
+        machine=Machine.here(cfg.device),
+        budget={"max_steps": subject.config.get("max_steps"), "note": subject.config.get("budget")},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One setting of one candidate, and who measures it.
+
+    Attributes:
+        candidate: The checkpoint.
+        number: Of the setting among the candidate's.
+        crew: The processes; what is written is written by the first.
+    """
+
+    candidate: Candidate
+    number: int
+    crew: Crew
+
+    @property
+    def cell(self) -> Cell:
+        """The setting."""
+        return self.candidate.cells[self.number]
+
+    @property
+    def cfg(self) -> DictConfig:
+        """The configuration at this point."""
+        return self.cell.cfg
+
+    @property
+    def subject(self) -> Subject:
+        """The checkpoint with its data."""
+        return self.candidate.subject
+
+    @property
+    def extractor(self) -> Extractor:
+        """What judges the samples."""
+        return judge_of(self.candidate, self.crew)
+
+    @property
+    def protocol(self) -> Protocol:
+        """Of the row."""
+        return protocol_of(self.cfg, self.subject, self.candidate.extractor, cell=self.cell)
+
+
+def measure_cell(what: Measurement, folder: Path) -> tuple[Path, Row]:
+    """Measure what is wanted at one setting and is not there yet.
+
+    The row is written after each part, so that a crash loses at most the part that was running. A row by another
+    protocol (another checkpoint, data set or extractor) is moved aside, not overwritten.
+
+    Returns:
+        Where the row lies, and the row.
+    """
+    path = _path(what, folder)
+    row = kept_row(path, what.protocol)
+    if not row:
+        move_aside(path)
+        row = _sample_row(what, path)
+        write_row(path, row)
+        discard(_kept(what, path))
+    elif what.cfg.keep_samples and not path.with_suffix(".npz").is_file():
+        images, _ = _draw(what, path)
+        if images_sha256(images) != row["samples_sha256"]:
+            path.with_suffix(".npz").unlink()
+            raise UserError(
+                f"the samples drawn now are not those of {path} (another machine or version drew them): "
+                "take another output_dir to measure anew"
+            )
+        discard(_kept(what, path))
+    for part in _parts(what):
+        if not part.stands(row):
+            row[part.name] = part.measure()
+            write_row(path, row)
+    bits = prior_bits(row.get("likelihood"))
+    if "two_stage" in row and row["two_stage"].get("prior_bits_per_image") != bits:
+        row["two_stage"]["prior_bits_per_image"] = bits
+        write_row(path, row)
+    return path, row
+
+
+def is_complete(what: Measurement, folder: Path) -> bool:
+    """Whether nothing that is wanted of a cell is missing."""
+    path = _path(what, folder)
+    row = kept_row(path, what.protocol)
+    samples = not what.cfg.keep_samples or path.with_suffix(".npz").is_file()
+    return bool(row) and samples and all(part.stands(row) for part in _parts(what))
+
+
+def _path(what: Measurement, folder: Path) -> Path:
+    return folder / f"{what.subject.slug}-{what.cell.name}.json"
+
+
+def _kept(what: Measurement, path: Path) -> Path:
+    """Where samples lie that were drawn before an evaluation was stopped."""
+    protocol = {k: v for k, v in what.protocol.to_dict().items() if k not in ("machine", "budget")}
+    digest = drawing_digest({**protocol, "batch_size": what.cfg.batch_size}, what.cfg.device)
+    return path.with_name(f".{path.stem}.drawn-{digest}")
+
+
+def _sample_row(what: Measurement, path: Path) -> Row:
+    cfg, data, extractor = what.cfg, what.subject.data, what.extractor
+    images, labels = _draw(what, path)
+    train = data.split("train")
+    evaluation = evaluate_samples(
+        images,
+        labels if labels is not None and int(labels.max()) < extractor.num_classes else None,
+        real=train,
+        real_floor=data.split("test"),
+        extractor=extractor,
+        cache_dir=Path(cfg.cache_dir) / "features",
+        seed=cfg.seed,
+    )
+    save_png(grid_of(images, labels), path.with_suffix(".png"))
+    if evaluation.neighbours is not None and evaluation.closeness is not None:
+        pairs = closest_pairs(images, train.images, evaluation.neighbours, evaluation.closeness)
+        save_png(pairs, path.with_name(f"{path.stem}-neighbours.png"))
+    return new_row(what.protocol, evaluation, images_sha256(images))
+
+
+def _draw(what: Measurement, path: Path) -> tuple[Tensor, Tensor | None]:
+    """The cell's samples, uint8 [N, C, H, W], and their labels; written beside the row where they are to be kept."""
+    cfg, cell = what.cfg, what.cell
+    images = torch.cat(
+        what.crew.spread(
+            draw_block,
+            cfg.num_images,
+            what.candidate.number,
+            what.number,
+            block=cfg.batch_size,
+            keep=_kept(what, path),
+            title="Sampling",
+        )
+    )
+    labels = None if cell.labels is None else torch.tensor(cell.labels)
+    if cfg.keep_samples:
+        save_samples_npz(path.with_suffix(".npz"), images, labels)
+    return images, labels
+
+
+def _parts(what: Measurement) -> list[Part]:
+    """The parts of a row beside its metrics that are wanted and that this family can give."""
+    cfg, model = what.cfg, what.subject.model
+    parts: list[Part] = []
+    if able(model, ScoresLikelihood) and cfg.likelihood.num_images:
+        num = min(cfg.likelihood.num_images, len(what.subject.data.split("test")))
+        asked = {"num_images": num, "seed": cfg.likelihood.seed}
+        parts.append(Part("likelihood", asked, lambda: _likelihood(what, num)))
+    if cfg.two_stage and able(model, Reconstructs) and codec_of(what.candidate) is not None:
+        parts.append(Part("two_stage", {}, lambda: _two_stage(what)))
+    if cfg.ledger.max_seconds:
+        # Times of another machine, or with other threads, do not answer what is asked here.
+        asked = {"machine": dataclasses.asdict(Machine.here(cfg.device)), "batch_sizes": list(cfg.ledger.batch_sizes)}
+        parts.append(Part("ledger", asked, lambda: _ledger(what)))
+    return parts
+
+
+def _ledger(what: Measurement) -> Numbers:
+    """Speed is that of one process: where there are others, they wait meanwhile."""
+    cfg, cell = what.cfg, what.cell
+    ledger = measure_ledger(
+        what.subject.model,
+        condition=cell.labels[0] if cell.labels else None,
+        sampler=cell.sampler,
+        guidance=cell.guidance,
+        seed=cfg.seed,
+        device=cfg.device,
+        batch_sizes=list(cfg.ledger.batch_sizes),
+        max_seconds=cfg.ledger.max_seconds,
+    )
+    return {
+        **ledger.to_dict(),
+        "machine": dataclasses.asdict(Machine.here(cfg.device)),
+        "batch_sizes": list(cfg.ledger.batch_sizes),
+        "num_processes": 1,
+    }
+
+
+def _likelihood(what: Measurement, num_images: int) -> Numbers:
+    """The likelihood does not depend on how one samples: it is scored once a checkpoint."""
+    cfg, subject = what.cfg, what.subject
+    asked = f"{subject.config['weights']}-n{cfg.likelihood.num_images}-seed{cfg.likelihood.seed}"
+    name = f"v{METRICS}-{subject.sha256[:16]}-{subject.data.fingerprint[:16]}-{asked}"
+
+    def score() -> Numbers:
+        scores = what.crew.spread(
+            score_block, num_images, what.candidate.number, cfg.device, cfg.likelihood.seed, block=cfg.batch_size
+        )
+        return {**summarise(scores).to_dict(), "split": "test", "seed": cfg.likelihood.seed}
+
+    return once(Path(cfg.cache_dir) / "likelihood" / f"{name}.json", score)
+
+
+def _two_stage(what: Measurement) -> Numbers:
+    cfg, codec = what.cfg, codec_of(what.candidate)
+    assert codec is not None
+    return {
+        "codec": reconstruction_metrics(cfg, what.candidate, what.crew),
+        "oracle": oracle_metrics(cfg, what.candidate, what.crew),
+        "code_bits_per_image": code_bits(codec),
+        "prior_bits_per_image": None,  # until the row has a likelihood
+    }
+
+
+def reconstruction_row(cfg: DictConfig, candidate: Candidate, crew: Crew) -> Row:
+    """The row of a model that gives images back and draws none."""
+    images = candidate.subject.data.split("test").images[:]
+    protocol = protocol_of(cfg, candidate.subject, candidate.extractor, num_images=len(images))
+    metrics = reconstruction_metrics(cfg, candidate, crew)
+    return new_row(protocol, Evaluation(metrics, {}), images_sha256(images))

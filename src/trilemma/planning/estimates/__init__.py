@@ -1,0 +1,1 @@
+"""Counts and formulas behind a plan."""

@@ -1,0 +1,225 @@
+"""The model of a run on the meta device: without its data, its first stage's weights, or any weights at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from trilemma.codecs.base import Codec, flatten
+from trilemma.config import schema
+from trilemma.config.build import build
+from trilemma.config.check import check_config
+from trilemma.config.nodes import plain
+from trilemma.data.batch import Batch
+from trilemma.errors import UserError
+from trilemma.models.base import Family
+from trilemma.planning.estimates.meta import on_meta
+from trilemma.planning.estimates.sizes import OptimiserProbe
+from trilemma.processes.noise import NoiseSource
+from trilemma.runs.facts import state_codec, state_process
+
+_UNKNOWN = "not-needed-for-a-plan"
+_ASSUMED_LABELS = 1000
+_OPTIMISERS = ("optimizer", "discriminator_optimizer")
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A data set that is always the same: its images' shape, labels, images, and what takes some of them from training."""
+
+    image_shape: tuple[int, int, int]
+    num_labels: int
+    num_images: int | None
+    set_aside: tuple[str, ...] = ("val_size",)
+
+
+_KNOWN = {
+    "trilemma.datasets.mnist.MNIST": _Data((1, 28, 28), 10, 60_000),
+    "trilemma.datasets.mnist.FashionMNIST": _Data((1, 28, 28), 10, 60_000),
+    "trilemma.datasets.mnist_5k.MNIST5k": _Data((1, 28, 28), 10, 5_000, ("val_size", "test_size")),
+    "trilemma.datasets.cifar10.CIFAR10": _Data((3, 32, 32), 10, 50_000),
+    "trilemma.datasets.stacked_mnist.StackedMNIST": _Data((3, 28, 28), 1000, None),  # as many as data.train_size says
+}
+
+
+@dataclass
+class PlannedModel:
+    """A family on the meta device.
+
+    Attributes:
+        model: The family.
+        codec: Its codec, if it has one.
+        has_codes: Whether it trains on codes that were computed before.
+        optimiser: Its class, or classes.
+        optimiser_bytes: What its states take.
+        image_shape: (C, H, W).
+        num_labels: Labels of the data; None where there are none.
+        num_train_images: Where known.
+        notes: What was assumed, and what was left out.
+    """
+
+    model: Family
+    codec: Codec | None
+    has_codes: bool
+    optimiser: str
+    optimiser_bytes: int
+    image_shape: tuple[int, int, int]
+    num_labels: int | None
+    num_train_images: int | None
+    notes: list[str] = field(default_factory=list)
+
+    def batch(self, size: int) -> Batch:
+        """A batch of so many images, on the meta device."""
+        image = torch.empty(size, *self.image_shape, device="meta")
+        batch = Batch(index=torch.zeros(size, dtype=torch.int64, device="meta"))
+        if self.has_codes:
+            assert self.codec is not None
+            with torch.no_grad():
+                code = self.codec.cache(image)
+            batch["code"] = code if code.is_floating_point() else flatten(code)
+        else:
+            batch["image"] = image
+        if self.num_labels is not None:
+            batch["label"] = torch.zeros(size, dtype=torch.int64, device="meta")
+        return batch
+
+
+def plan_model(cfg: DictConfig) -> PlannedModel:
+    """Check a configuration and build its model on the meta device.
+
+    The facts come from the configuration (`facts.image_shape`, ...), from the data set where its shape is known without
+    reading it, and from the recipe of the first stage.
+
+    Raises:
+        UserError: If the configuration is wrong, or a fact is missing.
+    """
+    _fill_missing(cfg)
+    check_config(cfg, schema.TRAIN)
+    notes: list[str] = []
+    _declare_data(cfg, notes)
+    has_codes = OmegaConf.select(cfg, "codec") is not None and "_target_" not in cfg.codec
+    codec = None
+    if OmegaConf.select(cfg, "codec") is not None:
+        codec = _codec(cfg, notes)
+        state_codec(cfg, codec)
+    state_process(cfg)
+
+    node = plain(cfg, "model")
+    probes = {key: OptimiserProbe(build(node[key], where=f"model.{key}")) for key in _OPTIMISERS if node.get(key)}
+    node |= probes
+    if codec is not None:
+        node["codec"] = codec
+    if isinstance(node.get("process"), dict):  # its tables are looked at while it is built
+        node["process"] = build(node["process"], where="model.process")
+    with on_meta():
+        model = build(node, where="model")
+    if not isinstance(model, Family):
+        raise UserError(f"model._target_={cfg.model._target_} is not a family")
+    model.to("meta")  # so that it knows where it is
+    model.configure_optimizers()
+    return PlannedModel(
+        model=model,
+        codec=codec,
+        has_codes=has_codes,
+        optimiser=", ".join(dict.fromkeys(probe.name for probe in probes.values())),
+        optimiser_bytes=sum(probe.bytes() for probe in probes.values()),
+        image_shape=tuple(cfg.facts.image_shape),
+        num_labels=cfg.facts.num_labels,
+        num_train_images=_num_train_images(cfg),
+        notes=notes,
+    )
+
+
+def _fill_missing(cfg: DictConfig) -> None:
+    """Where the data lie and which codec is taken are not asked for."""
+    for group in ("data", "codec"):
+        node = OmegaConf.to_container(cfg[group], resolve=False) if OmegaConf.is_config(cfg.get(group)) else None
+        for key, value in node.items() if isinstance(node, dict) else ():
+            if value == "???":
+                OmegaConf.update(cfg, f"{group}.{key!s}", _UNKNOWN)
+
+
+def _declare_data(cfg: DictConfig, notes: list[str]) -> None:
+    """Write the shape of the images and the number of labels, unless the configuration says them."""
+    facts, data, known = cfg.facts, cfg.data, _KNOWN.get(cfg.data._target_)
+    if any(side is None for side in facts.image_shape):
+        if known is not None:
+            facts.image_shape = list(known.image_shape)
+        elif "size" in data and "channels" in data:
+            facts.image_shape = [data.channels, data.size, data.size]
+        else:
+            raise UserError("a plan reads no data: give facts.image_shape=[C,H,W]")
+    if facts.num_labels is None and known is not None:
+        facts.num_labels = known.num_labels
+    if facts.num_labels is None and _asks_for_labels(cfg):
+        facts.num_labels = _ASSUMED_LABELS
+        notes.append(f"{_ASSUMED_LABELS} labels are assumed: facts.num_labels=N says otherwise")
+
+
+def _asks_for_labels(cfg: DictConfig) -> bool:
+    nodes = [
+        OmegaConf.to_yaml(cfg[key]) for key in ("model", "network", "condition") if OmegaConf.is_config(cfg.get(key))
+    ]
+    return any("${facts.num_labels}" in text for text in nodes)
+
+
+def _num_train_images(cfg: DictConfig) -> int | None:
+    """Images that are trained on, where that is known without reading them."""
+    if cfg.facts.num_train_images is not None:
+        return int(cfg.facts.num_train_images)
+    known = _KNOWN.get(cfg.data._target_)
+    if known is None or known.num_images is None:
+        given = cfg.data.get("train_size")
+        return None if given is None else int(given)
+    return known.num_images - sum(int(cfg.data.get(key, 0)) for key in known.set_aside)
+
+
+def _codec(cfg: DictConfig, notes: list[str]) -> Codec:
+    """The codec, fresh: built as named, or as its recipe says, or known by the shape of its codes alone."""
+    node = cfg.codec
+    if "_target_" in node:
+        with on_meta():
+            codec = build(plain(cfg, "codec"), where="codec")
+        assert isinstance(codec, Codec)
+        return codec
+    if node.experiment == _UNKNOWN:
+        if not cfg.facts.code_shape or None in cfg.facts.code_shape:
+            raise UserError(
+                "a plan reads no codec: give codec.experiment=RECIPE, or facts.code_shape=[h,w] and facts.num_classes=K"
+            )
+        notes.append("the codec's own weights are not counted: no recipe of it is named")
+        return _Declared(cfg.facts.image_shape, cfg.facts.code_shape, cfg.facts.num_classes)
+    recipe = compose("train", overrides=[f"experiment={node.experiment}", *map(str, node.overrides), "run.id=plan"])
+    with_facts = {"image_shape": cfg.facts.image_shape, "num_labels": cfg.facts.num_labels}
+    OmegaConf.update(recipe, "facts", with_facts)
+    with on_meta():
+        codec = build(plain(recipe, "model.codec"), where="codec")
+        if node.get("read_as"):
+            codec = build({"_target_": node.read_as, "codec": codec}, where="codec.read_as")
+    assert isinstance(codec, Codec)
+    return codec
+
+
+class _Declared(Codec):
+    """Stands in for a codec of which nothing but its shapes is known."""
+
+    def __init__(self, image_shape: Sequence[int], code_shape: Sequence[int], num_classes: int | None) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.image_shape = (channels, height, width)
+        self.code_shape = tuple(code_shape)
+        self.num_classes = num_classes
+
+    def encode(self, images: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """Codes of the right shape."""
+        dtype = images.dtype if self.num_classes is None else torch.int64
+        return images.new_empty((len(images), *self.code_shape), dtype=dtype)
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Images of the right shape."""
+        return code.new_empty((len(code), *self.image_shape), dtype=self.scale.dtype)

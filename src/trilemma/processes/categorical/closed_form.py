@@ -1,0 +1,315 @@
+"""Mask-and-replace, absorbing and uniform processes: closed under composition, O(K) a token for any 0 <= s < t <= 1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trilemma.errors import UserError
+from trilemma.processes.categorical.base import BoundTerms, CategoricalProcess, Rates, Weighting
+from trilemma.processes.categorical.closed_form_bound import closed_form_bound
+from trilemma.processes.categorical.coefficients import Coefficients, coefficients, masses, positive
+from trilemma.processes.categorical.schedules import Schedule, Time, as_float64
+from trilemma.processes.inverse_cdf import inverse_cdf
+from trilemma.processes.noise import NoiseSource
+
+_CACHE_ELEMENTS = 2**17
+"""Elements that a CPU's inner caches hold: larger inputs go through in chunks of rows."""
+
+
+class MaskAndReplace(CategoricalProcess):
+    """Tokens are masked, replaced by a uniformly drawn class, or kept; the mask is state K and keeps what it has.
+
+    Given x0, the state at t is x0 with probability alpha_bar, the mask with gamma_bar, and a uniform class with the
+    rest (Gu et al. 2022, equations 7 and 8). The family is closed: Q_{t|s} has a = alpha_bar(t)/alpha_bar(s) and c =
+    1 - (1 - gamma_bar(t))/(1 - gamma_bar(s)).
+
+    With a schedule that never replaces, a token that is not masked stays what it is whatever p(x0|xt) says.
+
+    Args:
+        num_classes: K.
+        schedule: alpha_bar and gamma_bar.
+
+    Raises:
+        UserError: If the schedule is not that of a Markov chain.
+    """
+
+    _default_mask_fraction = 0.9
+    _has_mask = True
+
+    def __init__(self, num_classes: int, schedule: Schedule) -> None:
+        if num_classes < 2:
+            raise UserError(f"process.num_classes={num_classes}: a categorical process needs at least 2 classes")
+        self.num_classes = num_classes
+        self.num_states = num_classes + self._has_mask
+        self.schedule = schedule.split(self._default_mask_fraction)
+        self._check_schedule()
+
+    def marginal(self, x0: Tensor, t: Time) -> Tensor:
+        """See `CategoricalProcess`."""
+        alpha, gamma, lost = masses(self.schedule, t)
+        return self._one_step(x0, keep=alpha, replace=lost / self.num_classes, mask=gamma)
+
+    def sample(self, x0: Tensor, t: Time, noise: NoiseSource) -> Tensor:
+        """See `CategoricalProcess`. One uniform a token decides what happens and, by what is left of it, the class."""
+        alpha, _, lost = masses(self.schedule, t)
+        u = noise.uniform(tuple(x0.shape), dtype=torch.float64)
+        changed = self._class_of((u - alpha) / positive(lost))
+        if self._has_mask:
+            # The mask's share comes last: alpha + gamma may round away a tiny replacement, alpha + lost does not.
+            changed = torch.where(u < alpha + lost, changed, self.num_classes)
+        return torch.where(u < alpha, x0, changed)
+
+    def transition(self, xs: Tensor, s: Time, t: Time) -> Tensor:
+        """See `CategoricalProcess`."""
+        c = self._coefficients(s, t)
+        mask = (c.gamma_t - c.gamma_s) / positive(c.unmasked_s)
+        return self._one_step(xs, keep=c.keep, replace=c.replace, mask=mask)
+
+    def posterior(self, log_x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> Tensor:
+        """See `CategoricalProcess`."""
+        c = self._coefficients(s, t)
+        known = self.is_known(xt)
+        held = torch.where(known, xt, 0).unsqueeze(-1)
+        log_mass = log_x0.logsumexp(-1)
+
+        def column(x: Tensor) -> Tensor:
+            return x.log().to(log_x0).expand(xt.shape)
+
+        # q(xt|x0), which "posterior" divides p(x0|xt) by, class by class, and "joint" only on the whole.
+        log_hit = torch.logaddexp(column(c.alpha_t), column(c.replaced_t))
+        log_miss = column(c.replaced_t)
+        frozen = known & (c.replaced_t == 0)
+        divided = known & ~frozen
+        if weighting == "posterior":
+            log_likelihood = torch.where(divided, log_miss, 0.0).unsqueeze(-1).expand_as(log_x0)
+            log_likelihood = log_likelihood.scatter(-1, held, torch.where(divided, log_hit, 0.0).unsqueeze(-1))
+            weight = log_x0 - log_likelihood
+            log_total = weight.logsumexp(-1)
+            log_scale = torch.zeros_like(log_mass)
+        else:
+            weight = log_x0
+            log_total = log_mass
+            evidence = torch.logaddexp(column(c.alpha_t) + log_x0.gather(-1, held).squeeze(-1), log_miss + log_mass)
+            log_scale = torch.where(divided, log_mass - evidence, 0.0)
+
+        reached = torch.logaddexp(
+            column(c.alpha_s).unsqueeze(-1) + weight, (column(c.replaced_s) + log_total).unsqueeze(-1)
+        )
+        log_step = torch.where(known, column(c.replace), column(c.reveal / positive(c.unmasked_s)))
+        log_stay = torch.where(known, column(c.keep + c.replace), log_step)
+        factor = (log_step + log_scale).unsqueeze(-1).expand_as(log_x0)
+        factor = factor.scatter(-1, held, (log_stay + log_scale).unsqueeze(-1))
+        out = reached + factor
+        # Nothing is ever replaced: a token that is not masked stays, whatever p(x0|xt) says.
+        stays = torch.full_like(out, -torch.inf).scatter(-1, held, log_mass.unsqueeze(-1))
+        out = torch.where(frozen.unsqueeze(-1), stays, out)
+        if not self._has_mask:
+            return out
+        log_masked = torch.where(known, -torch.inf, column(c.gamma_s / positive(c.gamma_t)) + log_mass)
+        return torch.cat([out, log_masked.unsqueeze(-1)], -1)
+
+    def step(self, log_x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting, noise: NoiseSource) -> Tensor:
+        """See `CategoricalProcess`.
+
+        A token stays, goes to a class that p(x0|xt) names, or to one that is drawn uniformly. Which of the three needs
+        no more than p(x0 = xt|xt), and for a masked token not even that. So one uniform a token decides, its remainder
+        names the class, and p(x0|xt) is drawn from only where a token goes: a few positions a step.
+        """
+        c = self._coefficients(s, t)
+        known = self.is_known(xt)
+        stay, go, anywhere = self._moves(log_x0, xt, known, c, weighting)
+        total = stay + go + anywhere
+        # A token that nothing can have changed (all three weights zero) stays.
+        u = noise.uniform(tuple(xt.shape), dtype=torch.float64)
+        level = u * total - stay
+        moves = (level >= 0) & (go + anywhere > 0)
+        goes = moves & ((level < go) | (anywhere == 0))
+        uniform = self._class_of((level - go) / positive(anywhere))
+        out = torch.where(moves, uniform, xt)
+
+        rows = goes.flatten().nonzero().squeeze(1) if _can_pick(xt.device) else slice(None)
+        if not isinstance(rows, slice) and len(rows) == 0:
+            return out
+        weights = log_x0.flatten(0, -2)[rows].softmax(-1)
+        # A known token that goes, goes elsewhere.
+        held = torch.where(known, xt, 0).flatten()[rows].unsqueeze(1)
+        here = torch.where(known.flatten()[rows].unsqueeze(1), 0.0, weights.gather(1, held))
+        weights = weights.scatter(1, held, here.to(weights.dtype))
+        share = (level / positive(go)).flatten()[rows].clamp(0.0, 1.0 - 2.0**-53)
+        if isinstance(rows, slice):
+            weights = torch.where(goes.flatten().unsqueeze(1), weights, 1.0)
+            return torch.where(goes, inverse_cdf(weights, share).view(xt.shape), out)
+        out.view(-1)[rows] = inverse_cdf(weights, share)
+        return out
+
+    def _moves(
+        self, log_x0: Tensor, xt: Tensor, known: Tensor, c: Coefficients, weighting: Weighting
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights with which a token stays, goes to another class that p(x0|xt) names, or to a uniform one, [B, L]."""
+        here, rest = self._split_at(log_x0, xt, known & (c.replaced_t > 0).to(xt.device))
+        step = c.replace * c.alpha_s
+        uniform = self.num_classes * c.replace * c.replaced_s
+        slip = c.keep * c.replaced_s
+        if weighting == "posterior":
+            hit, miss = here / positive(c.alpha_t + c.replaced_t), rest / positive(c.replaced_t)
+            stay = hit * (c.alpha_t + slip + step) + miss * slip
+            go = miss * step
+            anywhere = (hit + miss) * uniform
+        else:
+            stay, go, anywhere = here * (c.alpha_t + step) + slip, rest * step, uniform.expand(xt.shape)
+        if not self._has_mask:
+            return stay, go, anywhere
+        scale = c.reveal * c.gamma_t / positive(c.unmasked_s)
+        return (
+            torch.where(known, stay, c.gamma_s),
+            torch.where(known, go, scale * c.alpha_s),
+            torch.where(known, anywhere, scale * self.num_classes * c.replaced_s),
+        )
+
+    def _split_at(self, log_x0: Tensor, xt: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """p(x0 = xt|xt) and the mass of the other classes `where` asked for, float64 [B, L]; any numbers elsewhere.
+
+        The others are summed: 1 - p would round away what little may be left of them.
+        """
+        weights, held = log_x0.flatten(0, -2), torch.where(where, xt, 0).flatten().unsqueeze(1)
+        if not _can_pick(xt.device):
+            here, rest = _part(weights, held)
+            return here.view(xt.shape), rest.view(xt.shape)
+        both = torch.ones(2, xt.numel(), dtype=torch.float64)
+        rows = where.flatten().nonzero().squeeze(1)
+        for chunk in torch.split(rows, max(1, _CACHE_ELEMENTS // self.num_classes)):
+            both[0, chunk], both[1, chunk] = _part(weights.index_select(0, chunk), held.index_select(0, chunk))
+        return both[0].view(xt.shape), both[1].view(xt.shape)
+
+    def bound_terms(self, logits: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> BoundTerms:
+        """See `CategoricalProcess`."""
+        return closed_form_bound(logits, x0, xt, self.is_known(xt), self._coefficients(s, t), weighting)
+
+    def rate(self, t: Time) -> Rates:
+        """See `CategoricalProcess`."""
+        with torch.enable_grad():
+            time = as_float64(t).detach().clone().requires_grad_()
+            log_kept = self.schedule.alpha_bar(time).log()
+            log_unmasked = (1.0 - self.schedule.gamma_bar(time)).log()
+            (lost,) = torch.autograd.grad(log_kept.sum(), time)
+            masked = torch.zeros_like(lost)
+            if log_unmasked.requires_grad:
+                (masked,) = torch.autograd.grad(log_unmasked.sum(), time)
+        return Rates(mask=-masked, replace=masked - lost)
+
+    def prior(self, shape: tuple[int, ...], noise: NoiseSource) -> Tensor:
+        """See `CategoricalProcess`. It is q(x1|x0) averaged over uniform x0: gamma_bar(1) of it is masked."""
+        alpha, _, lost = masses(self.schedule, 1.0)
+        u = noise.uniform(shape, dtype=torch.float64)
+        uniform = self._class_of(u / positive(alpha + lost))
+        if not self._has_mask:
+            return uniform
+        return torch.where(u < alpha + lost, uniform, self.num_classes)
+
+    def prior_kl(self, x0: Tensor) -> Tensor:
+        """See `CategoricalProcess`."""
+        c = self._coefficients(0.0, 1.0)
+        level = (1.0 - c.gamma_t) / self.num_classes
+        hit = c.alpha_t + c.replaced_t
+        nats: Tensor = hit.xlogy(hit / positive(level))
+        nats = nats + (self.num_classes - 1) * c.replaced_t.xlogy(c.replaced_t / positive(level))
+        return nats.to(x0.device).expand(x0.shape)
+
+    def is_known(self, xt: Tensor) -> Tensor:
+        """See `CategoricalProcess`."""
+        return xt < self.num_classes
+
+    def _one_step(self, x: Tensor, *, keep: Tensor, replace: Tensor, mask: Tensor) -> Tensor:
+        """Log of keep * onehot(x) + replace (every class) + mask (the mask), [B, L, S]; a masked x stays masked."""
+        known = self.is_known(x)
+        out = torch.where(known, replace, 0.0).unsqueeze(-1).repeat(1, 1, self.num_states)
+        if self._has_mask:
+            out[..., -1] = torch.where(known, mask, 0.0)
+        return out.scatter(-1, x.unsqueeze(-1), torch.where(known, keep + replace, 1.0).unsqueeze(-1)).log()
+
+    def _coefficients(self, s: Time, t: Time) -> Coefficients:
+        return coefficients(self.schedule, self.num_classes, s, t)
+
+    def _class_of(self, u: Tensor) -> Tensor:
+        """The class that u in [0, 1) names; clamped, because u is a quotient."""
+        return (u * self.num_classes).to(torch.int64).clamp(0, self.num_classes - 1)
+
+    def _check_schedule(self) -> None:
+        t = torch.linspace(0, 1, 10_001, dtype=torch.float64)
+        alpha, gamma, lost = masses(self.schedule, t)
+        name = type(self.schedule).__name__
+        if alpha[0] != 1 or gamma[0] != 0:
+            raise UserError(f"schedule {name} does not start at the data: alpha_bar(0) must be 1 and gamma_bar(0) 0")
+        if (alpha + gamma > 1 + 1e-12).any() or (alpha < 0).any():
+            raise UserError(f"schedule {name}: alpha_bar and gamma_bar must be probabilities that sum to at most 1")
+        unmasked = alpha + lost
+        kept = alpha / positive(unmasked)
+        # What float64 leaves of a difference to 1, relative to what the ratio is divided by.
+        slack = 1e-12 + 1e-15 / positive(unmasked[1:])
+        for what, rises in (
+            ("gamma_bar falls", gamma.diff(dim=0) < -1e-12),
+            ("alpha_bar/(1 - gamma_bar) rises", kept.diff(dim=0) > slack),
+        ):
+            if rises.any():
+                where = float(t[int(rises.flatten().nonzero()[0])])
+                raise UserError(f"schedule {name}: {what} near t={where:.3g}, so it is no chain that only forgets")
+
+
+class Absorbing(MaskAndReplace):
+    """Tokens are masked, never replaced (Austin et al. 2021, section 3.1): what is lost goes to the mask.
+
+    Raises:
+        UserError: If the schedule replaces tokens.
+    """
+
+    _default_mask_fraction = 1.0
+
+    def bound_terms(self, logits: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> BoundTerms:
+        """See `CategoricalProcess`: the share revealed between t and s, times the cross-entropy, on masked tokens."""
+        cross_entropy = F.cross_entropy(_full(logits).flatten(0, -2), x0.flatten(), reduction="none").view(x0.shape)
+        reveal = self._coefficients(s, t).reveal.to(cross_entropy.dtype)
+        return BoundTerms(torch.where(self.is_known(xt), 0.0, reveal * cross_entropy), cross_entropy)
+
+    def _check_schedule(self) -> None:
+        super()._check_schedule()
+        if (masses(self.schedule, torch.linspace(0, 1, 1_001, dtype=torch.float64))[2] > 0).any():
+            raise UserError(
+                "an absorbing process never replaces tokens: set schedule.mask_fraction=1, or take mask_and_replace"
+            )
+
+
+class Uniform(MaskAndReplace):
+    """Tokens are replaced by a uniformly drawn class, never masked: multinomial diffusion, D3PM uniform. S = K.
+
+    Source: Hoogeboom et al. 2021, "Argmax Flows and Multinomial Diffusion", section 4.
+
+    Raises:
+        UserError: If the schedule masks tokens.
+    """
+
+    _default_mask_fraction = 0.0
+    _has_mask = False
+
+    def _check_schedule(self) -> None:
+        super()._check_schedule()
+        if (masses(self.schedule, torch.linspace(0, 1, 1_001, dtype=torch.float64))[1] > 0).any():
+            raise UserError("a uniform process has no mask: set schedule.mask_fraction=0, or take mask_and_replace")
+
+
+def _full(logits: Tensor) -> Tensor:
+    """At least float32."""
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def _can_pick(device: torch.device) -> bool:
+    """Whether positions are picked and worked on alone. Counting them waits for an accelerator: there all are worked on."""
+    return device.type == "cpu"
+
+
+def _part(logits_nk: Tensor, held_n1: Tensor) -> tuple[Tensor, Tensor]:
+    """Of softmax(logits), the class held and the sum of the others, float64 [N]."""
+    p = logits_nk.softmax(-1)
+    here = p.gather(1, held_n1).squeeze(1).double()
+    return here, p.scatter_(1, held_n1, 0.0).sum(1).double()

@@ -1,1 +1,0 @@
-"""What a run will take, said before anything is queued for (`debug=plan`)."""

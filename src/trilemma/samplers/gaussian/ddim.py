@@ -1,0 +1,48 @@
+"""DDIM: the deterministic walk, and all between it and the ancestral one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from trilemma.errors import UserError
+from trilemma.samplers.base import Prediction
+from trilemma.samplers.gaussian.base import GaussianSampler, Look, stops
+from trilemma.samplers.gaussian.grids import Grid
+
+
+class DDIM(GaussianSampler):
+    """xs = alpha_s x0 + sqrt(sigma_s^2 - v) eps + sqrt(v) z, v = eta^2 beta tilde of the step.
+
+    Source: Song et al. 2021 (denoising diffusion implicit models), equations 12 and 16, for any alpha and sigma. eps is
+    what xt holds beside the guided, clipped x0.
+
+    Args:
+        num_steps: Network calls.
+        eta: 0 adds no noise; 1 is the ancestral walk with variance "small".
+        grid: See `Grid`.
+        clip: See `GaussianSampler`.
+
+    Raises:
+        UserError: If an option is out of its range.
+    """
+
+    def __init__(self, num_steps: int, *, eta: float = 0.0, grid: Grid = "trailing", clip: bool = True) -> None:
+        super().__init__(num_steps, grid=grid, clip=clip)
+        if not 0.0 <= eta <= 1.0:
+            raise UserError(f"sampler.eta={eta}: must lie in [0, 1]; 0 adds no noise, 1 is ancestral sampling")
+        self.eta = eta
+
+    def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
+        """See `GaussianSampler`."""
+        process, (t, s) = look.process, stops(grid)
+        variance = self.eta**2 * process.posterior_coefficients(s, t)[2]
+        kept = (process.sigma(s).square() - variance).sqrt() / process.sigma(t)
+        added = process.alpha(s) - kept * process.alpha(t)
+        for time, k, a, std in zip(grid, kept.tolist(), added.tolist(), variance.sqrt().tolist(), strict=False):
+            x0, prediction = look.moved_mean(xt, time)
+            xt = k * xt + a * x0  # alpha_s x0 + sqrt(sigma_s^2 - v) eps, eps being (xt - alpha_t x0) / sigma_t
+            if std > 0.0:
+                xt = xt + std * look.noise.normal(tuple(xt.shape), dtype=xt.dtype)
+            yield xt, prediction

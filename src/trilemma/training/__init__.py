@@ -1,0 +1,1 @@
+"""Parts that families share while they train: timesteps, weights, losses, optimisers."""
