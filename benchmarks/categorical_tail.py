@@ -1,4 +1,4 @@
-"""How often is the tail of a categorical law drawn? Ours, a float32 CDF, and float32 Gumbel noise, against the law.
+"""How often is the tail of a categorical distribution drawn? Ours, a float32 CDF, and float32 Gumbel noise, against the distribution.
 
 One heavy class holds 99 %, many light ones 1 % together, each too light for float32 to tell from nothing beside the
 heavy one. Is the tail as a whole drawn at its rate, and can each of its classes be drawn at all?
@@ -48,7 +48,7 @@ def reachable(p: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-draws", type=int, default=2000, help="draws a method and law")
+    parser.add_argument("--num-draws", type=int, default=2000, help="draws a method and distribution")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     methods: dict[str, Draw] = {"ours": ours, "float32 CDF": float32_cdf, "float32 Gumbel-max": float32_gumbel}

@@ -18,7 +18,7 @@ from trilemma.data.loader import EvalLoader
 from trilemma.measuring.subject import data_of
 from trilemma.models.ddpm import BIN_WIDTH, DDPM
 from trilemma.processes.gaussian.bound import interpolated_log_variance, step_terms
-from trilemma.processes.gaussian.process import along
+from trilemma.processes.gaussian.process import broadcast_like
 from trilemma.processes.noise import Noise
 
 
@@ -35,7 +35,7 @@ def bounds(model: DDPM, batch) -> dict[str, torch.Tensor]:
         output, fraction = model._output(xt, t, condition)
         mean = model.parameterization.to_x0(process, output, xt, t)
         small, large = process.log_variance_range(s, t)
-        choices = {"small": along(small, xt), "large": along(large, xt)}
+        choices = {"small": broadcast_like(small, xt), "large": broadcast_like(large, xt)}
         if fraction is not None:
             choices["learned"] = interpolated_log_variance(process, fraction, s, t)
         for name, log_variance in choices.items():

@@ -114,7 +114,7 @@ _requeue() {
   esac
   count=$(_restarts "$log" "$newest")
   if ((count > ${TRILEMMA_MAX_RESTARTS:-5})); then
-    echo "error: job $JOB failed $count times (status $status; $log): not started again. The same command goes on when it is mended" >&2
+    echo "error: job $JOB failed $count times (status $status; $log): not started again. The same command goes on when it is fixed" >&2
     return
   fi
   if scontrol requeue "$JOB"; then

@@ -8,7 +8,7 @@ from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
 from trilemma.models.ddpm import DDPM
 from trilemma.processes.gaussian.parameterization import X0
-from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.gaussian.schedules import LinearPath
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import Guidance
@@ -29,7 +29,7 @@ class ExactNetwork(nn.Module):
 
     def forward(self, x, t, pooled, context, mask):
         mean = 0.0 if pooled is None else pooled.view(-1, 1, 1, 1)
-        alpha, sigma = along(self.process.alpha(t), x), along(self.process.sigma(t), x)
+        alpha, sigma = broadcast_like(self.process.alpha(t), x), broadcast_like(self.process.sigma(t), x)
         gain = alpha * STD**2 / (alpha.square() * STD**2 + sigma.square())
         return self.unit * (mean + gain * (x - alpha * mean))
 

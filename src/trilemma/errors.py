@@ -1,13 +1,13 @@
 """How a program ends other than by finishing: its exit statuses, and what is raised."""
 
 FAILED = 1
-REFUSED = 2  # something is the user's to mend: running the same command again would end the same way
+REFUSED = 2  # something the user can fix: running the same command again would end the same way
 PREEMPTED = 75  # asked to stop by SIGUSR1, SIGUSR2 or SIGTERM, with everything written: run the same command again
 INTERRUPTED = 130  # by Ctrl-C
 
 
 class UserError(Exception):
-    """Bad input: one line that says what is wrong and how to mend it.
+    """Bad input: one line that says what is wrong and how to fix it.
 
     Entry points print the line and exit with status 2; no traceback is shown.
     """

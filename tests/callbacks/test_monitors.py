@@ -308,7 +308,7 @@ def train(folder, model, callbacks, max_steps=8):
 
 
 def test_modes_of_samples(tmp_path, capsys):
-    """Half of four classes: total variation 1/2 to the uniform law; drawn at every second validation."""
+    """Half of four classes: total variation 1/2 to the uniform distribution; drawn at every second validation."""
     model = Painter(classes=(0, 3))
     metrics = train(tmp_path, model, [ModeHistogram(labeller=Grey(), every_n_batches=4, num_images=8, min_share=0.6)])
     assert metrics["val/modes_hit"] == 2

@@ -100,7 +100,7 @@ def test_a_corrupt_image_is_named_and_leaves_no_cache(folder, tmp_path):
         save(tmp_path / "images" / f"{i}.png", colour)
     path = tmp_path / "images" / "7.png"
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match=rf"{path}: cannot be read as an image .*; mend or remove it") as caught:
+    with pytest.raises(UserError, match=rf"{path}: cannot be read as an image .*; fix or remove it") as caught:
         folder().setup()
     assert "\n" not in str(caught.value)
     assert [entry for entry in (tmp_path / "cache").iterdir() if not entry.name.endswith(".lock")] == []

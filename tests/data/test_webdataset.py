@@ -242,9 +242,9 @@ def test_names_of_classes(shards, folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shards": "train-{000..005}.tar"}, r"train-005\.tar: no such shard; mend data\.shards"),
+        ({"shards": "train-{000..005}.tar"}, r"train-005\.tar: no such shard; fix data\.shards"),
         ({"shards": "train-9*.tar"}, r"data\.shards=train-9\*\.tar: no such shards below"),
-        ({"val_shards": "val.tar"}, r"val\.tar: no such shard; mend data\.val_shards"),
+        ({"val_shards": "val.tar"}, r"val\.tar: no such shard; fix data\.val_shards"),
         ({"shards": "{train-000,train-000}.tar"}, "names a shard twice"),
         ({"shards": "https://x.org/a.tar"}, "must be files; fetch them first"),
         ({"shards": "pipe:cat a.tar"}, "must be files; fetch them first"),

@@ -9,11 +9,11 @@ from trilemma.figures.trajectory import (
     even_times,
     forward_states,
     images_of,
-    nearest_moments,
+    nearest_points,
     noise_then_denoise,
     own_condition,
     predictions_of,
-    reverse_moments,
+    reverse_trajectory,
     states_of,
 )
 from trilemma.models.classifier import Classifier
@@ -57,37 +57,37 @@ def test_wide_states_are_shrunk_to_the_width_of_data():
 @pytest.mark.parametrize("sampler", [DDIM(10), GaussianAncestral(10)], ids=["ddim", "ddpm"])
 def test_the_walk_ends_in_the_sample_of_its_seed(schedule, sampler):
     model = exact_family(schedule=schedule, sampler=sampler, labels=True)
-    moments = reverse_moments(model, 3, [0, 1, 2], times=even_times(11), seed=5)
-    assert torch.equal(states_of(model, moments)[:, -1], model.sample(3, condition=[0, 1, 2], seed=5))
-    assert [moment.time for moment in moments] == pytest.approx(even_times(11)[::-1])
+    points = reverse_trajectory(model, 3, [0, 1, 2], times=even_times(11), seed=5)
+    assert torch.equal(states_of(model, points)[:, -1], model.sample(3, condition=[0, 1, 2], seed=5))
+    assert [point.time for point in points] == pytest.approx(even_times(11)[::-1])
 
 
 def test_predictions_belong_to_their_states():
     model = exact_family()
-    moments = reverse_moments(model, 2, times=even_times(5), seed=1)
-    assert len(moments) == 5
-    for moment in moments[:-1]:
-        t = torch.full((2,), moment.time, dtype=torch.float64)
-        again = model.denoise(moment.state, t, model.condition(None, num=2), None).x0.clamp(-1, 1)
-        torch.testing.assert_close(moment.predicted, again, rtol=0, atol=1e-12)
-    assert torch.equal(moments[-1].predicted, moments[-1].state)
-    assert torch.equal(predictions_of(model, moments)[:, -1], states_of(model, moments)[:, -1])
+    points = reverse_trajectory(model, 2, times=even_times(5), seed=1)
+    assert len(points) == 5
+    for point in points[:-1]:
+        t = torch.full((2,), point.time, dtype=torch.float64)
+        again = model.denoise(point.state, t, model.condition(None, num=2), None).x0.clamp(-1, 1)
+        torch.testing.assert_close(point.predicted, again, rtol=0, atol=1e-12)
+    assert torch.equal(points[-1].predicted, points[-1].state)
+    assert torch.equal(predictions_of(model, points)[:, -1], states_of(model, points)[:, -1])
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
 def test_a_short_walk_has_fewer_moments(num_steps):
     model = exact_family(sampler=DDIM(num_steps))
-    moments = reverse_moments(model, 1, times=even_times(31))
-    assert len(moments) == num_steps + 1
-    assert moments[0].time == 1
-    assert moments[-1].time == 0
+    points = reverse_trajectory(model, 1, times=even_times(31))
+    assert len(points) == num_steps + 1
+    assert points[0].time == 1
+    assert points[-1].time == 0
 
 
 def test_nearest_moments():
     model = exact_family(sampler=DDIM(4))
-    moments = reverse_moments(model, 1, times=even_times(31))
-    assert [moment.time for moment in nearest_moments(moments, even_times(11))] == [1, 0.75, 0.5, 0.25, 0]
-    assert [moment.time for moment in nearest_moments(moments, [0.3])] == [0.25]
+    points = reverse_trajectory(model, 1, times=even_times(31))
+    assert [point.time for point in nearest_points(points, even_times(11))] == [1, 0.75, 0.5, 0.25, 0]
+    assert [point.time for point in nearest_points(points, [0.3])] == [0.25]
 
 
 def test_noise_then_denoise_forgets_with_strength():

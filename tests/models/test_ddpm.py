@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from trilemma.capabilities import supports
 from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
 from trilemma.errors import UserError
-from trilemma.models.base import Reconstructs, Samples, ScoresLikelihood, able
+from trilemma.models.base import Reconstructs, Samples, ScoresLikelihood
 from trilemma.models.ddpm import DDPM
 from trilemma.networks.unet.unet import UNet
 from trilemma.processes.gaussian.bound import discretised_log_prob
@@ -291,11 +292,11 @@ def test_what_a_model_can_do_follows_from_its_codec():
             self.map = nn.Conv2d(1, 1, 1)
 
     pixels, latents = model_of(), model_of(codec=Latents())
-    assert able(pixels, ScoresLikelihood)
-    assert not able(pixels, Reconstructs)
-    assert able(latents, Reconstructs)
-    assert not able(latents, ScoresLikelihood)
-    assert able(pixels, Samples)
+    assert supports(pixels, ScoresLikelihood)
+    assert not supports(pixels, Reconstructs)
+    assert supports(latents, Reconstructs)
+    assert not supports(latents, ScoresLikelihood)
+    assert supports(pixels, Samples)
 
 
 @pytest.mark.parametrize(

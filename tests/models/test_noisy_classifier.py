@@ -9,7 +9,7 @@ from trilemma.errors import UserError
 from trilemma.evaluation.cost.work import count_work
 from trilemma.models.noisy_classifier import LOW_NOISE, NoisyClassifier
 from trilemma.models.sampling import check_condition, in_batches
-from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.gaussian.schedules import EDM, CosineBeta
 from trilemma.samplers.classifier_guidance import ClassifierGuidance
 from trilemma.samplers.guidance import Guidance
@@ -78,7 +78,7 @@ def test_the_loss_is_the_weighted_cross_entropy_of_noised_codes(process):
     xt = process.perturb(data["image"], t, torch.randn(6, 1, SIDE, SIDE))
     size = (process.alpha(t) ** 2 + process.sigma(t) ** 2).sqrt()
     shown, time = model.network.seen
-    torch.testing.assert_close(shown, (xt / along(size, xt)).float())
+    torch.testing.assert_close(shown, (xt / broadcast_like(size, xt)).float())
     torch.testing.assert_close(time, t.float())
     nats = -model.network(shown, time).log_softmax(1)[torch.arange(6), data["label"]]
     torch.testing.assert_close(loss.total, (weight * nats).sum() / 6)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from trilemma.networks.embeddings import GridPosition, TimeEmbedding
 from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
-from trilemma.networks.transformer.layers import CrossAttention, Perceptron, SelfAttention
+from trilemma.networks.transformer.layers import MLP, CrossAttention, SelfAttention
 
 B, L, S, K, M = 3, 12, 6, 5, 4
 SHAPE = (3, 4)
@@ -189,7 +189,7 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize("grid", [(3, 4), (3, 2, 2)])
 def test_the_convolution_of_a_perceptron_mixes_neighbours_on_the_grid_alone(grid):
     torch.manual_seed(0)
-    perceptron = Perceptron(5, 6, grid=grid, kernel=3).double()
+    perceptron = MLP(5, 6, grid=grid, kernel=3).double()
     x = torch.randn(2, 12, 5, dtype=torch.float64)
     hidden = perceptron.rise(x).view(2, *grid[:2], -1, 6)
     mixed = hidden + perceptron.mix.bias

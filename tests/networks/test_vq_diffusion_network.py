@@ -5,7 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from trilemma.networks.transformer.layers import SelfAttention
-from trilemma.networks.transformer.vq_diffusion import GridPerceptron, SteeredNorm, VQDiffusionTransformer, gelu2, place
+from trilemma.networks.transformer.vq_diffusion import (
+    AdaLayerNorm,
+    GridPerceptron,
+    VQDiffusionTransformer,
+    gelu2,
+    place,
+)
 
 B, K, M, T = 3, 5, 4, 10
 SHAPE = (3, 4)
@@ -103,7 +109,7 @@ def test_a_time_of_the_grid_is_its_row_exactly(length, dtype):
 
 
 def test_between_two_times_of_the_grid_lies_the_straight_line():
-    norm = SteeredNorm(8, num_timesteps=T).double()
+    norm = AdaLayerNorm(8, num_timesteps=T).double()
     table = norm.steps.weight.detach()
     for t, expected in [(0.325, 0.75 * table[2] + 0.25 * table[3]), (0.99, 0.1 * table[8] + 0.9 * table[9])]:
         where = place(torch.tensor([t], dtype=torch.float64), T)

@@ -24,7 +24,7 @@ def test_kl_is_the_dense_kl(process, s, t, weighting):
     x0, xt = pairs(process, t)
     truth = true_posterior(process, s, t)[x0[0], xt[0]]
     model = model_posterior(process, logits.softmax(-1), s, t, weighting)[xt[0]]
-    # Where nothing is ever replaced the dense form divides by zero: a known token stays under both laws.
+    # Where nothing is ever replaced the dense form divides by zero: a known token stays under both distributions.
     kl = torch.xlogy(truth, truth / model.clamp(min=1e-300)).sum(-1)
     kl = torch.where(model.isnan().any(-1), 0.0, kl)
     ours = process.bound_terms(logits.expand(1, x0.shape[1], K), x0, xt, s, t, weighting)

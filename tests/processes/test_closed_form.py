@@ -149,11 +149,11 @@ def test_step_draws_from_the_posterior(process, s, t, weighting):
     S = states.shape[1]
     p = random_p(S, K, seed=1)
     xt = states.expand(num, S)
-    law = process.posterior(p.log()[None], xt[:1], s, t, weighting)[0].exp()
+    distribution = process.posterior(p.log()[None], xt[:1], s, t, weighting)[0].exp()
     noise = Noise(7, torch.arange(num))
     xs = process.step(p.log().expand(num, S, K), xt, s, t, weighting, noise)
     for state in range(S):
-        assert_drawn_from(xs[:, state], law[state])
+        assert_drawn_from(xs[:, state], distribution[state])
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -172,9 +172,9 @@ def test_an_accelerator_which_works_on_all_positions_draws_the_same(process, wei
 def test_sample_draws_from_the_marginal(process, t):
     x0 = torch.arange(K).expand(5000, K)
     xt = process.sample(x0, t, Noise(3, torch.arange(5000)))
-    law = process.marginal(x0[:1], t)[0].exp()
+    distribution = process.marginal(x0[:1], t)[0].exp()
     for k in range(K):
-        assert_drawn_from(xt[:, k], law[k])
+        assert_drawn_from(xt[:, k], distribution[k])
 
 
 @pytest.mark.parametrize("process", PROCESSES)

@@ -1,4 +1,4 @@
-"""A toy that can be enumerated: 3 tokens of 3 classes, and a denoiser that knows the data law."""
+"""A toy that can be enumerated: 3 tokens of 3 classes, and a denoiser that knows the data distribution."""
 
 import itertools
 
@@ -43,34 +43,34 @@ def optimal_denoiser(process, data, t):
 
 
 def chain(process, data, T, weighting="posterior"):
-    """(law of the reverse chain's x0 [27], bound on -log p averaged over the data, in nats)."""
+    """(distribution of the reverse chain's x0 [27], bound on -log p averaged over the data, in nats)."""
     xs = states(process)
     prior = torch.stack([process.marginal(torch.arange(K)[None], 1.0)[0].exp().mean(0)[xs[:, i]] for i in range(L)])
-    law = prior.prod(0)
+    distribution = prior.prod(0)
     bound = (data * process.prior_kl(X0).sum(-1)).sum()
     for i in range(T, 0, -1):
         s, t = (i - 1) / T, i / T
         log_x0 = optimal_denoiser(process, data, t)
         step = process.posterior(log_x0, xs, s, t, weighting).exp()
         matrix = torch.stack([step[:, position, xs[:, position]] for position in range(L)]).prod(0)
-        law = law @ matrix
+        distribution = distribution @ matrix
         reach = data[:, None] * likelihood(process, t)
         x, n = (reach > 0).nonzero(as_tuple=True)
         kl = process.kl(log_x0[n], X0[x], xs[n], s, t, weighting).sum(-1)
         bound = bound + (reach[x, n] * kl).sum()
     is_data = (xs < K).all(-1)
-    assert law[~is_data].sum() < 1e-12
-    return law[is_data], bound
+    assert distribution[~is_data].sum() < 1e-12
+    return distribution[is_data], bound
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 def test_the_bound_tightens_with_steps_and_never_passes_the_entropy(process, data):
     entropy = -(data * data.log()).sum()
-    laws, bounds = zip(*(chain(process, data, T) for T in (1, 2, 4, 8, 16)), strict=True)
-    distances = [float((law - data).abs().sum() / 2) for law in laws]
-    for law, bound in zip(laws, bounds, strict=True):
-        # What the bound gives away is at least the divergence of the chain's law from the data's.
-        divergence = (data * (data / law).log()).sum()
+    distributions, bounds = zip(*(chain(process, data, T) for T in (1, 2, 4, 8, 16)), strict=True)
+    distances = [float((distribution - data).abs().sum() / 2) for distribution in distributions]
+    for distribution, bound in zip(distributions, bounds, strict=True):
+        # What the bound gives away is at least the divergence of the chain's distribution from the data's.
+        divergence = (data * (data / distribution).log()).sum()
         assert bound - entropy >= divergence - 1e-12
         assert divergence >= 0
     assert all(later < earlier for earlier, later in itertools.pairwise(bounds))

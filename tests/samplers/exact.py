@@ -27,7 +27,7 @@ class Impulses(NoiseSource):
         return drawn
 
 
-def law(process, sampler, *, mean=MEAN, std=STD, denoiser=None):
+def distribution(process, sampler, *, mean=MEAN, std=STD, denoiser=None):
     """Mean and standard deviation of what the sampler makes of its own prior, exact.
 
     With the exact denoiser of a Gaussian every step is affine in the state and in the noise it draws, so x0 = a + sum of

@@ -1,10 +1,10 @@
-"""Every sampler on a Gaussian with the exact denoiser: what comes out is known to all digits, and is not the data's law."""
+"""Every sampler on a Gaussian with the exact denoiser: what comes out is known to all digits, and is not the data's distribution."""
 
 import math
 
 import numpy as np
 import pytest
-from exact import MEAN, STD, law
+from exact import MEAN, STD, distribution
 
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.gaussian.schedules import EDM, CosineBeta, LinearBeta, LinearPath
@@ -38,7 +38,7 @@ CASES = [(name, S, std) for name, (_, stds) in TABLE.items() for S, std in stds.
 
 @pytest.mark.parametrize(("name", "num_steps", "std"), CASES)
 def test_the_published_recursion_on_the_linear_schedule(name, num_steps, std):
-    _, found = law(LINEAR, TABLE[name][0](num_steps))
+    _, found = distribution(LINEAR, TABLE[name][0](num_steps))
     assert found == pytest.approx(std, abs=1e-5)
 
 
@@ -65,7 +65,7 @@ def test_the_published_recursion_on_the_linear_schedule(name, num_steps, std):
     ids=lambda value: type(value).__name__,
 )
 def test_other_schedules_and_grids(process, sampler, std):
-    mean, found = law(process, sampler)
+    mean, found = distribution(process, sampler)
     assert found == pytest.approx(std, abs=1e-5)
     assert mean == pytest.approx(MEAN, abs=0.013)
 
@@ -89,7 +89,7 @@ def euler_or_heun_on_the_flow(num_steps, *, order_of_last):
 def test_heun_on_a_flow_is_heun_on_its_velocity_but_for_the_last_step():
     assert euler_or_heun_on_the_flow(10, order_of_last=2) == pytest.approx(0.50172, abs=1e-5)
     for num_steps in (1, 4, 10, 33):
-        _, found = law(FLOW, Heun(num_steps))
+        _, found = distribution(FLOW, Heun(num_steps))
         assert found == pytest.approx(euler_or_heun_on_the_flow(num_steps, order_of_last=1), abs=1e-10)
 
 
@@ -118,7 +118,7 @@ def test_dpm_solver_is_the_papers_second_order_multistep_method(num_steps):
     alpha_bar = np.concatenate([[1.0], np.cumprod(1 - beta)])
     points = np.append(np.round(np.arange(num_steps, 0, -1) * 1000 / num_steps).astype(int), 0)
     A, C = second_order_multistep(np.sqrt(alpha_bar[points]), np.sqrt(1 - alpha_bar[points]))
-    mean, std = law(LINEAR, DPMSolver(num_steps))
+    mean, std = distribution(LINEAR, DPMSolver(num_steps))
     assert mean == pytest.approx(C, abs=1e-9)
     assert std == pytest.approx(abs(A), abs=1e-9)
 
@@ -136,14 +136,16 @@ def test_dpm_solver_is_the_papers_second_order_multistep_method(num_steps):
     ids=["ddim", "dpm_solver 1", "euler", "dpm_solver 2", "heun"],
 )
 def test_the_error_falls_with_the_order_of_the_method(sampler, order):
-    errors = [abs(law(FLOW, sampler(N))[1] - STD) for N in (100, 400)]
+    errors = [abs(distribution(FLOW, sampler(N))[1] - STD) for N in (100, 400)]
     assert math.log(errors[0] / errors[1], 4) == pytest.approx(order, abs=0.25)
 
 
 @pytest.mark.parametrize("num_steps", [1, 7, 20])
 def test_first_order_solver_is_ddim(num_steps):
     for process in (LINEAR, COSINE):
-        assert law(process, DPMSolver(num_steps, order=1)) == pytest.approx(law(process, DDIM(num_steps)), abs=1e-12)
+        assert distribution(process, DPMSolver(num_steps, order=1)) == pytest.approx(
+            distribution(process, DDIM(num_steps)), abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("process", [LINEAR, COSINE, GaussianProcess(LinearBeta(zero_terminal_snr=True)), FLOW])
@@ -165,7 +167,7 @@ def test_the_optimal_variance_is_exact_at_any_stride(process, num_steps):
     alpha, sigma = float(process.alpha(last)), float(process.sigma(last))
     xt_variance = alpha**2 * x0_variance + sigma**2 if num_steps > 1 else 1.0
     expected = alpha * STD**2 / ((alpha * STD) ** 2 + sigma**2) * math.sqrt(xt_variance)
-    assert law(process, sampler)[1] == pytest.approx(expected, rel=1e-8)
+    assert distribution(process, sampler)[1] == pytest.approx(expected, rel=1e-8)
 
 
 def test_a_respaced_walk_is_the_walk_on_the_chain_of_those_steps():
@@ -180,6 +182,6 @@ def test_a_respaced_walk_is_the_walk_on_the_chain_of_those_steps():
     kept = [round(k * 999 / 9) + 1 for k in range(10)]
     short = GaussianProcess(Respaced(kept))
     for variance in ("small", "large", "optimal"):
-        whole = law(LINEAR, GaussianAncestral(10, variance=variance, grid="linspace"))
-        assert whole == pytest.approx(law(short, GaussianAncestral(10, variance=variance)), abs=1e-9)
-    assert law(LINEAR, DDIM(10, grid="linspace")) == pytest.approx(law(short, DDIM(10)), abs=1e-9)
+        whole = distribution(LINEAR, GaussianAncestral(10, variance=variance, grid="linspace"))
+        assert whole == pytest.approx(distribution(short, GaussianAncestral(10, variance=variance)), abs=1e-9)
+    assert distribution(LINEAR, DDIM(10, grid="linspace")) == pytest.approx(distribution(short, DDIM(10)), abs=1e-9)

@@ -123,10 +123,10 @@ def test_knowing_x0_the_walk_has_the_forward_marginals(process, num_steps):
     if process.prior_kl(x0[None]).max() == 0:
         assert torch.equal(final, x0.expand(num, L))
     for s, xs in seen[:-1]:
-        law = process.marginal(x0[None], s)[0].exp()
+        distribution = process.marginal(x0[None], s)[0].exp()
         for position in range(0, L, 3):
             counts = torch.bincount(xs[:, position], minlength=process.num_states).double()
-            expected = num * law[position]
+            expected = num * distribution[position]
             common = expected > 5
             statistic = ((counts - expected) ** 2 / expected)[common].sum()
             assert stats.chi2.sf(float(statistic), int(common.sum())) > 1e-5
@@ -192,7 +192,7 @@ def test_a_guidance_on_the_posterior_is_obeyed(process):
     assert identity.seen == 3
     stepped = run(process, Ancestral(3), indices=range(200))
     a, b = (torch.bincount(x.flatten(), minlength=K).double() for x in (formed, stepped))
-    # The same law by two routes.
+    # The same distribution by two routes.
     assert stats.chi2_contingency(torch.stack([a, b])[:, (a + b) > 10].numpy()).pvalue > 1e-4
     assert (run(process, Ancestral(5), guidance=Forbidding()) != 0).all()
 

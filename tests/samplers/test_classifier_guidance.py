@@ -8,7 +8,7 @@ from torch import nn
 
 from trilemma.conditions.base import Condition
 from trilemma.errors import UserError
-from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.gaussian.schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath
 from trilemma.processes.noise import Noise
 from trilemma.samplers.base import Prediction
@@ -41,7 +41,7 @@ class Exact(nn.Module):
 
     def parts(self, xt, t):
         """log p(y, xt) [B, K] and E[x0 | xt, y] [B, K, 1, 1, 2]."""
-        alpha, sigma = (along(c, xt)[:, None] for c in (self.process.alpha(t), self.process.sigma(t)))
+        alpha, sigma = (broadcast_like(c, xt)[:, None] for c in (self.process.alpha(t), self.process.sigma(t)))
         s = STD.view(-1, 1, 1, 1)
         variance = alpha.square() * s.square() + sigma.square()
         off = xt[:, None] - alpha * MEAN

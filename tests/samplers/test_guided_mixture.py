@@ -28,11 +28,11 @@ LABELS = torch.arange(12) % 3
 
 
 def log_density(process, x, t, labels=None):
-    """Log p(xt), or log p(xt | component): of N(alpha m, alpha^2 s^2 + sigma^2), written with torch's own laws."""
+    """Log p(xt), or log p(xt | component): of N(alpha m, alpha^2 s^2 + sigma^2), written with torch's own distributions."""
     alpha, sigma = process.alpha(t), process.sigma(t)
     deviations = ((alpha * STDS) ** 2 + sigma**2).sqrt()
-    laws = torch.distributions.Normal(alpha * MEANS.flatten(1), deviations[:, None])
-    given = laws.log_prob(x.flatten(1)[:, None]).sum(-1)
+    distributions = torch.distributions.Normal(alpha * MEANS.flatten(1), deviations[:, None])
+    given = distributions.log_prob(x.flatten(1)[:, None]).sum(-1)
     if labels is not None:
         return given.gather(1, labels[:, None])[:, 0]
     return (given + WEIGHTS.log()).logsumexp(1)

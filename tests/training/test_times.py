@@ -1,4 +1,4 @@
-"""Training times: their law, and weights that leave the mean loss as it is."""
+"""Training times: their distribution, and weights that leave the mean loss as it is."""
 
 from collections import deque
 from datetime import timedelta

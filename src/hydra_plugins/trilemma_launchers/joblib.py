@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn
 
 from trilemma.distributed import signals
 from trilemma.errors import PREEMPTED
-from trilemma.sweeps.points import heed, lost
+from trilemma.sweeps.points import lost, raise_if_stopped
 
 _LOOKS = 0.5  # seconds between two looks for a signal
 
@@ -34,7 +34,7 @@ with suppress(ImportError):
                 with _passing_signals_on():
                     returned: Sequence[JobReturn] = super().launch(job_overrides, initial_job_idx)
             except Exception as error:  # one of its processes is gone, and joblib has ended all
-                heed()
+                raise_if_stopped()
                 if len(job_overrides) == 1:
                     result = lost(job_overrides[0], error)
                     print(
@@ -44,7 +44,7 @@ with suppress(ImportError):
                 # What was finished is finished, and the one that crashes takes no other with it.
                 each = [self.launch([one], initial_job_idx + i) for i, one in enumerate(job_overrides)]
                 return [result for results in each for result in results]
-            heed()
+            raise_if_stopped()
             return returned
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from trilemma.capabilities import supports
 from trilemma.checkpoints.settings import set_threads, settle_batch_size
 from trilemma.config import schema
 from trilemma.config.check import check_config
@@ -22,7 +23,7 @@ from trilemma.measuring.loaded import Candidate, judged, load_bench
 from trilemma.measuring.measure import Measurement, is_complete, measure_cell, reconstruction_row
 from trilemma.measuring.oracle import run_oracle
 from trilemma.measuring.subject import Subject, load_subject
-from trilemma.models.base import Reconstructs, Samples, able
+from trilemma.models.base import Reconstructs, Samples
 from trilemma.models.classifier import Classifier
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.quiet import quieten
@@ -38,7 +39,7 @@ def evaluate(cfg: DictConfig) -> None:
     and an oracle are quick: there the others wait.
 
     Raises:
-        UserError: For anything that is the user's to mend, before anything is drawn.
+        UserError: For anything that the user can fix, before anything is drawn.
     """
     in_crew(lambda crew: _evaluate(cfg, crew), str(cfg.device))
 
@@ -86,7 +87,7 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
         log.refuse(f"{cfg.ckpt} is a classifier")
         evaluate_noisy_classifier(subject, device=cfg.device, seed=cfg.seed)
         return
-    if not isinstance(subject.model, Samples) and not able(subject.model, Reconstructs):
+    if not isinstance(subject.model, Samples) and not supports(subject.model, Reconstructs):
         raise UserError(
             f"{cfg.ckpt} holds a {type(subject.model).__name__}, which neither samples nor reconstructs: nothing to measure"
         )

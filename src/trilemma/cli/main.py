@@ -1,4 +1,4 @@
-"""From the command line to a job: one line and exit status 2 for what is the user's to mend."""
+"""From the command line to a job: one line and exit status 2 for what the user can fix."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
 
     Args:
         main: The entry point.
-        together: Whether its processes end together: the first one then heeds a signal, and the others when it says so, or where
+        together: Whether its processes end together: the first one then checks for a signal, and the others when it says so, or where
             they have agreed to.
     """
     signals.listen(wait=together and _rank() > 0)

@@ -70,7 +70,7 @@ class _Files(_Source):
         try:
             parts = {path.suffix[1:].lower(): path.read_bytes()}
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from None
+            raise UserError(f"{path}: cannot be read ({error.strerror}); fix or remove it") from None
         if listing.labels is not None:
             parts["cls"] = str(listing.labels[row]).encode()
         if listing.captions is not None:
@@ -104,7 +104,7 @@ def pack(cfg: DictConfig) -> None:
     """Write the shards of all splits, or what is missing of them, and say how to train from them.
 
     Raises:
-        UserError: For anything that is the user's to mend.
+        UserError: For anything that the user can fix.
     """
     job = this_job()
     job.in_turn("checked", lambda: _check(cfg))

@@ -30,11 +30,11 @@ from trilemma.figures.trajectory import (
     even_times,
     forward_states,
     images_of,
-    nearest_moments,
+    nearest_points,
     noise_then_denoise,
     own_condition,
     predictions_of,
-    reverse_moments,
+    reverse_trajectory,
     states_of,
 )
 from trilemma.figures.trajectory_pictures import (
@@ -43,7 +43,7 @@ from trilemma.figures.trajectory_pictures import (
     interpolation_picture,
     inversion_picture,
     reverse_picture,
-    walk_frames,
+    trajectory_frames,
 )
 from trilemma.measuring.subject import data_of
 from trilemma.models.sampling import check_condition
@@ -62,7 +62,7 @@ def run_task(cfg: DictConfig) -> None:
     """Draw samples, or the picture that `task` names. Of several processes all draw samples, and the first one pictures.
 
     Raises:
-        UserError: For anything that is the user's to mend, before drawing starts.
+        UserError: For anything that the user can fix, before drawing starts.
     """
     in_crew(lambda crew: _run_task(cfg, crew), str(cfg.device))
 
@@ -123,7 +123,7 @@ def _reverse(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
     raw = _asked(cfg, opened, model)
     folder = opened.folder(cfg, "reverse-")
     with _waiting():
-        moments = reverse_moments(
+        points = reverse_trajectory(
             model,
             cfg.num_images,
             raw,
@@ -132,10 +132,10 @@ def _reverse(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
             sampler=opened.sampler,
             guidance=opened.guidance,
         )
-        chosen = nearest_moments(moments, even_times(NUM_COLUMNS))
+        chosen = nearest_points(points, even_times(NUM_COLUMNS))
         states, predicted = states_of(model, chosen)[:NUM_ROWS], predictions_of(model, chosen)[:NUM_ROWS]
-        picture = reverse_picture(states, predicted, [moment.time for moment in chosen])
-        frames = walk_frames(states_of(model, moments))
+        picture = reverse_picture(states, predicted, [point.time for point in chosen])
+        frames = trajectory_frames(states_of(model, points))
     files = _write(cfg, opened, folder, picture)
     save_gif(frames, folder / "reverse.gif")
     return [*files, folder / "reverse.gif"], ""

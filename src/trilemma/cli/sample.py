@@ -32,7 +32,7 @@ from trilemma.checkpoints.settings import (
 from trilemma.config import schema
 from trilemma.config.check import check_config
 from trilemma.data.images import to_uint8
-from trilemma.distributed.crew import Crew, heed
+from trilemma.distributed.crew import Crew, raise_if_stopped
 from trilemma.distributed.kept_blocks import discard
 from trilemma.errors import UserError
 from trilemma.evaluation.protocol import Machine
@@ -99,7 +99,7 @@ def open_checkpoint(cfg: DictConfig) -> Opened:
     """Load a checkpoint with the sampler and guidance of the command line.
 
     Raises:
-        UserError: For anything that is the user's to mend.
+        UserError: For anything that the user can fix.
     """
     quieten()
     set_threads(cfg)
@@ -121,7 +121,7 @@ def sample(cfg: DictConfig, crew: Crew) -> None:
     """Draw `num_images` and write samples.npz, grid.png, single PNGs and settings.json.
 
     Raises:
-        UserError: For anything that is the user's to mend, before drawing starts.
+        UserError: For anything that the user can fix, before drawing starts.
     """
     check_config(cfg, schema.SAMPLE)
     if cfg.num_images is None:
@@ -213,7 +213,7 @@ def draw(model: Samples, condition: Any, indices: range, sampler: Sampler, guida
         guidance=guidance,
         seed=seed,
         first_index=indices.start,
-        on_step=heed,
+        on_step=raise_if_stopped,
     )
     return to_uint8(images).cpu()
 

@@ -44,7 +44,7 @@ def tokenize(cfg: DictConfig) -> None:
     """Write the codes of all splits, or what is missing of them.
 
     Raises:
-        UserError: For anything that is the user's to mend, before anything is encoded.
+        UserError: For anything that the user can fix, before anything is encoded.
     """
     job = this_job()
     job.in_turn("checked", lambda: _check(cfg))

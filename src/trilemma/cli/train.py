@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> float | None:
         For a point of a sweep, in the first process: what it is judged by (see `objective`).
 
     Raises:
-        UserError: For anything that is the user's to mend, before training starts.
+        UserError: For anything that the user can fix, before training starts.
         TrainingError: If a monitor ended training.
         Stopped: If a signal did, with everything written.
     """
@@ -118,7 +118,9 @@ def _train(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
     data.num_train_batches = num_batches
     for logger in trainer.loggers:
         logger.log_hyperparams(run_settings(cfg))
-    job.decide("start", lambda: None)  # up to here the first process heeds a signal for all; from here on they agree
+    job.decide(
+        "start", lambda: None
+    )  # up to here the first process checks for a signal for all; from here on they agree
 
     def note(status: str, checkpoint: Path | None, done: int, metrics: dict[str, float] | None = None) -> None:
         write_record(

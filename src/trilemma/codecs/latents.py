@@ -40,7 +40,7 @@ class LatentCodec(Codec):
 
     @abstractmethod
     def cache(self, images: Tensor) -> Tensor:
-        """What fixes the law of the latents of images [B, C, H, W], before `shift` and `scale`, so that it outlives them."""
+        """What fixes the distribution of the latents of images [B, C, H, W], before `shift` and `scale`, so that it outlives them."""
 
     @abstractmethod
     def moments(self, cached: Tensor) -> tuple[Tensor, Tensor | None]:

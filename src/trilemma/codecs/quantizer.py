@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import sample_vectors_distributed
 
-# The library warns where the first batch is smaller than the codebook; dead-code expiry mends that by itself.
+# The library warns where the first batch is smaller than the codebook; dead-code expiry fixes that by itself.
 logger.disable("vector_quantize_pytorch")
 
 

@@ -74,7 +74,7 @@ def decode(source: Path | IO[bytes], how: Decoding, name: str | None = None) -> 
             file.load()
             image = ImageOps.exif_transpose(file)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name}: cannot be read as an image ({error}); mend or remove it") from None
+        raise UserError(f"{name}: cannot be read as an image ({error}); fix or remove it") from None
     if image.mode.startswith(("I", "F")):
         raise UserError(f"{name}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
     if image.has_transparency_data:

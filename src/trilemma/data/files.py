@@ -96,7 +96,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or set data.root=DIR") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); fix that, or set data.root=DIR") from None
 
 
 def read_unzipped(path: Path) -> bytes:

@@ -96,7 +96,7 @@ def shard_paths(pattern: str, root: Path, key: str) -> list[Path]:
         raise UserError(f"{key}={pattern} names a shard twice")
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path}: no such shard; mend {key} (or data.root), or fetch it")
+            raise UserError(f"{path}: no such shard; fix {key} (or data.root), or fetch it")
     return paths
 
 

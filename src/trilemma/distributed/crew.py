@@ -107,7 +107,7 @@ class Crew:
         used = [outcome.accelerator for outcome in outcomes if outcome.accelerator is not None]
         if (num := len(set(used))) < len(used):
             raise UserError(f"{len(used)} processes for {num} GPU{'s' * (num > 1)}: start as many as there are GPUs")
-        heed()
+        raise_if_stopped()
 
     def spread(
         self,
@@ -150,7 +150,7 @@ class Crew:
             with signals.waiting(*signals.ALL):
                 self._tell(request)
                 answers |= zip(left, self._together(request, rows, title), strict=True)
-            heed()
+            raise_if_stopped()
         return [answers[indices] for indices in blocks]
 
     def serve(self) -> int:
@@ -220,11 +220,11 @@ class Crew:
         with KeptBlocks(request.keep) as kept, Progress(transient=True, disable=title is None) as progress:
             task = progress.add_task(title or "", total=sum(map(len, mine)))
             for indices, part in zip(mine, parts, strict=True):
-                heed()
+                raise_if_stopped()
                 answers.append(request.work(self._state, indices, part, *request.arguments))
                 kept.add(indices, answers[-1])
                 progress.advance(task, len(indices))
-            heed()
+            raise_if_stopped()
         return answers
 
     def _settle(self, own: _Outcome) -> list[_Outcome]:
@@ -295,7 +295,7 @@ def in_crew(run: Callable[[Crew], None], device: str) -> None:
         crew.end(status)
 
 
-def heed(*_: object) -> None:
+def raise_if_stopped(*_: object) -> None:
     """Stop here if that was asked for; what is finished is kept."""
     if status := signals.asked():
         raise Stopped(status, f"stopped by {signals.name()}; what is finished is kept, and the same command goes on")

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from trilemma.errors import UserError
-from trilemma.networks.block_structure import HasUnits
+from trilemma.networks.block_structure import HasBlocks
 
 
 def trained_networks(model: nn.Module) -> list[nn.Module]:
@@ -21,15 +21,15 @@ def trained_networks(model: nn.Module) -> list[nn.Module]:
     found: list[nn.Module] = []
     for module in model.modules():
         inside = any(module is part for network in found for part in network.modules())
-        if isinstance(module, HasUnits) and not inside and any(p.requires_grad for p in module.parameters()):
+        if isinstance(module, HasBlocks) and not inside and any(p.requires_grad for p in module.parameters()):
             found.append(module)
     return found
 
 
 def inner_units(network: nn.Module) -> list[nn.Module]:
     """A network's units, without itself."""
-    assert isinstance(network, HasUnits)
-    return [unit for unit in network.units() if unit is not network]
+    assert isinstance(network, HasBlocks)
+    return [unit for unit in network.layer_blocks() if unit is not network]
 
 
 def recompute_activations(model: nn.Module) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trilemma.capabilities import supports
 from trilemma.data.batch import Batch
 from trilemma.data.loader import EvalLoader
 from trilemma.data.split import Split
 from trilemma.errors import UserError
-from trilemma.models.base import Likelihood, ScoresLikelihood, able
+from trilemma.models.base import Likelihood, ScoresLikelihood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def score_images(
     Returns:
         The likelihood of each image, on the CPU.
     """
-    if not able(model, ScoresLikelihood):
+    if not supports(model, ScoresLikelihood):
         raise UserError(f"a {type(model).__name__} gives no likelihood: there is nothing to score")
     [batch] = EvalLoader(split.take(np.asarray(positions)), batch_size=len(positions))
     was_training = model.training

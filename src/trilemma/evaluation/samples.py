@@ -74,7 +74,7 @@ def evaluate_samples(
     out tenths of them, that of KID over the draws of both sets, those of shares binomial. What another training would
     change is in none of them. Class
     frequencies of samples are compared with those the extractor sees in the real images, so that its own errors are on
-    both sides (`class_kl`, `class_tv`); `uniform_kl` is their divergence from the uniform law. With an extractor that
+    both sides (`class_kl`, `class_tv`); `uniform_kl` is their divergence from the uniform distribution. With an extractor that
     has no logits they and `labels` are left out. The order of the samples has no part in any of it.
 
     Args:

@@ -32,7 +32,7 @@ def oracle_prior(
     cache_dir: str | Path | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Scores of decoded codes of held-out images: what a prior that draws codes by the data's own law would reach.
+    """Scores of decoded codes of held-out images: what a prior that draws codes by the data's own distribution would reach.
 
     Args:
         model: Gives images back through its codec.

@@ -80,7 +80,7 @@ class Walks(Protocol):
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrajectoryPoint:
     """Where a walk stands at one time, in codes [B, c, h, w].
 
     Attributes:
@@ -131,7 +131,7 @@ def forward_states(model: Walks, images: Tensor, times: Sequence[float], *, seed
 
 
 @torch.no_grad()
-def reverse_moments(
+def reverse_trajectory(
     model: Walks,
     num: int,
     raw: Any = None,
@@ -140,7 +140,7 @@ def reverse_moments(
     seed: int = 0,
     sampler: Sampler | None = None,
     guidance: Guidance | None = None,
-) -> list[Moment]:
+) -> list[TrajectoryPoint]:
     """Samples on their way from noise to data.
 
     Args:
@@ -161,20 +161,20 @@ def reverse_moments(
     sample = model.sample_codes(
         noise, num, raw, sampler=sampler, guidance=guidance, on_step=recorder, x_start=start, t_start=1.0
     )
-    return [*recorder.moments, Moment(0.0, sample, sample)]
+    return [*recorder.points, TrajectoryPoint(0.0, sample, sample)]
 
 
 class _Recorder:
     """An `OnStep` that keeps some states, each with the prediction of the step that leaves it."""
 
     def __init__(self, start: Tensor, times: Sequence[float]) -> None:
-        self.moments: list[Moment] = []
+        self.points: list[TrajectoryPoint] = []
         self._waiting: tuple[float, Tensor] | None = (1.0, start.clone())
         self._ahead = sorted(t for t in times if 0.0 < t < 1.0)
 
     def __call__(self, step: int, s: float, xs: Tensor, prediction: Prediction) -> None:
         if self._waiting is not None and prediction.x0 is not None:
-            self.moments.append(Moment(*self._waiting, prediction.x0))
+            self.points.append(TrajectoryPoint(*self._waiting, prediction.x0))
         self._waiting = None
         # A grid's own times are rounded.
         while self._ahead and s <= self._ahead[-1] + 1e-6:
@@ -182,20 +182,20 @@ class _Recorder:
             self._waiting = (s, xs.clone()) if s > 0.0 else None
 
 
-def nearest_moments(moments: Sequence[Moment], times: Sequence[float]) -> list[Moment]:
-    """The moments nearest to some times, each once, by falling time."""
-    chosen = {min(range(len(moments)), key=lambda i: abs(moments[i].time - t)) for t in times}
-    return [moments[i] for i in sorted(chosen)]
+def nearest_points(points: Sequence[TrajectoryPoint], times: Sequence[float]) -> list[TrajectoryPoint]:
+    """The points nearest to some times, each once, by falling time."""
+    chosen = {min(range(len(points)), key=lambda i: abs(points[i].time - t)) for t in times}
+    return [points[i] for i in sorted(chosen)]
 
 
-def states_of(model: Walks, moments: Sequence[Moment]) -> Tensor:
-    """States of T moments as images [B, T, C, H, W]."""
-    return torch.stack([images_of(model, moment.state, moment.time) for moment in moments], dim=1)
+def states_of(model: Walks, points: Sequence[TrajectoryPoint]) -> Tensor:
+    """States of T points as images [B, T, C, H, W]."""
+    return torch.stack([images_of(model, point.state, point.time) for point in points], dim=1)
 
 
-def predictions_of(model: Walks, moments: Sequence[Moment]) -> Tensor:
-    """Predictions of T moments as images [B, T, C, H, W]."""
-    return torch.stack([images_of(model, moment.predicted) for moment in moments], dim=1)
+def predictions_of(model: Walks, points: Sequence[TrajectoryPoint]) -> Tensor:
+    """Predictions of T points as images [B, T, C, H, W]."""
+    return torch.stack([images_of(model, point.predicted) for point in points], dim=1)
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def reverse_picture(states: Tensor, predicted: Tensor, times: Sequence[float]) -
     return make_grid(rows.flatten(0, 2), len(times), row_labels=names, column_labels=_times(times))
 
 
-def walk_frames(states: Tensor) -> list[Image.Image]:
+def trajectory_frames(states: Tensor) -> list[Image.Image]:
     """A grid of samples at each time, as near to a square as can be.
 
     Args:

@@ -183,7 +183,7 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
         status = _run([sys.executable, str(entry), *command])
         if status != 0:
             raise UserError(
-                f"training the first stage failed (status {status}); mend it with  python train.py {' '.join(command)}"
+                f"training the first stage failed (status {status}); fix it with  python train.py {' '.join(command)}"
             )
     if found := _find(output_dir, wanted, data.fingerprint):
         return found

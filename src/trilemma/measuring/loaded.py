@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from trilemma.capabilities import supports
 from trilemma.checkpoints.guiding_classifier import guiding_classifier
 from trilemma.checkpoints.settings import set_threads
 from trilemma.cli.sample import draw
@@ -19,7 +20,7 @@ from trilemma.evaluation.reconstruction import Returned, send_through
 from trilemma.evaluation.two_stage import held_out
 from trilemma.measuring.cells import Cell, cells_of
 from trilemma.measuring.subject import Subject, check_data, extractor_for, load_subject
-from trilemma.models.base import Likelihood, Reconstructs, Samples, able
+from trilemma.models.base import Likelihood, Reconstructs, Samples
 from trilemma.quiet import quieten
 
 
@@ -44,7 +45,7 @@ def candidate(cfg: DictConfig, path: str, number: int = 0) -> Candidate:
     """Load a checkpoint, its data and its extractor, and check every setting.
 
     Raises:
-        UserError: For anything that is the user's to mend.
+        UserError: For anything that the user can fix.
     """
     return judged(cfg, load_subject(cfg, path), number)
 
@@ -91,7 +92,7 @@ def score_block(bench: list[Candidate], indices: range, rows: None, number: int,
 def return_block(bench: list[Candidate], indices: range, rows: None, number: int, device: str) -> Returned:
     """What comes back of held-out images, with their code."""
     model, test = bench[number].subject.model, bench[number].subject.data.split("test")
-    assert able(model, Reconstructs)
+    assert supports(model, Reconstructs)
     images = test.images[indices.start : indices.stop]
     return send_through(model, images, codec=codec_of(bench[number]), device=device)
 
@@ -101,7 +102,7 @@ def oracle_block(
 ) -> Returned:
     """What comes back of the held-out images that a perfect prior is made of."""
     model, data = bench[number].subject.model, bench[number].subject.data
-    assert able(model, Reconstructs)
+    assert supports(model, Reconstructs)
     chosen = held_out(data, num_images, seed)[indices.start : indices.stop]
     return send_through(model, data.split("test").images[chosen], device=device)
 

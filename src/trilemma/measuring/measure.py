@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from trilemma.capabilities import supports
 from trilemma.cli.sample import drawing_digest, grid_of
 from trilemma.distributed.crew import Crew
 from trilemma.distributed.kept_blocks import discard
@@ -30,7 +31,7 @@ from trilemma.measuring.codec import Numbers, once, oracle_metrics, reconstructi
 from trilemma.measuring.embedding import judge_of
 from trilemma.measuring.loaded import Candidate, codec_of, draw_block, score_block
 from trilemma.measuring.subject import Subject
-from trilemma.models.base import Reconstructs, ScoresLikelihood, able
+from trilemma.models.base import Reconstructs, ScoresLikelihood
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,11 +215,11 @@ def _parts(what: Measurement) -> list[Part]:
     """The parts of a row beside its metrics that are wanted and that this family can give."""
     cfg, model = what.cfg, what.subject.model
     parts: list[Part] = []
-    if able(model, ScoresLikelihood) and cfg.likelihood.num_images:
+    if supports(model, ScoresLikelihood) and cfg.likelihood.num_images:
         num = min(cfg.likelihood.num_images, len(what.subject.data.split("test")))
         asked = {"num_images": num, "seed": cfg.likelihood.seed}
         parts.append(Part("likelihood", asked, lambda: _likelihood(what, num)))
-    if cfg.two_stage and able(model, Reconstructs) and codec_of(what.candidate) is not None:
+    if cfg.two_stage and supports(model, Reconstructs) and codec_of(what.candidate) is not None:
         parts.append(Part("two_stage", {}, lambda: _two_stage(what)))
     if cfg.ledger.max_seconds:
         # Times of another machine, or with other threads, do not answer what is asked here.

@@ -23,7 +23,7 @@ from trilemma.evaluation.oracles.base import Check, Oracle
 from trilemma.evaluation.protocol import Machine
 from trilemma.runs.directory import prepare
 
-FAILED = 1  # exit status; 2 is for input that is the user's to mend
+FAILED = 1  # exit status; 2 is for input that the user can fix
 
 
 def run_oracle(cfg: DictConfig) -> None:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, runtime_checkable
 
 import lightning as L
 import torch
@@ -17,7 +17,6 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from typing_extensions import TypeIs
 
 from trilemma.data.batch import Batch
 from trilemma.distributed.sharding import shard
@@ -32,7 +31,6 @@ CHECKPOINT_FORMAT = 1
 
 OptimizerFactory = Callable[[Iterable[tuple[str, Parameter]]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
-C = TypeVar("C")
 
 
 @dataclass
@@ -75,10 +73,10 @@ class Family(L.LightningModule, ABC):
         noise_seed: Of the noise that training draws, the same in all processes of a run.
         config: Plain containers that rebuild this model (`runs/` writes it into every checkpoint); empty where built by hand.
         monitor: The validation metric that says which checkpoint is best, and whether its least or its greatest value is.
-        withheld: Capabilities (`Reconstructs`, ...) that the class has and this model, by its parts, has not; see `able`.
+        unsupported: Capabilities (`Reconstructs`, ...) that the class has and this model, by its parts, has not; see `able`.
     """
 
-    withheld: frozenset[type] = frozenset()
+    unsupported: frozenset[type] = frozenset()
     monitor: ClassVar[tuple[str, Literal["min", "max"]] | None] = None
 
     def __init__(self, *, optimizer: OptimizerFactory | None = None, scheduler: SchedulerFactory | None = None) -> None:
@@ -265,8 +263,3 @@ class ScoresLikelihood(Protocol):
 
     def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
         """Score a batch."""
-
-
-def able(model: object, capability: type[C]) -> TypeIs[C]:
-    """Whether a model has a capability: its class has the methods, and its parts do not take it back (`Family.withheld`)."""
-    return isinstance(model, capability) and capability not in getattr(model, "withheld", ())

@@ -20,7 +20,7 @@ from trilemma.models.base import Loss, OptimizerFactory, SchedulerFactory
 from trilemma.models.diffusion import Diffusion
 from trilemma.networks.discriminator import TimeDiscriminator
 from trilemma.networks.unet.latent_unet import LatentUNet
-from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
@@ -155,7 +155,9 @@ class DDGAN(Adversarial, Diffusion):
         s, t = (i - 1.0) / self.num_timesteps, i / self.num_timesteps
         xs = self.process.sample(x0, s, noise)
         scale, variance = self.process.transition(s, t)
-        xt = along(scale, xs) * xs + along(variance.sqrt(), xs) * noise.normal(tuple(xs.shape), dtype=xs.dtype)
+        xt = broadcast_like(scale, xs) * xs + broadcast_like(variance.sqrt(), xs) * noise.normal(
+            tuple(xs.shape), dtype=xs.dtype
+        )
         drop = noise.uniform((len(x0),)) < dropout
         condition = self.condition(self.raw_condition(batch), num=len(x0), drop=drop)
         label = None

@@ -25,7 +25,7 @@ from trilemma.models.base import (
 from trilemma.models.diffusion import Diffusion
 from trilemma.processes.gaussian.bound import bits, interpolated_log_variance, step_terms
 from trilemma.processes.gaussian.parameterization import Parameterization
-from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.guidance import Guidance
@@ -54,7 +54,7 @@ class DDPM(Diffusion):
     """Learns the mean, and where wished the variance, of the clean code given a noisy one.
 
     Sources: Ho et al. 2020 ("simple"); Nichol and Dhariwal 2021 ("hybrid", "bound", learned variance); Karras et al. 2022
-    and Lipman et al. 2023 are the same family under another schedule, parameterisation and law of times.
+    and Lipman et al. 2023 are the same family under another schedule, parameterisation and distribution of times.
 
     Args:
         codec: Image <-> continuous code; frozen here, and part of the checkpoint.
@@ -125,7 +125,7 @@ class DDPM(Diffusion):
         self._check_objective()
         no_levels = codec.bound is None  # only the levels of pixels can be decided between by the last step of a bound
         lossless = not any(True for _ in codec.parameters())
-        self.withheld = frozenset(
+        self.unsupported = frozenset(
             ({ScoresLikelihood} if no_levels else set()) | ({Reconstructs} if lossless else set())
         )
 
@@ -198,7 +198,7 @@ class DDPM(Diffusion):
     def _output(self, xt: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """The network's output, and the learned variance's place between its ends, each [B, c, h, w] in float32 or better."""
         scale = self.parameterization.scale_in(self.process, t)
-        x = xt if scale is None else along(scale, xt) * xt
+        x = xt if scale is None else broadcast_like(scale, xt) * xt
         dtype = next(self.network.parameters()).dtype
         time = t.to(torch.promote_types(dtype, torch.float32))  # bfloat16 would move it by whole steps
         output: Tensor = self.network(x.to(dtype), time, condition.pooled, condition.tokens, condition.mask)
@@ -212,7 +212,7 @@ class DDPM(Diffusion):
         if fraction is not None:
             return interpolated_log_variance(self.process, fraction, s, t)
         small, large = self.process.log_variance_range(s, t)
-        return along(small if self.variance == "small" else large, like).to(like)
+        return broadcast_like(small if self.variance == "small" else large, like).to(like)
 
     # --- validation and likelihood --------------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class DDPM(Diffusion):
         """The `Denoiser` that samplers see; `xt` keeps its dtype, the network has its own."""
         output, fraction = self._output(xt, t.double(), condition)
         x0 = self.parameterization.to_x0(self.process, output.to(xt), xt, t.double())
-        variance = along(self.x0_error.variance(self.process, t), xt)
+        variance = broadcast_like(self.x0_error.variance(self.process, t), xt)
         return Prediction(x0=x0, variance_fraction=fraction, x0_variance=variance, bound=self.codec.bound)
 
     @torch.no_grad()

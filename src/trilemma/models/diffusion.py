@@ -44,7 +44,7 @@ class Diffusion(Family):
         """Images [B, C, H, W] in [-1, 1] of codes as the walk leaves them."""
 
     @property
-    def walk_shape(self) -> tuple[int, ...]:
+    def state_shape(self) -> tuple[int, ...]:
         """Shape of one image's state on the walk."""
         return tuple(self.codec.code_shape)
 
@@ -93,11 +93,11 @@ class Diffusion(Family):
         x_start: Tensor | None = None,
         t_start: float = 1.0,
     ) -> Tensor:
-        """Draw codes [num, *walk_shape] given raw labels or strings; `x_start` at `t_start` denoises from there."""
+        """Draw codes [num, *state_shape] given raw labels or strings; `x_start` at `t_start` denoises from there."""
         return (sampler or self.sampler)(
             self.denoise,
             self.process,
-            (num, *self.walk_shape),
+            (num, *self.state_shape),
             condition=self.condition(raw, num=num),
             guidance=guidance or self.guidance,
             noise=noise,

@@ -164,7 +164,7 @@ class DiscreteDiffusion(Diffusion):
         return Prediction(log_x0=self._logits(xt, t, condition), weighting=self.weighting)
 
     @property
-    def walk_shape(self) -> tuple[int, ...]:
+    def state_shape(self) -> tuple[int, ...]:
         """See `Diffusion`: tokens walk as sequences of L."""
         return (self.codec.length,)
 

@@ -11,7 +11,7 @@ from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
 from trilemma.processes.categorical.schedules import as_float64
-from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.training.diagnostics import Diagnostics
 from trilemma.training.times import TrainingTimes
@@ -70,7 +70,7 @@ class NoisyClassifier(Family):
         # Every process shows the network inputs of one size.
         scale = (self.process.alpha(time).square() + self.process.sigma(time).square()).rsqrt()
         dtype = next((p.dtype for p in self.network.parameters()), xt.dtype)
-        logits: Tensor = self.network((along(scale, xt) * xt).to(dtype), t.to(dtype))
+        logits: Tensor = self.network((broadcast_like(scale, xt) * xt).to(dtype), t.to(dtype))
         return logits
 
     def log_prob(self, xt: Tensor, t: Tensor, label: Tensor) -> Tensor:

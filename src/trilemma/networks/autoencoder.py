@@ -64,8 +64,8 @@ class ConvEncoder(nn.Module):
         layers += [nn.ReLU(), nn.Conv2d(channels, out_channels, 1)]
         self.layers = nn.Sequential(*layers)
 
-    def units(self) -> list[nn.Module]:
-        """See `HasUnits`: one block."""
+    def layer_blocks(self) -> list[nn.Module]:
+        """See `HasBlocks`: one block."""
         return [self]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -108,8 +108,8 @@ class ConvDecoder(nn.Module):
         """Weights of the last convolution, [4C, c, 3, 3]: where gradients of several losses are weighed against each other."""
         return next(layer.weight for layer in reversed(self.layers) if isinstance(layer, nn.Conv2d))
 
-    def units(self) -> list[nn.Module]:
-        """See `HasUnits`: one block."""
+    def layer_blocks(self) -> list[nn.Module]:
+        """See `HasBlocks`: one block."""
         return [self]
 
     def forward(self, latents: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ from torch import nn
 
 
 @runtime_checkable
-class HasUnits(Protocol):
+class HasBlocks(Protocol):
     """A network that can be sharded over processes, recomputed instead of remembered, and compiled.
 
     Each of these happens unit by unit; what lies in no unit goes with the network as a whole. So whoever uses the network calls it and
     its units as modules, and reads their weights in no other way.
     """
 
-    def units(self) -> list[nn.Module]:
+    def layer_blocks(self) -> list[nn.Module]:
         """Blocks of about equal size that run one after another; the network itself where it is one block."""

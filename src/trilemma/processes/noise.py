@@ -41,7 +41,7 @@ class NoiseSource(ABC):
 
     @abstractmethod
     def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Draw from the standard normal law.
+        """Draw from the standard normal distribution.
 
         Args:
             shape: (B, ...), B the number of images.

@@ -72,7 +72,7 @@ def _accelerator(cfg: DictConfig, wanted: Any) -> Any:
     if wanted in ("gpu", "cuda"):
         if not has_cuda:
             raise UserError(
-                f"trainer.accelerator={wanted}: torch sees no CUDA GPU here; take trainer=cpu, or mend the driver"
+                f"trainer.accelerator={wanted}: torch sees no CUDA GPU here; take trainer=cpu, or fix the driver"
             )
         return "cuda"
     if wanted == "mps":

@@ -157,7 +157,7 @@ def lost(overrides: Sequence[str], error: Exception) -> JobReturn:
     return returned
 
 
-def heed() -> None:
+def raise_if_stopped() -> None:
     """Stop the sweep here if that was asked for.
 
     Raises:

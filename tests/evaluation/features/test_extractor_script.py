@@ -163,7 +163,7 @@ def test_features_without_logits_are_kept(written, images, tmp_path, monkeypatch
         (Pair(), {"features": 2}, "gives no features at 2, but a tuple of 2"),
         (Two(), {"features": "pol"}, "gives no features at 'pol', but a dict of 'pool', 'out'"),
         (Two(), CLASSES | {"label_names": ["a"]}, "gives 3 logits for 1 label_names"),
-        (Levels(), {}, "cannot read .* no features asked for; mend its card"),
+        (Levels(), {}, "cannot read .* no features asked for; fix its card"),
     ],
 )
 def test_an_output_that_is_not_there_is_one_line(written, images, module, card, words):

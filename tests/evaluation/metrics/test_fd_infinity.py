@@ -13,7 +13,7 @@ def normal(num: int, dim: int = 16, *, seed: int, shift: float = 0.0) -> Tensor:
 
 
 def standard(dim: int = 16) -> Moments:
-    """The law of `normal` itself: a reference with no error of its own."""
+    """The distribution of `normal` itself: a reference with no error of its own."""
     return Moments(torch.zeros(dim, dtype=torch.float64), torch.eye(dim, dtype=torch.float64), 10**9)
 
 

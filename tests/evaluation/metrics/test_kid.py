@@ -52,8 +52,8 @@ def counts_of(num: int, points: int) -> list[tuple[int, ...]]:
     return [c for c in itertools.product(range(num + 1), repeat=points) if sum(c) == num]
 
 
-def law(num: int, p: list[float], points: Tensor) -> list[tuple[float, Tensor]]:
-    """Every sample of `num` draws from a law on a few points, up to order, with its probability."""
+def distribution(num: int, p: list[float], points: Tensor) -> list[tuple[float, Tensor]]:
+    """Every sample of `num` draws from a distribution on a few points, up to order, with its probability."""
     found = []
     for counts in counts_of(num, len(p)):
         ways = math.factorial(num) / math.prod(math.factorial(c) for c in counts)
@@ -62,7 +62,9 @@ def law(num: int, p: list[float], points: Tensor) -> list[tuple[float, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("q", [[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], ids=["equal laws", "different laws"])
+@pytest.mark.parametrize(
+    "q", [[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], ids=["equal distributions", "different distributions"]
+)
 def test_distance_and_variance_are_unbiased_over_every_possible_sample(q):
     points = normal(3, 2, seed=4) * 2
     p = [0.5, 0.3, 0.2]
@@ -70,7 +72,7 @@ def test_distance_and_variance_are_unbiased_over_every_possible_sample(q):
     difference = torch.tensor(p, dtype=torch.float64) - torch.tensor(q, dtype=torch.float64)
     truth = float(difference @ kernel @ difference)
     mean = square = variance = 0.0
-    for (weight_x, x), (weight_y, y) in itertools.product(law(4, p, points), law(5, q, points)):
+    for (weight_x, x), (weight_y, y) in itertools.product(distribution(4, p, points), distribution(5, q, points)):
         weight = weight_x * weight_y
         value = kid(x, y).value
         mean += weight * value
@@ -85,7 +87,7 @@ def test_standard_error_is_the_spread_between_independent_sets(shift):
     found = [kid(normal(60, seed=2 * s), normal(90, seed=2 * s + 1, shift=shift)) for s in range(300)]
     spread = torch.tensor([k.value for k in found]).std()
     typical = torch.tensor([k.stderr for k in found]).square().mean().sqrt()
-    # The deviation of 300 values is known to 4 %; clamping the variance's terms at zero adds a little where laws agree.
+    # The deviation of 300 values is known to 4 %; clamping the variance's terms at zero adds a little where distributions agree.
     assert 0.85 < typical / spread < 1.3
 
 

@@ -6,7 +6,7 @@ from trilemma.evaluation.oracles import gaussian as module
 from trilemma.evaluation.oracles.gaussian import GaussianSampling
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
-from trilemma.samplers.gaussian.base import Look
+from trilemma.samplers.gaussian.base import GuidedDenoiser
 from trilemma.samplers.gaussian.base import base as gaussian_sampler
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.gaussian.dpm_solver import DPMSolver
@@ -85,7 +85,7 @@ def scale_off_by_one(monkeypatch):
 
 
 def no_gradient(monkeypatch):
-    monkeypatch.setattr(Look, "moved_mean", Look.mean)
+    monkeypatch.setattr(GuidedDenoiser, "guided_x0", GuidedDenoiser.mean)
 
 
 def short_of_noise(monkeypatch):

@@ -11,16 +11,16 @@ from trilemma.evaluation.oracles.gaussians import Gaussian, random_gaussian, ran
 def pair(dim: int) -> tuple[Gaussian, Gaussian]:
     generator = torch.Generator().manual_seed(dim)
     p = random_gaussian(dim, generator)
-    return p, random_stretch(dim, generator).law(p)
+    return p, random_stretch(dim, generator).distribution(p)
 
 
-def moments(law: Gaussian, order: int) -> torch.Tensor:
+def moments(distribution: Gaussian, order: int) -> torch.Tensor:
     """The moment tensor E[x x ... x], exact: Gauss-Hermite nodes integrate a polynomial of degree 3."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(2)
-    dim = len(law.mean)
+    dim = len(distribution.mean)
     grid = torch.cartesian_prod(*[torch.from_numpy(nodes)] * dim)
     mass = torch.cartesian_prod(*[torch.from_numpy(weights / weights.sum())] * dim).prod(dim=1)
-    x = law.mean + grid @ torch.linalg.cholesky(law.cov).mT
+    x = distribution.mean + grid @ torch.linalg.cholesky(distribution.cov).mT
     letters = "ijk"[:order]
     return torch.einsum(",".join(f"n{c}" for c in letters) + f",n->{letters}", *[x] * order, mass)
 
@@ -36,7 +36,7 @@ def test_the_mmd_is_that_of_the_moment_tensors():
 def test_the_distance_along_a_stretch_is_that_of_the_roots():
     generator = torch.Generator().manual_seed(5)
     p, stretch = random_gaussian(5, generator), random_stretch(5, generator)
-    q = stretch.law(p)
+    q = stretch.distribution(p)
     s, t = p.cov.numpy(), q.cov.numpy()
     expected = float((p.mean - q.mean).square().sum()) + np.trace(s + t - 2 * scipy.linalg.sqrtm(s @ t).real)
     assert stretch.squared_distance(p) == pytest.approx(expected, rel=1e-9)

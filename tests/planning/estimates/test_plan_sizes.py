@@ -66,7 +66,7 @@ class Units(nn.Module):
         self.stem = nn.Linear(4, 8, bias=False)
         self.layers = nn.ModuleList([nn.Linear(8, 8, bias=False), nn.Linear(8, 16, bias=False)])
 
-    def units(self):
+    def layer_blocks(self):
         return list(self.layers)
 
 

@@ -31,7 +31,7 @@ class Labeller(Protocol):
 class ModeHistogram(Monitor):
     """Draws samples at a validation now and then, counts their classes, and speaks up where classes are missing.
 
-    Logged are `val/modes_hit` (classes drawn at least once), `val/class_tv` (total variation distance to the uniform law,
+    Logged are `val/modes_hit` (classes drawn at least once), `val/class_tv` (total variation distance to the uniform distribution,
     which N independent samples of K equal classes do not bring below about sqrt(K / (2 pi N))) and, for a model
     conditioned on labels, `val/label_accuracy`: labels are then taken in turn, as in the grid of samples.
 

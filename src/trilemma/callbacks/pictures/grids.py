@@ -14,12 +14,13 @@ from PIL import Image
 
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.ema import ema_swapped
+from trilemma.capabilities import supports
 from trilemma.conditions.label import LabelCondition
 from trilemma.data.batch import Batch
 from trilemma.distributed.sharding import is_sharded
 from trilemma.errors import UserError
 from trilemma.figures.images import make_grid, save_png
-from trilemma.models.base import Reconstructs, Samples, able
+from trilemma.models.base import Reconstructs, Samples
 
 
 @runtime_checkable
@@ -113,7 +114,7 @@ class Reconstructions(L.Callback):
         """Draw the first batch's first images."""
         if batch_idx or dataloader_idx or trainer.sanity_checking or not takes_part(trainer, pl_module):
             return
-        if not able(pl_module, Reconstructs) or "image" not in batch:
+        if not supports(pl_module, Reconstructs) or "image" not in batch:
             return
         images = batch["image"][: self.num_images]
         with undisturbed(pl_module):

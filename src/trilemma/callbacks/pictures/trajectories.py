@@ -25,14 +25,14 @@ from trilemma.figures.trajectory import (
     Walks,
     even_times,
     forward_states,
-    nearest_moments,
+    nearest_points,
     noise_then_denoise,
     own_condition,
     predictions_of,
-    reverse_moments,
+    reverse_trajectory,
     states_of,
 )
-from trilemma.figures.trajectory_pictures import denoise_picture, forward_picture, reverse_picture, walk_frames
+from trilemma.figures.trajectory_pictures import denoise_picture, forward_picture, reverse_picture, trajectory_frames
 
 NUM_COLUMNS, NUM_FRAMES = 11, 31  # every third frame is a column
 
@@ -119,16 +119,16 @@ class ReverseStrip(_NowAndThen):
         num = max(self.num_images, self.num_rows)
         encoder = model.condition
         raw = [i % encoder.num_labels for i in range(num)] if isinstance(encoder, LabelCondition) else None
-        moments = reverse_moments(model, num, raw, times=even_times(NUM_FRAMES), seed=self.seed)
-        chosen = nearest_moments(moments, even_times(NUM_COLUMNS))
+        points = reverse_trajectory(model, num, raw, times=even_times(NUM_FRAMES), seed=self.seed)
+        chosen = nearest_points(points, even_times(NUM_COLUMNS))
         states, predicted = (
             part[: self.num_rows] for part in (states_of(model, chosen), predictions_of(model, chosen))
         )
-        publish(trainer, "reverse", reverse_picture(states, predicted, [moment.time for moment in chosen]))
-        frames = states_of(model, moments)[: self.num_images]
+        publish(trainer, "reverse", reverse_picture(states, predicted, [point.time for point in chosen]))
+        frames = states_of(model, points)[: self.num_images]
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "reverse" / f"step-{num_batches(trainer):08d}.gif"
-            save_gif(walk_frames(frames), path)
+            save_gif(trajectory_frames(frames), path)
 
 
 class NoiseThenDenoise(_NowAndThen):

@@ -95,16 +95,14 @@ class ScriptExtractor(Extractor):
                 output = self.module(self.prepare(batch), **self.card.arguments)
         except (torch.jit.Error, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1]
-            raise UserError(
-                f"extractor {self.name} cannot read {list(batch.shape)}: {reason}; mend its card"
-            ) from error
+            raise UserError(f"extractor {self.name} cannot read {list(batch.shape)}: {reason}; fix its card") from error
         features = self._pick(output, self.card.features, "features", len(batch))
         if self.card.logits is None:
             return Embedding(features, None)
         logits = self._pick(output, self.card.logits, "logits", len(batch))
         if logits.shape[1] != self.num_classes:
             raise UserError(
-                f"extractor {self.name} gives {logits.shape[1]} logits for {self.num_classes} label_names: mend its card"
+                f"extractor {self.name} gives {logits.shape[1]} logits for {self.num_classes} label_names: fix its card"
             )
         return Embedding(features, logits)
 
@@ -115,7 +113,7 @@ class ScriptExtractor(Extractor):
                 found = output[where]
             except (KeyError, IndexError, TypeError):
                 raise UserError(
-                    f"extractor {self.name} gives no {what} at {where!r}, but {_described(output)}: mend its card"
+                    f"extractor {self.name} gives no {what} at {where!r}, but {_described(output)}: fix its card"
                 ) from None
         if isinstance(found, Tensor) and found.ndim > 2 and found.numel() == found.shape[0] * found.shape[1]:
             found = found.flatten(1)  # pooled to one pixel

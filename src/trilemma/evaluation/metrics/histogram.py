@@ -18,7 +18,7 @@ def class_counts(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def modes_hit(counts: Tensor, *, share: float = 0.0) -> int:
-    """Number of classes drawn at least once, and at least `share` times as often as under a uniform law."""
+    """Number of classes drawn at least once, and at least `share` times as often as under a uniform distribution."""
     threshold = max(1.0, share * float(counts.sum()) / len(counts))
     return int((counts >= threshold).sum())
 

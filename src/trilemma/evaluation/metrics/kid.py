@@ -13,7 +13,7 @@ MAX_ENTRIES = 2**20  # of the kernel matrix that exist at a time: 8 MB, which a 
 
 @dataclass(frozen=True)
 class KID:
-    """The distance, which may be below zero for equal laws, and its standard error."""
+    """The distance, which may be below zero for equal distributions, and its standard error."""
 
     value: float
     stderr: float

@@ -45,7 +45,7 @@ def mean_check(name: str, expected: float, draws: Sequence[float], *, exact_with
 
     Args:
         name: What is checked.
-        expected: The mean of the law of the draws.
+        expected: The mean of the distribution of the draws.
         draws: Two at least.
         exact_within: Added to what is allowed: rounding, or a known remainder of `expected`.
     """

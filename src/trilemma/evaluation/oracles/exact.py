@@ -1,4 +1,4 @@
-"""Denoisers that know the data's law: the mean of x0 given xt in closed form, for Gaussians and their mixtures.
+"""Denoisers that know the data's distribution: the mean of x0 given xt in closed form, for Gaussians and their mixtures.
 
 Shapes: B images, K components; data are [B, ...].
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trilemma.conditions.base import Condition
-from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.noise import NoiseSource, TorchNoise
 from trilemma.samplers.base import Prediction
 from trilemma.samplers.guidance import Guidance
@@ -33,7 +33,10 @@ class GaussianDenoiser:
 
     def __call__(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
         """See `Denoiser`; the condition changes nothing."""
-        alpha, noise_variance = along(self.process.alpha(t), xt), along(self.process.sigma(t).square(), xt)
+        alpha, noise_variance = (
+            broadcast_like(self.process.alpha(t), xt),
+            broadcast_like(self.process.sigma(t).square(), xt),
+        )
         total = alpha.square() * self.variance + noise_variance
         x0 = self.mean + alpha * self.variance / total * (xt - alpha * self.mean)
         variance = self.variance * noise_variance / total

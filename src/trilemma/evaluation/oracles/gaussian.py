@@ -76,7 +76,7 @@ def _walks() -> list[_Walk]:
 class GaussianSampling(Oracle):
     """Every sampler, drawn from through the guidance and noise of any model, against its own recursion in closed form.
 
-    With the exact score no sampler returns the data's law at a finite number of steps. On a Gaussian what it returns is known
+    With the exact score no sampler returns the data's distribution at a finite number of steps. On a Gaussian what it returns is known
     to all digits (every step is affine), and on two Gaussians side by side to quadrature in one dimension.
 
     Args:
@@ -177,7 +177,7 @@ class GaussianSampling(Oracle):
                     yield from self._moments(f"the other axis, {walk.name}, {name}", aside, draws[:, 1])
 
     def _shares_of_a_random_walk(self, seeds: Iterator[int]) -> Iterator[Check]:
-        """The limit of many steps is the data's law itself; what 100 steps leave is a fiftieth at most."""
+        """The limit of many steps is the data's distribution itself; what 100 steps leave is a fiftieth at most."""
         denoiser = _two_gaussians(CHAIN)
         for name, sampler in (
             ("DDPM, optimal variance", GaussianAncestral(100, variance="optimal")),

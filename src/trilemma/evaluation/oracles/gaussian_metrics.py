@@ -28,7 +28,7 @@ class GaussianMetrics(Oracle):
     Args:
         dim: Dimensions d of the features.
         num: Features in a set.
-        num_sets: Independent sets where the answer is the mean of a law.
+        num_sets: Independent sets where the answer is the mean of a distribution.
 
     Raises:
         ValueError: If there are too few for a check to say anything.
@@ -45,14 +45,14 @@ class GaussianMetrics(Oracle):
         p, stretch = random_gaussian(self.dim, generator), random_stretch(self.dim, generator)
         return [
             *self._frechet(p, stretch, generator),
-            *self._kernel(p, stretch.law(p), generator),
+            *self._kernel(p, stretch.distribution(p), generator),
             *self._neighbours(p, generator),
             *self._copies(p, generator),
             *self._classes(),
         ]
 
     def _frechet(self, p: Gaussian, stretch: Stretch, generator: torch.Generator) -> Iterator[Check]:
-        q = stretch.law(p)
+        q = stretch.distribution(p)
         known = stretch.squared_distance(p)
         reference = Moments(q.mean, q.cov, self.num)
         own = Moments(p.mean, p.cov, self.num)
@@ -71,13 +71,13 @@ class GaussianMetrics(Oracle):
         yield Check("FD of a set to itself", 0.0, frechet_distance(x, x), ROUNDING * total)
         collapsed = x.mean(dim=0).expand(self.num, -1)
         yield Check("FD of a collapsed set", total, frechet_distance(x, collapsed), ROUNDING * total)
-        # Against its own law a set of N is tr(S) (d + 5) / 4N away in the mean, to first order and for equal variances. What
+        # Against its own distribution a set of N is tr(S) (d + 5) / 4N away in the mean, to first order and for equal variances. What
         # the extrapolation leaves of that is of the next order; a quarter is allowed.
         bias = float(p.cov.trace()) * (self.dim + 5) / (4 * self.num)
-        for name, law, known_here in (("different", reference, known), ("equal", own, 0.0)):
+        for name, distribution, known_here in (("different", reference, known), ("equal", own, 0.0)):
             sets = (p.sample(self.num, generator) for _ in range(self.num_sets))
-            limits = [fd_infinity(x, law, seed=s).intercept for s, x in enumerate(sets)]
-            yield mean_check(f"FD for infinite N, {name} laws", known_here, limits, exact_within=bias / 4)
+            limits = [fd_infinity(x, distribution, seed=s).intercept for s, x in enumerate(sets)]
+            yield mean_check(f"FD for infinite N, {name} distributions", known_here, limits, exact_within=bias / 4)
 
     def _kernel(self, p: Gaussian, q: Gaussian, generator: torch.Generator) -> Iterator[Check]:
         for name, other, known in (("different", q, squared_mmd(p, q)), ("equal", p, 0.0)):
@@ -86,7 +86,7 @@ class GaussianMetrics(Oracle):
             ]
             values = torch.tensor([k.value for k in found], dtype=torch.float64)
             yield mean_check(f"KID of {name} Gaussians", known, values.tolist())
-            if known:  # of equal laws the distance is no normal variable, and its error is rounded up
+            if known:  # of equal distributions the distance is no normal variable, and its error is rounded up
                 stated = torch.tensor([k.stderr for k in found], dtype=torch.float64).square().mean().sqrt()
                 # The deviation of n normal values is known to 1 / sqrt(2n); twice that for these.
                 allowed = Z * math.sqrt(2 / self.num_sets)
@@ -113,10 +113,10 @@ class GaussianMetrics(Oracle):
             for _ in range(self.num_sets)
         ]
         # A fake is as likely as any real point to be among a real point's K nearest: ranks alone decide.
-        yield mean_check("density of equal laws", 1.0, [f.density for f in found])
+        yield mean_check("density of equal distributions", 1.0, [f.density for f in found])
         n = self.num
         missed = math.prod((n - 1 - i) / (2 * n - 1 - i) for i in range(K))
-        yield mean_check("coverage of equal laws", 1 - missed, [f.coverage for f in found])
+        yield mean_check("coverage of equal distributions", 1 - missed, [f.coverage for f in found])
 
     def _copies(self, p: Gaussian, generator: torch.Generator) -> Iterator[Check]:
         train, held_out = p.sample(self.num, generator), p.sample(self.num, generator)

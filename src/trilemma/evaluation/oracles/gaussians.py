@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A normal law.
+    """A normal distribution.
 
     Attributes:
         mean: float64 [d].
@@ -28,7 +28,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Stretch:
-    """The map x -> A x + b with A symmetric and positive definite: the optimal transport from any law to its image.
+    """The map x -> A x + b with A symmetric and positive definite: the optimal transport from any distribution to its image.
 
     Attributes:
         matrix: A, float64 [d, d].
@@ -42,7 +42,7 @@ class Stretch:
         """The images of features [N, d]."""
         return features @ self.matrix + self.shift
 
-    def law(self, source: Gaussian) -> Gaussian:
+    def distribution(self, source: Gaussian) -> Gaussian:
         """The image of a Gaussian, in general with other principal axes."""
         return Gaussian(self.matrix @ source.mean + self.shift, self.matrix @ source.cov @ self.matrix)
 
@@ -71,7 +71,7 @@ def random_stretch(dim: int, generator: torch.Generator) -> Stretch:
 def squared_mmd(p: Gaussian, q: Gaussian) -> float:
     """Squared maximum mean discrepancy under k(x, y) = (x.y / d + 1)^3.
 
-    E k(x, y) = 1 + 3 <m, n> / d + 3 <M2, N2> / d^2 + <M3, N3> / d^3 with the moments of both laws. For Gaussians
+    E k(x, y) = 1 + 3 <m, n> / d + 3 <M2, N2> / d^2 + <M3, N3> / d^3 with the moments of both distributions. For Gaussians
     with means m, n and covariances S, T, by Isserlis' theorem,
 
         <M2, N2> = tr(ST) + m'Tm + n'Sn + (m.n)^2

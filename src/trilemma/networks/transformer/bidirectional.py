@@ -89,8 +89,8 @@ class BidirectionalTransformer(nn.Module):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def units(self) -> list[nn.Module]:
-        """See `HasUnits`: the layers."""
+    def layer_blocks(self) -> list[nn.Module]:
+        """See `HasBlocks`: the layers."""
         return list(self.layers)
 
     def forward(

@@ -101,8 +101,8 @@ class DiT(nn.Module):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def units(self) -> list[nn.Module]:
-        """See `HasUnits`: the layers."""
+    def layer_blocks(self) -> list[nn.Module]:
+        """See `HasBlocks`: the layers."""
         return list(self.layers)
 
     def forward(

@@ -73,7 +73,7 @@ class CrossAttention(nn.Module):
         return mixed if mask is None else mixed.masked_fill(~present[:, None, None], 0.0)
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     """Two linear layers at every position; with a kernel, neighbours on the grid are mixed in the hidden layer.
 
     The mixing is a depthwise convolution beside the identity, so it starts as a small change. Token maps of images are
@@ -96,18 +96,18 @@ class Perceptron(nn.Module):
         if kernel < 0 or (kernel and kernel % 2 == 0):
             raise ValueError(f"kernel={kernel} must be 0 (no convolution) or odd")
         self.grid = tuple(grid)
-        self.rise = nn.Linear(dim, hidden)
+        self.fc1 = nn.Linear(dim, hidden)
         self.mix = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden) if kernel else None
         # The exact GELU: on CPUs several times faster than its tanh approximation.
         self.activation = nn.GELU()
-        self.fall = nn.Linear(hidden, dim)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x [B, L, d], L in raster order over the grid."""
-        x = self.rise(x)
+        x = self.fc1(x)
         if self.mix is not None:
             x = x + self._neighbours(x)
-        out: Tensor = self.fall(self.activation(x))
+        out: Tensor = self.fc2(self.activation(x))
         return out
 
     def _neighbours(self, x: Tensor) -> Tensor:
@@ -133,8 +133,8 @@ class AdaLNBlock(nn.Module):
         context_dim: Width of the context; None leaves cross-attention out.
         mlp_ratio: Hidden width of the perceptron over d.
         dropout: Probability of dropping an entry of a branch's result.
-        grid: See `Perceptron`.
-        kernel: See `Perceptron`.
+        grid: See `MLP`.
+        kernel: See `MLP`.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class AdaLNBlock(nn.Module):
         super().__init__()
         self.attention = SelfAttention(dim, num_heads)
         self.cross = None if context_dim is None else CrossAttention(dim, context_dim, num_heads)
-        self.mlp = Perceptron(dim, int(dim * mlp_ratio), grid=grid, kernel=kernel)
+        self.mlp = MLP(dim, int(dim * mlp_ratio), grid=grid, kernel=kernel)
         self.dropout = nn.Dropout(dropout)
         self.num_branches = 2 if self.cross is None else 3
         self.modulation = nn.Linear(dim, 3 * self.num_branches * dim)

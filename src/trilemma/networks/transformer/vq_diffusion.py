@@ -41,7 +41,7 @@ def place(t: Tensor, num_timesteps: int) -> Place:
     return Place(low.long(), position.ceil().long(), position - low)
 
 
-class SteeredNorm(nn.Module):
+class AdaLayerNorm(nn.Module):
     """LN(x) (1 + scale) + shift, both from a vector: AdaLN.
 
     Args:
@@ -84,8 +84,8 @@ class GridPerceptron(nn.Module):
     def __init__(self, dim: int, hidden: int, *, grid: Sequence[int], kernel: int) -> None:
         super().__init__()
         self.grid = tuple(grid)
-        self.rise = nn.Conv2d(dim, hidden, kernel, padding=kernel // 2)
-        self.fall = nn.Conv2d(hidden, dim, kernel, padding=kernel // 2)
+        self.fc1 = nn.Conv2d(dim, hidden, kernel, padding=kernel // 2)
+        self.fc2 = nn.Conv2d(hidden, dim, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x [B, L, d], L in raster order over the grid."""
@@ -93,7 +93,7 @@ class GridPerceptron(nn.Module):
         h, w, *channels = self.grid
         c = math.prod(channels)
         planes = x.view(B, h, w, c, d).permute(0, 3, 4, 1, 2).flatten(0, 1)
-        planes = self.fall(gelu2(self.rise(planes)))
+        planes = self.fc2(gelu2(self.fc1(planes)))
         out: Tensor = planes.view(B, c, d, h, w).permute(0, 3, 4, 1, 2).reshape(B, L, d)
         return out
 
@@ -127,14 +127,14 @@ class Layer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.attention_norm = SteeredNorm(dim, num_timesteps=num_timesteps)
+        self.attention_norm = AdaLayerNorm(dim, num_timesteps=num_timesteps)
         self.attention = SelfAttention(dim, num_heads)
-        self.cross_norm: SteeredNorm | None = None
+        self.cross_norm: AdaLayerNorm | None = None
         self.cross: CrossAttention | None = None
         if context_dim is not None:
-            self.cross_norm = SteeredNorm(dim, num_timesteps=num_timesteps)
+            self.cross_norm = AdaLayerNorm(dim, num_timesteps=num_timesteps)
             self.cross = CrossAttention(dim, context_dim, num_heads)
-        self.mlp_norm: SteeredNorm | nn.LayerNorm = SteeredNorm(dim) if steered else nn.LayerNorm(dim)
+        self.mlp_norm: AdaLayerNorm | nn.LayerNorm = AdaLayerNorm(dim) if steered else nn.LayerNorm(dim)
         self.mlp = GridPerceptron(dim, hidden, grid=grid, kernel=kernel)
         self.dropout = nn.Dropout(dropout)
 
@@ -255,7 +255,7 @@ class VQDiffusionTransformer(nn.Module):
         for axis in self.position.axes:
             nn.init.normal_(axis, std=0.02)
 
-    def units(self) -> list[nn.Module]:
+    def layer_blocks(self) -> list[nn.Module]:
         """The layers: what is sharded, checkpointed and compiled as one."""
         return list(self.layers)
 

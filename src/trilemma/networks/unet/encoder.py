@@ -80,8 +80,8 @@ class UNetEncoder(nn.Module):
         # The layout of the activations: convolutions then copy less. (The overloads of `to` do not name it.)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def units(self) -> list[nn.Module]:
-        """See `HasUnits`: the stages."""
+    def layer_blocks(self) -> list[nn.Module]:
+        """See `HasBlocks`: the stages."""
         return stages(self.descent, self.middle)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

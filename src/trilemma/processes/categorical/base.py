@@ -81,7 +81,7 @@ class CategoricalProcess(ABC):
 
     @abstractmethod
     def step(self, log_x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting, noise: NoiseSource) -> Tensor:
-        """Draw xs, int64 [B, L], from the law of `posterior` without forming it; `log_x0` needs no normalisation."""
+        """Draw xs, int64 [B, L], from the distribution of `posterior` without forming it; `log_x0` needs no normalisation."""
 
     @abstractmethod
     def bound_terms(self, logits: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> BoundTerms:

@@ -76,7 +76,7 @@ def closed_form_bound(
         evidence = torch.logaddexp(c.alpha_t.log() + log_pt, positive(c.replaced_t).log())
         truth = torch.where(same, hit_t, positive(c.replaced_t)).log()
         kl = kl + torch.where(known, evidence - truth, 0.0)
-    # Where nothing is ever replaced a known token stays under both laws.
+    # Where nothing is ever replaced a known token stays under both distributions.
     kl = torch.where(known & (c.replaced_t == 0), 0.0, kl)
     dtype = _accumulator(logits)
     return BoundTerms(kl.to(dtype), -log_p0.to(dtype))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trilemma.processes.categorical.schedules import Time
-from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 
 
 def step_terms(
@@ -94,7 +94,9 @@ def interpolated_log_variance(process: GaussianProcess, fraction: Tensor, s: Tim
         t: Later time.
     """
     small, large = process.log_variance_range(s, t)
-    return torch.lerp(along(small, fraction).to(fraction), along(large, fraction).to(fraction), fraction)
+    return torch.lerp(
+        broadcast_like(small, fraction).to(fraction), broadcast_like(large, fraction).to(fraction), fraction
+    )
 
 
 def bits(nats: Tensor) -> Tensor:

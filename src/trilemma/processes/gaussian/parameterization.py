@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.processes.categorical.schedules import Time
-from trilemma.processes.gaussian.process import GaussianProcess, along
+from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 
 
 class Parameterization(ABC):
@@ -31,13 +31,13 @@ class Parameterization(ABC):
     def target(self, process: GaussianProcess, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
         """What the network is to say of x0 and eps, [B, ...]."""
         a, b = self.coefficients(process, t)
-        return along(a, x0) * x0 + along(b, x0) * eps
+        return broadcast_like(a, x0) * x0 + broadcast_like(b, x0) * eps
 
     def to_x0(self, process: GaussianProcess, output: Tensor, xt: Tensor, t: Time) -> Tensor:
         """The data that an output at xt stands for, [B, ...]; t > 0."""
         _, b = self.coefficients(process, t)
         sigma, det = process.sigma(t), self.determinant(process, t)
-        return along(b / det, xt) * xt - along(sigma / det, xt) * output
+        return broadcast_like(b / det, xt) * xt - broadcast_like(sigma / det, xt) * output
 
     def determinant(self, process: GaussianProcess, t: Time) -> Tensor:
         """What alpha b - sigma a is: an output off by e is off by -sigma / determinant * e in x0; 0 where it says nothing."""

@@ -47,7 +47,7 @@ class GaussianProcess:
 
     def marginal(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean [B, ...] and standard deviation (broadcastable) of q(xt|x0)."""
-        return along(self.alpha(t), x0) * x0, along(self.sigma(t), x0)
+        return broadcast_like(self.alpha(t), x0) * x0, broadcast_like(self.sigma(t), x0)
 
     def perturb(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
         """The state [B, ...] at t of data x0 and noise eps, both [B, ...]."""
@@ -76,7 +76,7 @@ class GaussianProcess:
         Source: Ho et al. 2020, equation 7; for any s < t Kingma et al. 2021, equation 25.
         """
         c0, ct, var = self.posterior_coefficients(s, t)
-        return along(c0, xt) * x0 + along(ct, xt) * xt, along(var, xt)
+        return broadcast_like(c0, xt) * x0 + broadcast_like(ct, xt) * xt, broadcast_like(var, xt)
 
     def log_variance_range(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Logarithms of the least and the greatest sensible variance of p(xs|xt), beta tilde and beta; float64.
@@ -105,18 +105,18 @@ class GaussianProcess:
 
     def eps_from_x0(self, x0: Tensor, xt: Tensor, t: Time) -> Tensor:
         """The noise that xt holds if the data are x0, [B, ...]; t > 0."""
-        return (xt - along(self.alpha(t), xt) * x0) / along(self.sigma(t), xt)
+        return (xt - broadcast_like(self.alpha(t), xt) * x0) / broadcast_like(self.sigma(t), xt)
 
     def x0_from_eps(self, eps: Tensor, xt: Tensor, t: Time) -> Tensor:
         """The data in xt if its noise is eps, [B, ...]; alpha(t) > 0."""
-        return (xt - along(self.sigma(t), xt) * eps) / along(self.alpha(t), xt)
+        return (xt - broadcast_like(self.sigma(t), xt) * eps) / broadcast_like(self.alpha(t), xt)
 
     def score_from_x0(self, x0: Tensor, xt: Tensor, t: Time) -> Tensor:
         """The score of xt, grad log p(xt), if the mean of the data given xt is x0 (Tweedie's formula), [B, ...]; t > 0."""
-        return (along(self.alpha(t), xt) * x0 - xt) / along(self.sigma(t).square(), xt)
+        return (broadcast_like(self.alpha(t), xt) * x0 - xt) / broadcast_like(self.sigma(t).square(), xt)
 
 
-def along(coefficient: Tensor, x: Tensor) -> Tensor:
+def broadcast_like(coefficient: Tensor, x: Tensor) -> Tensor:
     """A coefficient, scalar or [B], so that it multiplies x [B, ...] without changing its dtype."""
     if coefficient.ndim == 0:
         return coefficient

@@ -22,7 +22,7 @@ class GaussianSchedule(ABC):
     Attributes:
         num_steps: T where the schedule is a chain, defined on the grid i / T and interpolated between; None where it is
             continuous.
-        prior_std: Standard deviation of the law that sampling starts from at t = 1.
+        prior_std: Standard deviation of the distribution that sampling starts from at t = 1.
         path: Frame in which the probability-flow path of a fixed (x0, eps) is a straight line walked at even speed, and
             which higher-order solvers work in: "noise" is x / alpha over sigma / alpha, "flow" is x / (alpha + sigma) over
             sigma / (alpha + sigma), which alpha = 0 does not break.

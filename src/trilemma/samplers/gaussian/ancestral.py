@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian.base import GaussianSampler, Look, stops
+from trilemma.samplers.gaussian.base import GaussianSampler, GuidedDenoiser, step_pairs
 from trilemma.samplers.gaussian.grids import Grid
 
 Variance = Literal["small", "large", "learned", "optimal"]
@@ -48,25 +48,25 @@ class GaussianAncestral(GaussianSampler):
             raise UserError(f"sampler.variance={variance}: choose one of {', '.join(get_args(Variance))}")
         self.variance: Variance = variance
 
-    def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
+    def walk(self, xt: Tensor, grid: list[float], guided: GuidedDenoiser) -> Iterator[tuple[Tensor, Prediction]]:
         """See `GaussianSampler`.
 
         Raises:
             UserError: If the model does not know what the variance needs.
         """
-        process, (t, s) = look.process, stops(grid)
+        process, (t, s) = guided.process, step_pairs(grid)
         c0, ct, small = (part.tolist() for part in process.posterior_coefficients(s, t))
         large = process.transition(s, t)[1].tolist()
         log_range = torch.stack(process.log_variance_range(s, t)).T.tolist()
         for i, time in enumerate(grid[:-1]):
-            x0, prediction = look.mean(xt, time)
+            x0, prediction = guided.mean(xt, time)
             variance = self._variance(prediction, c0[i], small[i], large[i], log_range[i])
             mean = c0[i] * x0 + ct[i] * xt
-            if look.guidance.gradient is not None:
-                mean = mean + variance * look.guidance.gradient(xt, time, look.condition).to(xt.dtype)
+            if guided.guidance.gradient is not None:
+                mean = mean + variance * guided.guidance.gradient(xt, time, guided.condition).to(xt.dtype)
             if grid[i + 1] > 0.0:
                 std = variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
-                mean = mean + std * look.noise.normal(tuple(xt.shape), dtype=xt.dtype)
+                mean = mean + std * guided.noise.normal(tuple(xt.shape), dtype=xt.dtype)
             xt = mean
             yield xt, prediction
 

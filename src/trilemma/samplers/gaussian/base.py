@@ -21,7 +21,7 @@ from trilemma.samplers.predict import predict
 
 
 @dataclass(frozen=True)
-class Look:
+class GuidedDenoiser:
     """The denoiser under its guidance, as the steps of a Gaussian sampler see it.
 
     Attributes:
@@ -52,7 +52,7 @@ class Look:
         x0 = self._clipped(prediction.x0.to(xt.dtype), prediction)
         return x0, replace(prediction, x0=x0)
 
-    def moved_mean(self, xt: Tensor, t: float) -> tuple[Tensor, Prediction]:
+    def guided_x0(self, xt: Tensor, t: float) -> tuple[Tensor, Prediction]:
         """As `mean`, moved by sigma^2 / alpha times the guidance's gradient and clipped: its eps is moved by -sigma times that.
 
         Near pure noise sigma^2 / alpha is in the thousands, and a learned gradient no better than its network: unclipped, one
@@ -72,7 +72,7 @@ class Look:
         return x0.clamp(-prediction.bound, prediction.bound)
 
 
-def stops(grid: list[float]) -> tuple[Tensor, Tensor]:
+def step_pairs(grid: list[float]) -> tuple[Tensor, Tensor]:
     """The times t that steps start from and s that they end at, float64 [N] each, to take all coefficients of a walk at once."""
     times = torch.tensor(grid, dtype=torch.float64)
     return times[:-1], times[1:]
@@ -111,13 +111,13 @@ class GaussianSampler(Sampler):
         self.times(process)
 
     @abstractmethod
-    def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
+    def walk(self, xt: Tensor, grid: list[float], guided: GuidedDenoiser) -> Iterator[tuple[Tensor, Prediction]]:
         """Yield the state at grid[1], grid[2], ..., 0, each with the prediction that led to it.
 
         Args:
             xt: State at grid[0], float64.
             grid: Falling times.
-            look: Sees x0, draws noise, knows the process.
+            guided: Sees x0, draws noise, knows the process.
         """
 
     @torch.no_grad()
@@ -149,8 +149,8 @@ class GaussianSampler(Sampler):
         self.check(process)
         grid = self.times(process, t_start)
         xt = process.prior(shape, noise, dtype=torch.float64) if x_start is None else x_start.double()
-        look = Look(denoiser, process, condition, guidance, noise, self.clip)
-        for step, (xs, prediction) in enumerate(self.walk(xt, grid, look)):
+        guided = GuidedDenoiser(denoiser, process, condition, guidance, noise, self.clip)
+        for step, (xs, prediction) in enumerate(self.walk(xt, grid, guided)):
             xt = xs
             if on_step is not None:
                 on_step(step, grid[step + 1], xs, prediction)

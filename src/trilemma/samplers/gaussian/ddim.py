@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian.base import GaussianSampler, Look, stops
+from trilemma.samplers.gaussian.base import GaussianSampler, GuidedDenoiser, step_pairs
 from trilemma.samplers.gaussian.grids import Grid
 
 
@@ -34,15 +34,15 @@ class DDIM(GaussianSampler):
             raise UserError(f"sampler.eta={eta}: must lie in [0, 1]; 0 adds no noise, 1 is ancestral sampling")
         self.eta = eta
 
-    def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
+    def walk(self, xt: Tensor, grid: list[float], guided: GuidedDenoiser) -> Iterator[tuple[Tensor, Prediction]]:
         """See `GaussianSampler`."""
-        process, (t, s) = look.process, stops(grid)
+        process, (t, s) = guided.process, step_pairs(grid)
         variance = self.eta**2 * process.posterior_coefficients(s, t)[2]
         kept = (process.sigma(s).square() - variance).sqrt() / process.sigma(t)
         added = process.alpha(s) - kept * process.alpha(t)
         for time, k, a, std in zip(grid, kept.tolist(), added.tolist(), variance.sqrt().tolist(), strict=False):
-            x0, prediction = look.moved_mean(xt, time)
+            x0, prediction = guided.guided_x0(xt, time)
             xt = k * xt + a * x0  # alpha_s x0 + sqrt(sigma_s^2 - v) eps, eps being (xt - alpha_t x0) / sigma_t
             if std > 0.0:
-                xt = xt + std * look.noise.normal(tuple(xt.shape), dtype=xt.dtype)
+                xt = xt + std * guided.noise.normal(tuple(xt.shape), dtype=xt.dtype)
             yield xt, prediction

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian.base import GaussianSampler, Look, stops
+from trilemma.samplers.gaussian.base import GaussianSampler, GuidedDenoiser, step_pairs
 from trilemma.samplers.gaussian.grids import Grid
 
 
@@ -39,9 +39,9 @@ class DPMSolver(GaussianSampler):
             raise UserError(f"sampler.order={order}: choose 1 or 2")
         self.order = order
 
-    def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
+    def walk(self, xt: Tensor, grid: list[float], guided: GuidedDenoiser) -> Iterator[tuple[Tensor, Prediction]]:
         """See `GaussianSampler`."""
-        process, (t, s) = look.process, stops(grid)
+        process, (t, s) = guided.process, step_pairs(grid)
         rises = 0.5 * (process.log_snr(s) - process.log_snr(t))
         # sigma_s / sigma_t and alpha_s (1 - exp(-h)), finite also where lambda is not.
         kept = process.sigma(s) / process.sigma(t)
@@ -49,7 +49,7 @@ class DPMSolver(GaussianSampler):
         x0_before: Tensor | None = None
         rise_before = math.inf
         for time, rise, k, a in zip(grid, rises.tolist(), kept.tolist(), added.tolist(), strict=False):
-            x0, prediction = look.moved_mean(xt, time)
+            x0, prediction = guided.guided_x0(xt, time)
             ahead = x0
             if self.order == 2 and x0_before is not None and rise < math.inf:
                 ahead = x0 + 0.5 * rise / rise_before * (x0 - x0_before)

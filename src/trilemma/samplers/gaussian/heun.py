@@ -12,7 +12,7 @@ from torch import Tensor
 from trilemma.errors import UserError
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian.base import GaussianSampler, Look
+from trilemma.samplers.gaussian.base import GaussianSampler, GuidedDenoiser
 from trilemma.samplers.gaussian.grids import Grid, times
 
 
@@ -54,17 +54,17 @@ class Heun(GaussianSampler):
                 "Heun's method divides by alpha, which is 0 where this schedule starts: choose sampler=ddim or dpm_solver"
             )
 
-    def walk(self, xt: Tensor, grid: list[float], look: Look) -> Iterator[tuple[Tensor, Prediction]]:
+    def walk(self, xt: Tensor, grid: list[float], guided: GuidedDenoiser) -> Iterator[tuple[Tensor, Prediction]]:
         """See `GaussianSampler`."""
-        scales, taus = _frame(look.process, grid)
+        scales, taus = _frame(guided.process, grid)
         u = xt / scales[0]
         for i, (t, s) in enumerate(pairwise(grid)):
             (scale, scale_s), (tau, tau_s) = scales[i : i + 2], taus[i : i + 2]
-            x0, prediction = look.moved_mean(scale * u, t)
+            x0, prediction = guided.guided_x0(scale * u, t)
             slope = (u - x0) / tau
             ahead = u + (tau_s - tau) * slope
             if self.order == 2 and s > 0.0:
-                x0, prediction = look.moved_mean(scale_s * ahead, s)
+                x0, prediction = guided.guided_x0(scale_s * ahead, s)
                 slope = 0.5 * (slope + (ahead - x0) / tau_s)
                 ahead = u + (tau_s - tau) * slope
             u = ahead

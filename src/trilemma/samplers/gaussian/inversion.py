@@ -11,7 +11,7 @@ from trilemma.conditions.base import Condition
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.noise import NoiseSource
 from trilemma.samplers.base import Denoiser
-from trilemma.samplers.gaussian.base import Look
+from trilemma.samplers.gaussian.base import GuidedDenoiser
 from trilemma.samplers.gaussian.grids import Grid, times
 from trilemma.samplers.guidance import Guidance
 
@@ -52,13 +52,13 @@ def invert(
     Raises:
         UserError: If the grid does not fit the process.
     """
-    look = Look(denoiser, process, condition, guidance, noise, clip)
+    guided = GuidedDenoiser(denoiser, process, condition, guidance, noise, clip)
     rising = times(process.schedule, num_steps, grid)[::-1]
     xs = x0.double()
     for s, t in pairwise(rising):
         asked = s if s > 0.0 else t
         at = xs if s > 0.0 else process.alpha(t) * xs
-        mean, _ = look.moved_mean(at, asked)
+        mean, _ = guided.guided_x0(at, asked)
         eps = process.eps_from_x0(mean, at, asked)
         xs = process.alpha(t) * (mean if s > 0.0 else xs) + process.sigma(t) * eps
     return xs
