@@ -76,8 +76,10 @@ class Tiny(Family):
         self.log("val/loss", self.net(batch["image"]).square().mean())
 
 
-class TwoOptimizers(L.LightningModule):
+class TwoOptimizers(Family):
     """Manual optimisation: two optimiser steps a batch."""
+
+    optimises_by_hand = True
 
     def __init__(self):
         super().__init__()
@@ -86,6 +88,9 @@ class TwoOptimizers(L.LightningModule):
 
     def configure_optimizers(self):
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.a, self.b)]
+
+    def loss(self, batch):
+        return Loss(sum(part(batch["image"]).square().mean() for part in (self.a, self.b)))
 
     def training_step(self, batch, batch_idx):
         for part, optimizer in zip((self.a, self.b), self.optimizers(), strict=True):

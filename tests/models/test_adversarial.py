@@ -145,6 +145,62 @@ def test_the_average_moves_every_batch_and_holds_the_generator_alone(tmp_path):
     assert {name.split(".")[0] for name in ema.average()} == {"generator"}
 
 
+class TwoJudges(Toy):
+    """A discriminator's side of two modules, of which one has another name."""
+
+    discriminator_modules = ("discriminator", "judge")
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.judge = nn.Linear(3, 1)
+
+    def discriminator_loss(self, batch):
+        assert all(p.requires_grad for p in self.judge.parameters())
+        loss = super().discriminator_loss(batch)
+        return Loss(loss.total + softplus(self.judge(self._fake(batch).detach())).mean(), loss.terms, loss.diagnostics)
+
+    def generator_loss(self, batch):
+        assert not any(p.requires_grad for p in self.judge.parameters())
+        return Loss(super().generator_loss(batch).total + softplus(-self.judge(self._fake(batch))).mean())
+
+
+def test_a_discriminator_of_several_modules_is_trained_apart_and_not_averaged(tmp_path):
+    model = TwoJudges()
+    before = [p.detach().clone() for p in (model.judge.weight, model.generator[0].weight)]
+    trainer = fit(tmp_path, model=model)
+    generator, discriminator = trainer.optimizers
+    sides = [{id(p) for group in o.param_groups for p in group["params"]} for o in (generator, discriminator)]
+    assert sides[0] == {id(p) for p in model.generator.parameters()}
+    assert sides[1] == {id(p) for part in (model.discriminator, model.judge) for p in part.parameters()}
+    assert {name.split(".")[0] for name in trainer.callbacks[0].average()} == {"generator"}
+    assert not any(
+        torch.equal(a, b) for a, b in zip(before, (model.judge.weight, model.generator[0].weight), strict=True)
+    )
+
+
+def test_a_module_that_is_not_there_is_no_discriminator():
+    class Misspelt(Toy):
+        discriminator_modules = ("discriminatr",)
+
+    with pytest.raises(AttributeError, match="discriminatr"):
+        Misspelt().configure_optimizers()
+
+
+def test_the_passes_of_a_plan_are_those_of_an_update():
+    """In the first update the discriminator's loss has its penalty, in the second not; the count is left alone."""
+    model, batch = Toy(noise=False, accumulate_grad_batches=2), {"image": torch.ones(2, 3)}
+    model.num_batches = 7
+    sides = [{id(p) for p in part.parameters()} for part in (model.discriminator, model.generator)]
+    found = []
+    for passes in model.backward_passes():
+        assert [{id(p) for p in one.parameters} for one in passes] == sides
+        model.generator.requires_grad_(False)
+        found.append("penalty" in passes[0].loss(batch).terms)
+        model.generator.requires_grad_(True)
+    assert found == [True, False]
+    assert model.num_batches == 7
+
+
 def test_a_network_that_pauses_leaves_the_length_alone(tmp_path):
     model = Toy(discriminator_from=8)
     before = model.discriminator[0].weight.detach().clone()

@@ -146,7 +146,7 @@ def counted_by_layer(cfg, batch):
 def test_both_networks_of_an_adversarial_family_are_counted():
     plan = planned("mnist/ddgan")
     assert {part.name for part in plan.sizes.parts} == {"network", "discriminator"}
-    assert plan.adversarial
+    assert not plan.shardable
     # The discriminator's turn makes an image without gradients, the generator's one with: forward passes of G, G, and of D, D, D.
     assert plan.work.backward_flops < 2 * plan.work.forward_flops
 

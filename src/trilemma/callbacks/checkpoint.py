@@ -15,7 +15,7 @@ from trilemma.atomic import remove_leftovers
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.preemption import StopRequests
 from trilemma.errors import REFUSED, Stopped, UserError
-from trilemma.models.adversarial import Adversarial
+from trilemma.models.base import Family
 
 FOLDER = "checkpoints"
 LAST = "last.ckpt"
@@ -248,11 +248,8 @@ def _validation_follows(trainer: L.Trainer) -> bool:
 
 
 def _completes_a_step(trainer: L.Trainer) -> bool:
-    """Whether no gradients are being accumulated, which no checkpoint holds."""
-    module = trainer.lightning_module
-    if isinstance(module, Adversarial):
-        return module.num_batches % module.accumulate_grad_batches == 0
-    return not trainer.fit_loop.epoch_loop._should_accumulate()
+    assert isinstance(trainer.lightning_module, Family)
+    return trainer.lightning_module.completes_update()
 
 
 def _is_last_batch(trainer: L.Trainer) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trilemma.distributed.sharding import gathered, local, sharded_like
 from trilemma.errors import UserError
-from trilemma.models.adversarial import Adversarial
+from trilemma.models.base import Family
 
 _STATE_KEY = "EMA"
 
@@ -22,9 +22,10 @@ class EMA(L.Callback):
 
     After every batch n = 0, 1, ... each average moves to d_n average + (1 - d_n) weights, where d_n = decay, or with
     warm-up min(decay, (1 + n) / (10 + n)). Batches are counted, not optimiser steps, so that two optimisers or
-    accumulated gradients do not change the horizon. Frozen parameters (a first stage, a perceptual loss), buffers
-    (codebook statistics) and a discriminator are left alone. Averages are float32 or wider whatever the weights' type. Where
-    processes have a part of each weight, they have that part of the averages; a checkpoint has them whole.
+    accumulated gradients do not change the horizon. The family says which parameters are averaged
+    (`Family.averaged_parameters`): frozen ones (a first stage, a perceptual loss), buffers (codebook statistics) and a
+    discriminator are left alone. Averages are float32 or wider whatever the weights' type. Where processes have a part of
+    each weight, they have that part of the averages; a checkpoint has them whole.
 
     Args:
         decays: One average each, in [0, 1); the first is the one that validation and sampling use.
@@ -68,10 +69,8 @@ class EMA(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the weights, or from the averages of the checkpoint."""
-        if isinstance(pl_module, Adversarial):
-            self._weights = dict(pl_module.generator_parameters())
-        else:
-            self._weights = {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}
+        assert isinstance(pl_module, Family)
+        self._weights = dict(pl_module.averaged_parameters())
         self._averages = [{name: _wide(weight) for name, weight in self._weights.items()} for _ in self.decays]
         if not self._restored:
             return

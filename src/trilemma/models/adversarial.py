@@ -18,7 +18,7 @@ from torch.nn import Parameter
 
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
-from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory, StepOutput
+from trilemma.models.base import BackwardPass, Family, Loss, OptimizerFactory, SchedulerFactory, StepOutput
 from trilemma.training.diagnostics import Diagnostics
 
 _NETWORKS = ("generator", "discriminator")
@@ -27,9 +27,9 @@ _NETWORKS = ("generator", "discriminator")
 class Adversarial(Family):
     """A generator and a discriminator that take turns on every batch.
 
-    A subclass holds its discriminator as `discriminator` and gives `discriminator_loss` and `generator_loss`. All other
-    trainable parameters (encoder, decoder, embeddings of a condition) are the generator's: they share its optimiser, and
-    only they are averaged.
+    A subclass gives `discriminator_loss` and `generator_loss`, and names in `discriminator_modules` what the discriminator's turn
+    trains. All other trainable parameters (encoder, decoder, embeddings of a condition) are the generator's: they share its
+    optimiser, and only they are averaged.
 
     Lightning leaves such a family to optimise by itself and counts every optimiser's step, so this class takes over what
     the trainer does for others. A run has `trainer.max_steps` updates. An update takes `accumulate_grad_batches` batches:
@@ -46,14 +46,16 @@ class Adversarial(Family):
         accumulate_grad_batches: Batches an update.
 
     Attributes:
-        discriminator: Tells data from samples.
+        discriminator_modules: Names of the modules whose parameters are the discriminator's.
         num_batches: Batches trained on before the current one; it goes on counting after a resume.
 
     Raises:
         UserError: If a number is out of range.
     """
 
-    discriminator: nn.Module
+    shardable = False
+    optimises_by_hand = True
+    discriminator_modules: tuple[str, ...] = ("discriminator",)
 
     def __init__(
         self,
@@ -112,19 +114,61 @@ class Adversarial(Family):
 
     def generator_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """The generator's trainable parameters and their names."""
-        return ((name, p) for name, p in self.named_parameters() if p.requires_grad and not _is_discriminators(name))
+        others = self._of_discriminator()
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad and p not in others)
+
+    def discriminator_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The discriminator's trainable parameters and their names."""
+        its = self._of_discriminator()
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad and p in its)
+
+    def _of_discriminator(self) -> set[Parameter]:
+        return {p for name in self.discriminator_modules for p in self.get_submodule(name).parameters()}
+
+    def averaged_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The generator's."""
+        return self.generator_parameters()
+
+    def completes_update(self) -> bool:
+        """Whether no batch is held for an update to come."""
+        return self.num_batches % self.accumulate_grad_batches == 0
+
+    @property
+    def planned_updates(self) -> tuple[int, ...]:
+        """Numbers of updates that show each kind there is, an ordinary one last; the first often carries a penalty."""
+        return (0, 1)
+
+    def backward_passes(self) -> list[list[BackwardPass]]:
+        """The turns of both networks in each of `planned_updates`."""
+        turns = (
+            (self.discriminator_loss, [p for _, p in self.discriminator_parameters()]),
+            (self.generator_loss, [p for _, p in self.generator_parameters()]),
+        )
+        return [
+            [BackwardPass(loss=self._in_update(number, loss_of), parameters=trained) for loss_of, trained in turns]
+            for number in self.planned_updates
+        ]
+
+    def _in_update(self, number: int, loss_of: Callable[[Batch], Loss | None]) -> Callable[[Batch], Loss | None]:
+        """A loss as it is in the update of that number, whenever it is computed."""
+
+        def loss(batch: Batch) -> Loss | None:
+            before, self.num_batches = self.num_batches, number * self.accumulate_grad_batches
+            try:
+                return loss_of(batch)
+            finally:
+                self.num_batches = before
+
+        return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The generator's optimiser, then the discriminator's, each with a schedule of its own."""
         if self._optimizer is None:
             raise ValueError(f"{type(self).__name__} was built without an optimiser: it can sample, not train")
         generator = self._optimizer(list(self.generator_parameters()))
-        trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad and _is_discriminators(name)]
-        discriminator = (self._discriminator_optimizer or self._optimizer)(trained)
+        discriminator = (self._discriminator_optimizer or self._optimizer)(list(self.discriminator_parameters()))
         schedules = [] if self._scheduler is None else [self._scheduler(o) for o in (generator, discriminator)]
         return [generator, discriminator], schedules
-
-    # --- an update ------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:
         """Hold the batch; where it completes an update, train the discriminator, then the generator."""
@@ -211,8 +255,6 @@ class Adversarial(Family):
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
-    # --- around the batches ---------------------------------------------------------------------------------------------
-
     def on_fit_start(self) -> None:
         """Refuse what two optimisers cannot do.
 
@@ -263,10 +305,6 @@ class Adversarial(Family):
         self._held = move_data_to_device(self._held, self.device)
         self._terms = move_data_to_device(self._terms, self.device)
         self._diagnostics = move_data_to_device(self._diagnostics, self.device)
-
-
-def _is_discriminators(name: str) -> bool:
-    return name.startswith("discriminator.")
 
 
 def _cat(parts: list[Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, runtime_checkable
@@ -62,6 +62,19 @@ class StepOutput(TypedDict):
     diagnostics: Diagnostics
 
 
+@dataclass(frozen=True, kw_only=True)
+class BackwardPass:
+    """One backward pass of an update, as a plan computes it.
+
+    Attributes:
+        loss: Of a batch; None where the pass is left out of that update.
+        parameters: Those that ask for gradients.
+    """
+
+    loss: Callable[[Batch], Loss | None]
+    parameters: Sequence[Parameter]
+
+
 class Family(L.LightningModule, ABC):
     """One kind of generative model: joins a codec, a process, a network, samplers and a condition.
 
@@ -73,11 +86,16 @@ class Family(L.LightningModule, ABC):
         noise_seed: Of the noise that training draws, the same in all processes of a run.
         config: Plain containers that rebuild this model (`runs/` writes it into every checkpoint); empty where built by hand.
         monitor: The validation metric that says which checkpoint is best, and whether its least or its greatest value is.
-        unsupported: Capabilities (`Reconstructs`, ...) that the class has and this model, by its parts, has not; see `able`.
+        shardable: Whether its weights can be sharded over processes (`trainer=fsdp`).
+        optimises_by_hand: Whether it accumulates, clips and averages gradients by itself: the trainer must not, and several processes
+            take `trainer=ddp_adversarial`.
+        unsupported: Capabilities (`Reconstructs`, ...) that the class has and this model, by its parts, has not; see `supports`.
     """
 
     unsupported: frozenset[type] = frozenset()
     monitor: ClassVar[tuple[str, Literal["min", "max"]] | None] = None
+    shardable: ClassVar[bool] = True
+    optimises_by_hand: ClassVar[bool] = False
 
     def __init__(self, *, optimizer: OptimizerFactory | None = None, scheduler: SchedulerFactory | None = None) -> None:
         super().__init__()
@@ -90,6 +108,19 @@ class Family(L.LightningModule, ABC):
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
         """Training loss of a batch."""
+
+    def averaged_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The parameters that moving averages are kept of, and their names: those that are trained."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def completes_update(self) -> bool:
+        """Whether the last batch completed an update, so that no gradients wait for more batches: no checkpoint holds them."""
+        # Only Lightning's loop knows all the rules, and it has no public way to ask.
+        return not self.trainer.fit_loop.epoch_loop._should_accumulate()
+
+    def backward_passes(self) -> list[list[BackwardPass]]:
+        """Backward passes of an update, in their order, for each kind of update that there is, the ordinary kind last."""
+        return [[BackwardPass(loss=self.loss, parameters=[p for p in self.parameters() if p.requires_grad])]]
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:
         """Log the named terms and return the total, with what monitors look at."""

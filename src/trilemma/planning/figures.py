@@ -8,7 +8,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.errors import UserError
-from trilemma.models.adversarial import Adversarial
 from trilemma.planning.cluster import check_assumptions, fabric_of, has_bucket_view, layout_of
 from trilemma.planning.estimates.communication import Fabric
 from trilemma.planning.estimates.gpus import GPU, find_gpu
@@ -54,7 +53,7 @@ class Plan:
         num_updates: Length of the run.
         num_train_images: Where known.
         notes: What was assumed.
-        adversarial: Whether two networks take turns: they are not shared out.
+        shardable: Whether the weights can be sharded over GPUs.
     """
 
     name: str
@@ -76,7 +75,7 @@ class Plan:
     num_updates: int
     num_train_images: int | None
     notes: tuple[str, ...]
-    adversarial: bool
+    shardable: bool
 
     @property
     def batch(self) -> int:
@@ -126,7 +125,7 @@ def make_plan(cfg: DictConfig) -> tuple[Plan, Measured]:
     if precision.endswith("-true") and dtype != torch.float32:
         model.to(dtype)
     layout = layout_of(cfg)
-    if layout.strategy == "fsdp" and isinstance(model, Adversarial):
+    if layout.strategy == "fsdp" and not model.shardable:
         raise UserError("trainer.strategy: an adversarial family trains on one device or with trainer=ddp")
     if cfg.data.batch_size % layout.world_size:
         raise UserError(
@@ -169,7 +168,7 @@ def make_plan(cfg: DictConfig) -> tuple[Plan, Measured]:
         num_updates=cfg.trainer.max_steps,
         num_train_images=planned.num_train_images,
         notes=tuple(planned.notes),
-        adversarial=isinstance(model, Adversarial),
+        shardable=model.shardable,
     )
     return plan, measured
 

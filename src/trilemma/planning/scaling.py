@@ -84,7 +84,7 @@ def scaling_table(plan: Plan, nodes: Sequence[int]) -> str:
     """
     if not nodes or any(not isinstance(n, int) or n < 1 for n in nodes):
         raise UserError(f"plan.nodes={list(nodes)}: a list of numbers of nodes, each at least 1")
-    strategies: tuple[Strategy, ...] = ("ddp",) if plan.adversarial else ("ddp", "fsdp")
+    strategies: tuple[Strategy, ...] = ("ddp", "fsdp") if plan.shardable else ("ddp",)
     sections = []
     for fixed in ("gpu", "all"):
         size = f"{plan.batch_per_gpu} images a GPU" if fixed == "gpu" else f"{plan.batch:,} images in all"

@@ -22,7 +22,7 @@ def ways_to_fit(plan: Plan, measured: Measured) -> tuple[str, ...]:
         return plan.with_work(measured.step(batch, layout, recomputes=recomputes), layout).fits
 
     shared = replace(plan.layout, strategy="fsdp")
-    can_share = plan.layout.strategy != "fsdp" and shared.world_size > 1 and not plan.adversarial
+    can_share = plan.layout.strategy != "fsdp" and shared.world_size > 1 and plan.shardable
     can_recompute = bool(measured.units) and not plan.recomputes
     found = []
     if can_share and fits(shared):

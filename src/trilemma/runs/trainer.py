@@ -18,7 +18,7 @@ from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.distributed.devices import Layout, has_strategy, layout
 from trilemma.distributed.strategies import DDP, FullyShard, HandAveragedDDP
 from trilemma.errors import UserError
-from trilemma.models.adversarial import Adversarial
+from trilemma.models.base import Family
 
 
 def build_trainer(cfg: DictConfig) -> Trainer:
@@ -32,7 +32,7 @@ def build_trainer(cfg: DictConfig) -> Trainer:
     _check_batch(cfg, processes)
     node |= {"devices": processes.devices, "num_nodes": processes.num_nodes}
     node["accelerator"] = _accelerator(cfg, node["accelerator"])
-    if _is_adversarial(cfg):  # Lightning refuses to clip and accumulate for a family with several optimisers
+    if _family_of(cfg).optimises_by_hand:  # Lightning refuses to clip and accumulate for such a family
         node |= {"accumulate_grad_batches": 1, "gradient_clip_val": None}
     elif node["precision"] in ("16-mixed", 16, "16") and OmegaConf.select(cfg, "optimizer.fused"):
         raise UserError(
@@ -89,11 +89,11 @@ def _accelerator(cfg: DictConfig, wanted: Any) -> Any:
 
 
 def _check_strategy(cfg: DictConfig, strategy: Any) -> None:
-    if isinstance(strategy, HandAveragedDDP) and not _is_adversarial(cfg):
+    if isinstance(strategy, HandAveragedDDP) and not _family_of(cfg).optimises_by_hand:
         raise UserError(
             "trainer=ddp_adversarial is for families that average gradients by themselves: take trainer=ddp"
         )
-    if isinstance(strategy, FullyShard) and _is_adversarial(cfg):
+    if isinstance(strategy, FullyShard) and not _family_of(cfg).shardable:
         raise UserError(
             "trainer=fsdp: a family with a discriminator trains with trainer=ddp_adversarial, or in one process"
         )
@@ -119,6 +119,7 @@ def check_compiler(cfg: DictConfig) -> None:
         )
 
 
-def _is_adversarial(cfg: DictConfig) -> bool:
+def _family_of(cfg: DictConfig) -> type[Family]:
+    """The model's class; where that is no family, which is said when it is built, answers are an ordinary family's."""
     family = locate(cfg.model._target_, COMMAND_LINE, "model")
-    return isinstance(family, type) and issubclass(family, Adversarial)
+    return family if isinstance(family, type) and issubclass(family, Family) else Family

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from trilemma.distributed.network_blocks import inner_units, trained_networks
 from trilemma.evaluation.cost.calls import subnetworks
-from trilemma.models.adversarial import Adversarial
 from trilemma.models.base import Family
 
 _PROBE = (2, 3, 5, 7, 11)  # sides of a small tensor in a weight's place, all different
@@ -69,11 +68,10 @@ def measure_sizes(model: Family, *, optimiser: int, num_averages: int) -> Sizes:
     Args:
         model: On any device.
         optimiser: Bytes of the optimiser's states; see `OptimiserProbe`.
-        num_averages: How many averages are kept, each in single precision at least; a discriminator is in none.
+        num_averages: How many averages are kept, each in single precision at least.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    averaged = dict(model.generator_parameters()) if isinstance(model, Adversarial) else trained
-    wide = sum(p.numel() * max(4, p.itemsize) for p in averaged.values())
+    wide = sum(p.numel() * max(4, p.itemsize) for _, p in model.averaged_parameters())
     held = [p for p in model.parameters() if not p.requires_grad]
     in_units = [sum(_bytes(p) for p in unit.parameters() if p.requires_grad) for unit in units_of(model)]
     weights = sum(map(_bytes, trained.values()))

@@ -14,8 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trilemma.codecs.quantizer import EMAQuantizer
 from trilemma.data.batch import Batch
-from trilemma.models.adversarial import Adversarial
-from trilemma.models.base import Family, Loss
+from trilemma.models.base import BackwardPass, Family
 from trilemma.planning.estimates.live import LiveMemory
 from trilemma.planning.estimates.operations import Operations
 from trilemma.planning.estimates.precision import GPURules
@@ -64,9 +63,8 @@ class Manner:
 def measure_step(model: Family, batch: Batch, manner: Manner = Manner()) -> StepWork:
     """Run the losses of a family and their backward passes on the meta device.
 
-    A family with a discriminator takes both its turns; operations are those of an ordinary update, memory that of the dearest
-    (its first carries the penalty that comes now and then). The codebook of a quantiser is not moved: how it moves
-    depends on values, and takes little.
+    Operations are those of an ordinary update, memory is that of the dearest kind (see `Family.backward_passes`). The codebook
+    of a quantiser is not moved: how it moves depends on values, and takes little.
 
     Args:
         model: On the meta device; gradients are left as None.
@@ -84,47 +82,28 @@ def measure_step(model: Family, batch: Batch, manner: Manner = Manner()) -> Step
         if isinstance(module, EMAQuantizer):
             module.eval()
     try:
-        if isinstance(model, Adversarial):
-            return _alternate(model, batch, manner)
-        return _run(model, partial(model.loss, batch), manner)
+        updates = [[_run(model, one, batch, manner) for one in passes] for passes in model.backward_passes()]
     finally:
         model.train(was_training)
-
-
-def _alternate(model: Adversarial, batch: Batch, manner: Manner) -> StepWork:
-    """The turns of the first update and of the one after it."""
-    generators = [p for _, p in model.generator_parameters()]
-    discriminators = [p for p in model.discriminator.parameters() if p.requires_grad]
-    turns = ((model.discriminator_loss, generators), (model.generator_loss, discriminators))
-    updates: list[list[StepWork]] = []
-    before = model.num_batches
-    for number in range(2):
-        model.num_batches = number * model.accumulate_grad_batches
-        works = []
-        for loss_of, others in turns:
-            with _frozen(others):
-                works.append(_run(model, partial(loss_of, batch), manner))
-        updates.append(works)
-    model.num_batches = before
-    both = [work for works in updates for work in works]
+    works = [work for passes in updates for work in passes]
     return StepWork(
-        forward_flops=sum(work.forward_flops for work in updates[1]),
-        backward_flops=sum(work.backward_flops for work in updates[1]),
-        kept_bytes=max(work.kept_bytes for work in both),
-        peak_bytes=max(work.peak_bytes for work in both),
-        peak_with_gradients_bytes=max(work.peak_with_gradients_bytes for work in both),
+        forward_flops=sum(work.forward_flops for work in updates[-1]),
+        backward_flops=sum(work.backward_flops for work in updates[-1]),
+        kept_bytes=max(work.kept_bytes for work in works),
+        peak_bytes=max(work.peak_bytes for work in works),
+        peak_with_gradients_bytes=max(work.peak_with_gradients_bytes for work in works),
     )
 
 
-def _run(model: Family, loss_of: Callable[[], Loss | None], manner: Manner) -> StepWork:
-    with Operations() as operations, LiveMemory(model) as memory:
+def _run(model: Family, one: BackwardPass, batch: Batch, manner: Manner) -> StepWork:
+    with _others_frozen(model, one.parameters), Operations() as operations, LiveMemory(model) as memory:
 
         def new_rules() -> GPURules:
             return GPURules(manner.mixed, on_copy=None if manner.keeps_copies else memory.ignore)
 
         with _checkpointed(manner.checkpointed, new_rules):
             with (rules := new_rules()):
-                loss = loss_of()
+                loss = one.loss(batch)
             rules.forget()
             if loss is None:
                 return StepWork(
@@ -144,13 +123,15 @@ def _run(model: Family, loss_of: Callable[[], Loss | None], manner: Manner) -> S
 
 
 @contextmanager
-def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    for parameter in parameters:
+def _others_frozen(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    asking = set(parameters)
+    others = [p for p in model.parameters() if p.requires_grad and p not in asking]
+    for parameter in others:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in parameters:
+        for parameter in others:
             parameter.requires_grad_(True)
 
 
