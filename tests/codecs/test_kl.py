@@ -5,10 +5,14 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from tiny_run import Stream, trainer_of
 from trilemma.codecs.kl import KL, Posterior
 from trilemma.errors import UserError
+from trilemma.models.autoencoder_kl import AutoencoderKL
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.processes.noise import TorchNoise
+from trilemma.quiet import quieten
+from trilemma.training.reconstruction import SquaredError
 
 
 def build(image_shape=(1, 12, 8), *, channels: int = 3, moments: int = 6) -> KL:
@@ -161,3 +165,86 @@ def test_an_image_that_cannot_be_halved_names_the_setting():
 def test_an_encoder_without_variances_is_refused():
     with pytest.raises(ValueError, match=r"encoder\.out_channels=3, but the other parts need 6"):
         build(moments=3)
+
+
+def test_a_decoder_that_enlarges_otherwise_is_refused():
+    encoder = ConvEncoder(in_channels=1, channels=8, out_channels=4, num_downsamples=2, num_res_blocks=1)
+    decoder = ConvDecoder(in_channels=2, channels=8, out_channels=1, num_upsamples=1, num_res_blocks=1)
+    with pytest.raises(ValueError, match="images of 6x4 from the 3x2 latents of images of 12x8"):
+        KL(image_shape=(1, 12, 8), encoder=encoder, decoder=decoder)
+
+
+def test_a_module_that_codes_no_images_is_refused():
+    with pytest.raises(UserError, match=r"a Linear is no encoder of images: .*autoencoder\.ConvEncoder"):
+        KL(image_shape=(1, 12, 8), encoder=nn.Linear(2, 2), decoder=build().decoder)
+
+
+# --- one latent vector an image -----------------------------------------------------------------------------------------
+
+SIDE, DIM = 28, 2
+
+
+class DenseEncoder(nn.Module):
+    """Images of 28 x 28 to the moments of one latent vector."""
+
+    in_channels, out_channels = 1, 2 * DIM
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(SIDE * SIDE, 16), nn.Tanh(), nn.Linear(16, self.out_channels))
+
+    def code_size(self, height, width):
+        if (height, width) != (SIDE, SIDE):
+            raise UserError(f"images of {height}x{width} are not {SIDE}x{SIDE}: set data.size={SIDE}")
+        return 1, 1
+
+    def forward(self, images):
+        return self.layers(images.flatten(1))[:, :, None, None]
+
+
+class DenseDecoder(nn.Module):
+    """One latent vector to images of 28 x 28."""
+
+    in_channels, out_channels = DIM, 1
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(DIM, 16), nn.Tanh(), nn.Linear(16, SIDE * SIDE))
+
+    def image_size(self, height, width):
+        return SIDE * height, SIDE * width
+
+    def forward(self, latents):
+        return self.layers(latents.flatten(1)).view(-1, 1, SIDE, SIDE)
+
+
+def dense() -> KL:
+    torch.manual_seed(0)
+    return KL(image_shape=(1, SIDE, SIDE), encoder=DenseEncoder(), decoder=DenseDecoder())
+
+
+def test_a_latent_vector_is_a_grid_of_one_by_one():
+    codec, x = dense(), images(shape=(1, SIDE, SIDE))
+    assert codec.code_shape == (DIM, 1, 1)
+    assert codec.length == DIM
+    code = codec.encode(x, noise())
+    assert code.shape == (5, DIM, 1, 1)
+    assert codec.decode(code).shape == x.shape
+    codec.standardise(codec.cache(x))
+    torch.testing.assert_close(codec.decode(codec.encode(x)), codec.decoder(codec.posterior(x).mean).clamp(-1, 1))
+    with pytest.raises(UserError, match=r"set data\.size=28"):
+        KL(image_shape=(1, 32, 32), encoder=DenseEncoder(), decoder=DenseDecoder())
+
+
+def test_a_family_trains_a_latent_vector(tmp_path, recwarn):
+    quieten()
+
+    def adam(named):
+        return torch.optim.Adam([p for _, p in named], lr=1e-3)
+
+    model = AutoencoderKL(codec=dense(), reconstruction=SquaredError(), kl_weight=1e-2, optimizer=adam)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer_of(tmp_path, [], max_steps=1).fit(model, Stream(1, (5, 1, SIDE, SIDE)))
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+    x = images(shape=(1, SIDE, SIDE))
+    assert model.reconstruct(x).shape == x.shape

@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 from trilemma.config.check import _fits, check_config
 from trilemma.errors import UserError
+from trilemma.networks.image_coder import ImageEncoder
 
 SCHEMA = {
     "seed": int,
@@ -74,6 +75,11 @@ def test_mistakes_are_named(change, message):
         (3, tuple[int, ...], False),
         (False, int, False),
         (1, bool, False),
+        # A protocol stands for a built object.
+        ({"_target_": "trilemma.networks.autoencoder.ConvEncoder"}, ImageEncoder, True),
+        ("conv", ImageEncoder, False),
+        (None, ImageEncoder, False),
+        (None, ImageEncoder | None, True),
     ],
 )
 def test_fits(value, hint, fits):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
+from trilemma.networks.image_coder import ImageDecoder, ImageEncoder
 
 
 def encoder(halvings: int) -> ConvEncoder:
@@ -17,7 +18,11 @@ def test_shapes_halve_and_double(n):
     images = torch.randn(2, 3, 16, 32)
     latents = encoder(n)(images)
     assert latents.shape == (2, 5, 16 >> n, 32 >> n)
+    assert encoder(n).code_size(16, 32) == latents.shape[2:]
     assert decoder(n)(latents).shape == images.shape
+    assert decoder(n).image_size(*latents.shape[2:]) == (16, 32)
+    assert isinstance(encoder(n), ImageEncoder)
+    assert isinstance(decoder(n), ImageDecoder)
 
 
 @pytest.mark.parametrize("network", [encoder(2), decoder(2)])

@@ -10,7 +10,6 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from trilemma.errors import UserError
 from trilemma.processes.noise import NoiseSource
 
 
@@ -89,21 +88,6 @@ def image_shape_of(sizes: Sequence[int]) -> tuple[int, int, int]:
         raise ValueError(f"image_shape must be (C, H, W), got {tuple(sizes)}")
     channels, height, width = sizes
     return channels, height, width
-
-
-def halved_grid(image_shape: tuple[int, int, int], num_halvings: int) -> tuple[int, int]:
-    """Height and width (h, w) of images that are halved so often.
-
-    Raises:
-        UserError: If a side cannot be halved so often.
-    """
-    _, height, width = image_shape
-    factor = 2**num_halvings
-    if height % factor or width % factor:
-        raise UserError(
-            f"images of {height}x{width} cannot be halved {num_halvings} times: set data.size to a multiple of {factor}"
-        )
-    return height // factor, width // factor
 
 
 def flatten(code: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trilemma.codecs.base import halved_grid, image_shape_of
+from trilemma.codecs.base import image_shape_of
+from trilemma.codecs.first_stage_grid import check_coders, code_grid
 from trilemma.codecs.latents import LatentCodec
-from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
+from trilemma.networks.image_coder import ImageDecoder, ImageEncoder
 from trilemma.processes.noise import NoiseSource
 
 # Outside, exp would overflow in half precision or the deviation underflow; no trained posterior comes near.
@@ -69,28 +70,23 @@ class KL(LatentCodec):
         decoder: Latents of c channels to images.
 
     Raises:
-        UserError: If the image cannot be halved as often as the encoder does.
+        UserError: If the encoder reads no images of that size (a convolutional one halves them), or a part codes no images.
         ValueError: If the parts do not fit each other.
     """
 
-    def __init__(self, *, image_shape: Sequence[int], encoder: ConvEncoder, decoder: ConvDecoder) -> None:
+    def __init__(self, *, image_shape: Sequence[int], encoder: ImageEncoder, decoder: ImageDecoder) -> None:
         shape = image_shape_of(image_shape)
-        for name, found, wanted in (
-            ("encoder.in_channels", encoder.in_channels, shape[0]),
-            ("encoder.out_channels", encoder.out_channels, 2 * decoder.in_channels),
-            ("decoder.out_channels", decoder.out_channels, shape[0]),
-            ("decoder.num_upsamples", decoder.num_upsamples, encoder.num_downsamples),
-        ):
-            if found != wanted:
-                raise ValueError(f"{name}={found}, but the other parts need {wanted}")
-        super().__init__((decoder.in_channels, *halved_grid(shape, encoder.num_downsamples)))
+        check_coders(encoder, decoder)
+        channels = decoder.in_channels
+        grid = code_grid(shape, encoder, decoder, encoded_channels=2 * channels, decoded_channels=channels)
+        super().__init__((channels, *grid))
         self.image_shape = shape
         self.encoder = encoder
         self.decoder = decoder
 
     def posterior(self, images: Tensor) -> Posterior:
         """The posterior of images [B, C, H, W], in single precision at least."""
-        moments: Tensor = self.encoder(images)
+        moments = self.encoder(images)
         mean, log_var = moments.to(torch.promote_types(moments.dtype, torch.float32)).chunk(2, dim=1)
         return Posterior(mean, log_var.clamp(_MIN_LOG_VAR, _MAX_LOG_VAR))
 
@@ -101,8 +97,7 @@ class KL(LatentCodec):
 
     def decode(self, code: Tensor) -> Tensor:
         """Images [B, C, H, W] in [-1, 1] of codes [B, c, h, w]."""
-        images: Tensor = self.decoder(self._latents(code))
-        return images.clamp(-1.0, 1.0)
+        return self.decoder(self._latents(code)).clamp(-1.0, 1.0)
 
     def cache(self, images: Tensor) -> Tensor:
         """Mean and deviation of the latents of images [B, C, H, W], stacked to [B, 2c, h, w]."""

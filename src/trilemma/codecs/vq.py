@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trilemma.codecs.base import Codec, halved_grid, image_shape_of
+from trilemma.codecs.base import Codec, image_shape_of
+from trilemma.codecs.first_stage_grid import check_coders, code_grid
 from trilemma.codecs.quantizer import EMAQuantizer
-from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
+from trilemma.networks.image_coder import ImageDecoder, ImageEncoder
 from trilemma.processes.noise import NoiseSource
 
 
@@ -40,28 +41,20 @@ class VQ(Codec):
         quantizer: Latents to codes.
 
     Raises:
-        UserError: If the image cannot be halved as often as the encoder does.
+        UserError: If the encoder reads no images of that size (a convolutional one halves them), or a part codes no images.
         ValueError: If the parts do not fit each other.
     """
 
     num_classes: int
 
     def __init__(
-        self, *, image_shape: Sequence[int], encoder: ConvEncoder, decoder: ConvDecoder, quantizer: EMAQuantizer
+        self, *, image_shape: Sequence[int], encoder: ImageEncoder, decoder: ImageDecoder, quantizer: EMAQuantizer
     ) -> None:
         super().__init__()
         self.image_shape = image_shape_of(image_shape)
-        channels = self.image_shape[0]
-        for name, found, wanted in (
-            ("encoder.in_channels", encoder.in_channels, channels),
-            ("encoder.out_channels", encoder.out_channels, quantizer.dim),
-            ("decoder.in_channels", decoder.in_channels, quantizer.dim),
-            ("decoder.out_channels", decoder.out_channels, channels),
-            ("decoder.num_upsamples", decoder.num_upsamples, encoder.num_downsamples),
-        ):
-            if found != wanted:
-                raise ValueError(f"{name}={found}, but the other parts need {wanted}")
-        self.code_shape = halved_grid(self.image_shape, encoder.num_downsamples)
+        check_coders(encoder, decoder)
+        dim = quantizer.dim
+        self.code_shape = code_grid(self.image_shape, encoder, decoder, encoded_channels=dim, decoded_channels=dim)
         self.num_classes = quantizer.codebook_size
         self.encoder = encoder
         self.decoder = decoder
@@ -79,13 +72,11 @@ class VQ(Codec):
 
     def decode(self, code: Tensor) -> Tensor:
         """Images [B, C, H, W] in [-1, 1] of tokens [B, h, w]."""
-        images: Tensor = self.decoder(self.embed(code))
-        return images.clamp(-1.0, 1.0)
+        return self.decoder(self.embed(code)).clamp(-1.0, 1.0)
 
     def latents(self, images: Tensor) -> Tensor:
         """Latents before quantisation, [B, d, h, w], of images [B, C, H, W]."""
-        latents: Tensor = self.encoder(images)
-        return latents
+        return self.encoder(images)
 
     def embed(self, code: Tensor) -> Tensor:
         """Codebook vectors [B, d, h, w] of tokens [B, h, w]."""

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trilemma.errors import UserError
+
 
 class ResidualBlock(nn.Module):
     """x + conv1x1(relu(conv3x3(relu(x)))).
@@ -68,6 +70,20 @@ class ConvEncoder(nn.Module):
         """See `HasBlocks`: one block."""
         return [self]
 
+    def code_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width (h, w) of the latents of images of that size.
+
+        Raises:
+            UserError: If a side cannot be halved so often.
+        """
+        factor = 2**self.num_downsamples
+        if height % factor or width % factor:
+            raise UserError(
+                f"images of {height}x{width} cannot be halved {self.num_downsamples} times: "
+                f"set data.size to a multiple of {factor}"
+            )
+        return height // factor, width // factor
+
     def forward(self, images: Tensor) -> Tensor:
         """Latents [B, d, h, w] of images [B, C, H, W]."""
         latents: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
@@ -111,6 +127,10 @@ class ConvDecoder(nn.Module):
     def layer_blocks(self) -> list[nn.Module]:
         """See `HasBlocks`: one block."""
         return [self]
+
+    def image_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width (H, W) of the images of latents of that size."""
+        return height << self.num_upsamples, width << self.num_upsamples
 
     def forward(self, latents: Tensor) -> Tensor:
         """Images [B, C, H, W] of latents [B, d, h, w]; not clipped."""

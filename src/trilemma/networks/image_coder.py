@@ -1,0 +1,53 @@
+"""What a first stage asks of its two networks."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """A module that turns images into a grid of latents; a dense one gives a grid of 1 x 1.
+
+    Attributes:
+        in_channels: Channels C of the images.
+        out_channels: Width d of the latents.
+    """
+
+    in_channels: int
+    out_channels: int
+
+    def code_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width (h, w) of the latents of images of that size.
+
+        Raises:
+            UserError: If it reads no images of that size; it names the setting to change.
+        """
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Latents [B, d, h, w] of images [B, C, H, W]."""
+
+
+@runtime_checkable
+class ImageDecoder(Protocol):
+    """A module that turns a grid of latents into images.
+
+    Attributes:
+        in_channels: Width d of the latents.
+        out_channels: Channels C of the images.
+    """
+
+    in_channels: int
+    out_channels: int
+
+    def image_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width (H, W) of the images of latents of that size.
+
+        Raises:
+            UserError: If it reads no latents of that size; it names the setting to change.
+        """
+
+    def __call__(self, latents: Tensor, /) -> Tensor:
+        """Images [B, C, H, W] of latents [B, d, h, w]; not clipped."""
