@@ -1,9 +1,9 @@
 import pytest
 import torch
 from dense_reference import model_posterior, transition_matrix, true_posterior
-from scipy import stats
 from zoo import PROCESSES, TIMES, WEIGHTINGS, K
 
+from drawn import assert_drawn_from
 from trilemma.errors import UserError
 from trilemma.processes.categorical.closed_form import Absorbing, MaskAndReplace, Uniform
 from trilemma.processes.categorical.schedules import (
@@ -26,21 +26,6 @@ def all_states(process):
 def random_p(*shape, seed=0):
     logits = 2 * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return logits.softmax(-1)
-
-
-def assert_drawn_from(drawn, p):
-    """Chi-square of int64 draws [N] against p [S]; states of probability zero never appear."""
-    counts = torch.bincount(drawn, minlength=len(p)).double()
-    assert counts[p == 0].sum() == 0
-    expected = len(drawn) * p / p.sum()
-    common = expected > 10
-    rare = (counts[~common].sum(), expected[~common].sum())
-    statistic = ((counts - expected) ** 2 / expected)[common].sum()
-    if rare[1] > 1:
-        statistic = statistic + (rare[0] - rare[1]) ** 2 / rare[1]
-    else:
-        assert rare[0] < 10
-    assert stats.chi2.sf(float(statistic), max(1, int(common.sum()))) > 1e-4
 
 
 @pytest.mark.parametrize("process", PROCESSES)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from trilemma.processes.categorical import dense
 from trilemma.processes.categorical.schedules import Time
 from trilemma.processes.noise import NoiseSource
 
@@ -28,45 +30,57 @@ class BoundTerms(NamedTuple):
     """-log p(x0|xt) of the network's own x0."""
 
 
-class Rates(NamedTuple):
-    """Instantaneous rates of the continuous-time chain, float64 shaped like t."""
+@runtime_checkable
+class Masks(Protocol):
+    """A process that only ever masks tokens: one that is not masked is right, one that is masked says nothing.
 
-    mask: Tensor
-    """Rate at which a token that is not masked becomes masked."""
-    replace: Tensor
-    """Rate at which a token that is not masked is redrawn uniformly (it may land on its own class)."""
+    Ask with `supports(process, Masks)`: whether a process has it may depend on its schedule.
+    """
+
+    def mask(self, xt: Tensor, where: Tensor) -> Tensor:
+        """The state xt, int64 [B, L], with the tokens at `where`, bool [B, L], set to "not known yet"."""
+
+    def mask_probability(self, t: Time) -> Tensor:
+        """Probability that a token is masked at t, float64 shaped like t."""
 
 
-class CategoricalProcess(ABC):
+class CategoricalProcess(nn.Module, ABC):
     """A Markov chain on S states that forgets tokens x0 of K classes as t runs from 0 to 1.
 
     Shapes: B images, L tokens, K classes 0..K-1, S states of which the first K are the classes. Times s and t are a
-        number, a scalar tensor
-    or one time an image [B], with 0 <= s < t <= 1 arbitrary: a strided sampler is the same formula on a coarser grid.
+    number, a scalar tensor or one time an image [B], with 0 <= s < t <= 1 arbitrary: a strided sampler is the same
+    formula on a coarser grid.
+
+    A process states `num_classes`, `num_states`, `marginal` and `transition`; all else follows from these two, as dense
+    sums over classes and states in float64, O(K S) a token. One that knows a closed form overrides what it does better.
 
     Attributes:
         num_classes: K.
         num_states: S.
+        unsupported: Capabilities (`Masks`) that the class has and this process, by its schedule, has not; see `supports`.
     """
 
     num_classes: int
     num_states: int
+    unsupported: frozenset[type] = frozenset()
 
     @abstractmethod
     def marginal(self, x0: Tensor, t: Time) -> Tensor:
-        """Log q(xt|x0), float64 [B, L, S], of x0 int64 [B, L]."""
-
-    @abstractmethod
-    def sample(self, x0: Tensor, t: Time, noise: NoiseSource) -> Tensor:
-        """Draw xt ~ q(xt|x0), int64 [B, L], of x0 int64 [B, L]."""
+        """Log q(xt|x0), float64 [B, L, S], of x0 int64 [B, L]; at t = 0 all of it is at x0."""
 
     @abstractmethod
     def transition(self, xs: Tensor, s: Time, t: Time) -> Tensor:
         """Log q(xt|xs), float64 [B, L, S], of xs int64 [B, L]."""
 
-    @abstractmethod
+    def sample(self, x0: Tensor, t: Time, noise: NoiseSource) -> Tensor:
+        """Draw xt ~ q(xt|x0), int64 [B, L], of x0 int64 [B, L]."""
+        return noise.categorical(self.marginal(x0, t), log=True)
+
     def posterior(self, log_x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> Tensor:
         """Log p(xs|xt), with the total mass of `log_x0`: a truncated p(x0|xt) needs no renormalisation.
+
+        A class that cannot have become xt does not count; its mass goes to the others in proportion. Where only such
+        classes have mass, x0 is taken to be uniform. So under pure masking a token that is not masked stays what it is.
 
         Args:
             log_x0: log p(x0|xt), [B, L, K].
@@ -78,14 +92,15 @@ class CategoricalProcess(ABC):
         Returns:
             Log-probabilities [B, L, S] in the dtype of `log_x0`.
         """
+        return dense.posterior(self, log_x0, xt, s, t, weighting).to(log_x0.dtype)
 
-    @abstractmethod
     def step(self, log_x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting, noise: NoiseSource) -> Tensor:
-        """Draw xs, int64 [B, L], from the distribution of `posterior` without forming it; `log_x0` needs no normalisation."""
+        """Draw xs, int64 [B, L], from the distribution of `posterior`; `log_x0` needs no normalisation."""
+        normalised = log_x0.double().log_softmax(-1)
+        return noise.categorical(dense.posterior(self, normalised, xt, s, t, weighting), log=True)
 
-    @abstractmethod
     def bound_terms(self, logits: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> BoundTerms:
-        """KL to the true posterior and cross-entropy of x0, fused, differentiable in `logits`.
+        """KL to the true posterior and cross-entropy of x0, differentiable in `logits`.
 
         Args:
             logits: Unnormalised log p(x0|xt), [B, L, K].
@@ -94,24 +109,27 @@ class CategoricalProcess(ABC):
             s: Earlier time; at s = 0 the KL is -log p(x0|xt) under the model's p(xs|xt).
             t: Later time.
             weighting: See `Weighting`.
+
+        Returns:
+            Both in float32, or float64 where the logits are.
         """
+        kl, cross_entropy = dense.bound_terms(self, logits, x0, xt, s, t, weighting)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return BoundTerms(kl.to(dtype), cross_entropy.to(dtype))
 
     def kl(self, log_x0: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> Tensor:
-        """KL(q(xs|xt,x0) || p(xs|xt)) in nats, [B, L]; differentiable, O(K). See `bound_terms`."""
+        """KL(q(xs|xt,x0) || p(xs|xt)) in nats, [B, L]; differentiable. See `bound_terms`."""
         return self.bound_terms(log_x0, x0, xt, s, t, weighting).kl
 
-    @abstractmethod
-    def rate(self, t: Time) -> Rates:
-        """Rates of the continuous-time chain at t."""
-
-    @abstractmethod
     def prior(self, shape: tuple[int, ...], noise: NoiseSource) -> Tensor:
-        """Draw x1, int64 `shape` = (B, L), without knowing x0."""
+        """Draw x1, int64 `shape` = (B, L), without knowing x0: from q(x1|x0) averaged over uniform x0."""
+        probs = dense.log_prior(self, noise.device).exp()
+        return noise.categorical(probs.expand(*shape, self.num_states))
 
-    @abstractmethod
     def prior_kl(self, x0: Tensor) -> Tensor:
         """KL(q(x1|x0) || prior) in nats, float64 [B, L]."""
+        return dense.prior_kl(self, x0.device)[x0]
 
-    @abstractmethod
     def is_known(self, xt: Tensor) -> Tensor:
         """Where xt names a class, rather than "not known yet": bool [B, L]."""
+        return xt < self.num_classes

@@ -7,10 +7,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trilemma.errors import UserError
-from trilemma.processes.categorical.base import BoundTerms, CategoricalProcess, Rates, Weighting
+from trilemma.processes.categorical.base import BoundTerms, CategoricalProcess, Masks, Weighting
 from trilemma.processes.categorical.closed_form_bound import closed_form_bound
-from trilemma.processes.categorical.coefficients import Coefficients, coefficients, masses, positive
-from trilemma.processes.categorical.schedules import Schedule, Time, as_float64
+from trilemma.processes.categorical.coefficients import (
+    Coefficients,
+    Rates,
+    check_chain,
+    coefficients,
+    ever_replaces,
+    masses,
+    positive,
+    rates,
+)
+from trilemma.processes.categorical.schedules import Schedule, Time
 from trilemma.processes.inverse_cdf import inverse_cdf
 from trilemma.processes.noise import NoiseSource
 
@@ -25,7 +34,8 @@ class MaskAndReplace(CategoricalProcess):
     rest (Gu et al. 2022, equations 7 and 8). The family is closed: Q_{t|s} has a = alpha_bar(t)/alpha_bar(s) and c =
     1 - (1 - gamma_bar(t))/(1 - gamma_bar(s)).
 
-    With a schedule that never replaces, a token that is not masked stays what it is whatever p(x0|xt) says.
+    With a schedule that never replaces, a token that is not masked stays what it is whatever p(x0|xt) says, and the
+    process has the capability `Masks`.
 
     Args:
         num_classes: K.
@@ -41,10 +51,13 @@ class MaskAndReplace(CategoricalProcess):
     def __init__(self, num_classes: int, schedule: Schedule) -> None:
         if num_classes < 2:
             raise UserError(f"process.num_classes={num_classes}: a categorical process needs at least 2 classes")
+        super().__init__()
         self.num_classes = num_classes
         self.num_states = num_classes + self._has_mask
         self.schedule = schedule.split(self._default_mask_fraction)
         self._check_schedule()
+        if not self._has_mask or ever_replaces(self.schedule):
+            self.unsupported = frozenset({Masks})
 
     def marginal(self, x0: Tensor, t: Time) -> Tensor:
         """See `CategoricalProcess`."""
@@ -188,16 +201,8 @@ class MaskAndReplace(CategoricalProcess):
         return closed_form_bound(logits, x0, xt, self.is_known(xt), self._coefficients(s, t), weighting)
 
     def rate(self, t: Time) -> Rates:
-        """See `CategoricalProcess`."""
-        with torch.enable_grad():
-            time = as_float64(t).detach().clone().requires_grad_()
-            log_kept = self.schedule.alpha_bar(time).log()
-            log_unmasked = (1.0 - self.schedule.gamma_bar(time)).log()
-            (lost,) = torch.autograd.grad(log_kept.sum(), time)
-            masked = torch.zeros_like(lost)
-            if log_unmasked.requires_grad:
-                (masked,) = torch.autograd.grad(log_unmasked.sum(), time)
-        return Rates(mask=-masked, replace=masked - lost)
+        """Rates of the continuous-time chain at t."""
+        return rates(self.schedule, t)
 
     def prior(self, shape: tuple[int, ...], noise: NoiseSource) -> Tensor:
         """See `CategoricalProcess`. It is q(x1|x0) averaged over uniform x0: gamma_bar(1) of it is masked."""
@@ -217,9 +222,17 @@ class MaskAndReplace(CategoricalProcess):
         nats = nats + (self.num_classes - 1) * c.replaced_t.xlogy(c.replaced_t / positive(level))
         return nats.to(x0.device).expand(x0.shape)
 
-    def is_known(self, xt: Tensor) -> Tensor:
-        """See `CategoricalProcess`."""
-        return xt < self.num_classes
+    def mask(self, xt: Tensor, where: Tensor) -> Tensor:
+        """See `Masks`."""
+        return torch.where(where, self.num_classes, xt)
+
+    def mask_probability(self, t: Time) -> Tensor:
+        """See `Masks`."""
+        return self.schedule.gamma_bar(t)
+
+    def log_snr(self, t: Time) -> Tensor:
+        """log(alpha_bar / (1 - alpha_bar)), float64 shaped like t."""
+        return torch.logit(self.schedule.alpha_bar(t))
 
     def _one_step(self, x: Tensor, *, keep: Tensor, replace: Tensor, mask: Tensor) -> Tensor:
         """Log of keep * onehot(x) + replace (every class) + mask (the mask), [B, L, S]; a masked x stays masked."""
@@ -237,24 +250,7 @@ class MaskAndReplace(CategoricalProcess):
         return (u * self.num_classes).to(torch.int64).clamp(0, self.num_classes - 1)
 
     def _check_schedule(self) -> None:
-        t = torch.linspace(0, 1, 10_001, dtype=torch.float64)
-        alpha, gamma, lost = masses(self.schedule, t)
-        name = type(self.schedule).__name__
-        if alpha[0] != 1 or gamma[0] != 0:
-            raise UserError(f"schedule {name} does not start at the data: alpha_bar(0) must be 1 and gamma_bar(0) 0")
-        if (alpha + gamma > 1 + 1e-12).any() or (alpha < 0).any():
-            raise UserError(f"schedule {name}: alpha_bar and gamma_bar must be probabilities that sum to at most 1")
-        unmasked = alpha + lost
-        kept = alpha / positive(unmasked)
-        # What float64 leaves of a difference to 1, relative to what the ratio is divided by.
-        slack = 1e-12 + 1e-15 / positive(unmasked[1:])
-        for what, rises in (
-            ("gamma_bar falls", gamma.diff(dim=0) < -1e-12),
-            ("alpha_bar/(1 - gamma_bar) rises", kept.diff(dim=0) > slack),
-        ):
-            if rises.any():
-                where = float(t[int(rises.flatten().nonzero()[0])])
-                raise UserError(f"schedule {name}: {what} near t={where:.3g}, so it is no chain that only forgets")
+        check_chain(self.schedule)
 
 
 class Absorbing(MaskAndReplace):
@@ -274,7 +270,7 @@ class Absorbing(MaskAndReplace):
 
     def _check_schedule(self) -> None:
         super()._check_schedule()
-        if (masses(self.schedule, torch.linspace(0, 1, 1_001, dtype=torch.float64))[2] > 0).any():
+        if ever_replaces(self.schedule):
             raise UserError(
                 "an absorbing process never replaces tokens: set schedule.mask_fraction=1, or take mask_and_replace"
             )

@@ -1,12 +1,14 @@
-"""The numbers of the closed-form processes at a pair of times."""
+"""The numbers of the closed-form processes at a pair of times, and whether their schedule is that of a Markov chain."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from trilemma.errors import UserError
 from trilemma.processes.categorical.schedules import Schedule, Time, as_float64
 
 
@@ -37,6 +39,15 @@ class Coefficients:
     replace: Tensor
     unmasked_s: Tensor
     reveal: Tensor
+
+
+class Rates(NamedTuple):
+    """Instantaneous rates of the continuous-time chain, float64 shaped like t."""
+
+    mask: Tensor
+    """Rate at which a token that is not masked becomes masked."""
+    replace: Tensor
+    """Rate at which a token that is not masked is redrawn uniformly (it may land on its own class)."""
 
 
 def coefficients(schedule: Schedule, num_classes: int, s: Time, t: Time) -> Coefficients:
@@ -80,3 +91,47 @@ def masses(schedule: Schedule, t: Time) -> tuple[Tensor, Tensor, Tensor]:
 def positive(x: Tensor) -> Tensor:
     """A denominator that is zero only where its numerator is."""
     return torch.where(x > 0, x, 1.0)
+
+
+def rates(schedule: Schedule, t: Time) -> Rates:
+    """Rates of the continuous-time chain at t, from the slopes of its schedule."""
+    with torch.enable_grad():
+        time = as_float64(t).detach().clone().requires_grad_()
+        log_kept = schedule.alpha_bar(time).log()
+        log_unmasked = (1.0 - schedule.gamma_bar(time)).log()
+        (lost,) = torch.autograd.grad(log_kept.sum(), time)
+        masked = torch.zeros_like(lost)
+        if log_unmasked.requires_grad:
+            (masked,) = torch.autograd.grad(log_unmasked.sum(), time)
+    return Rates(mask=-masked, replace=masked - lost)
+
+
+def ever_replaces(schedule: Schedule) -> bool:
+    """Whether a token is replaced by a class at any time."""
+    return bool((masses(schedule, torch.linspace(0, 1, 1_001, dtype=torch.float64))[2] > 0).any())
+
+
+def check_chain(schedule: Schedule) -> None:
+    """Check that a schedule is that of a Markov chain.
+
+    Raises:
+        UserError: If it does not start at the data, does not give probabilities, or remembers what it has forgotten.
+    """
+    t = torch.linspace(0, 1, 10_001, dtype=torch.float64)
+    alpha, gamma, lost = masses(schedule, t)
+    name = type(schedule).__name__
+    if alpha[0] != 1 or gamma[0] != 0:
+        raise UserError(f"schedule {name} does not start at the data: alpha_bar(0) must be 1 and gamma_bar(0) 0")
+    if (alpha + gamma > 1 + 1e-12).any() or (alpha < 0).any():
+        raise UserError(f"schedule {name}: alpha_bar and gamma_bar must be probabilities that sum to at most 1")
+    unmasked = alpha + lost
+    kept = alpha / positive(unmasked)
+    # What float64 leaves of a difference to 1, relative to what the ratio is divided by.
+    slack = 1e-12 + 1e-15 / positive(unmasked[1:])
+    for what, rises in (
+        ("gamma_bar falls", gamma.diff(dim=0) < -1e-12),
+        ("alpha_bar/(1 - gamma_bar) rises", kept.diff(dim=0) > slack),
+    ):
+        if rises.any():
+            where = float(t[int(rises.flatten().nonzero()[0])])
+            raise UserError(f"schedule {name}: {what} near t={where:.3g}, so it is no chain that only forgets")

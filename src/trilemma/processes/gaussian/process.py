@@ -7,14 +7,14 @@ Coefficients are computed in float64; what comes out has the dtype of x.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trilemma.processes.categorical.schedules import Time
 from trilemma.processes.gaussian.schedules import GaussianSchedule
 from trilemma.processes.noise import NoiseSource
 
 
-class GaussianProcess:
+class GaussianProcess(nn.Module):
     """Any pair alpha(t), sigma(t): variance preserving, variance exploding (EDM), straight paths (flow matching).
 
     Arbitrary s < t is the primitive: a strided sampler is the same formula on a coarser grid.
@@ -26,6 +26,7 @@ class GaussianProcess:
     """
 
     def __init__(self, schedule: GaussianSchedule) -> None:
+        super().__init__()
         self.schedule = schedule
 
     @property
