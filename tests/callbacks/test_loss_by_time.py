@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from tiny_run import Evaluation, Stream, Tiny, fit, seed_all, trainer_of
-from trilemma.callbacks.pictures.grids import loss_by_time
+from trilemma.callbacks.pictures import loss_by_time
 from trilemma.callbacks.pictures.loss_by_time import LossByTime
 from trilemma.errors import UserError
 from trilemma.quiet import quieten

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-import torch
-from torch import Tensor
 
+from trilemma.callbacks.mean_by_time import MeanByTime
 from trilemma.callbacks.monitors.base import Monitor
 from trilemma.errors import UserError
-from trilemma.training.diagnostics import diagnostics_of
 
 
 class TimeLoss(Monitor):
@@ -33,7 +31,7 @@ class TimeLoss(Monitor):
             )
         self.num_bins = num_bins
         self.max_rise = max_rise
-        self._sums: Tensor | None = None  # float64 [2, num_bins]: loss, count
+        self._mean = MeanByTime(num_bins)
         self._losses: dict[int, float] = {}  # of the parts that were seen
         self._least: dict[int, float] = {}
 
@@ -44,30 +42,17 @@ class TimeLoss(Monitor):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from nothing."""
-        self._sums = None
+        self._mean.reset()
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
     ) -> None:
         """Add a batch."""
-        seen = diagnostics_of(outputs)
-        if "time" not in seen or "time_loss" not in seen:
-            return
-        loss = seen["time_loss"].double()
-        # The end of a part belongs to it: t = i / T is rounded.
-        part = (seen["time"].double() * self.num_bins - 1e-5).ceil().long().sub(1).clamp(0, self.num_bins - 1)
-        batch = torch.zeros(2, self.num_bins, dtype=loss.dtype, device=loss.device)
-        batch[0].index_add_(0, part, loss)
-        batch[1].index_add_(0, part, torch.ones_like(loss))
-        self._sums = batch if self._sums is None else self._sums + batch
+        self._mean.add(outputs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the means over the whole set, of all processes."""
-        self._losses = {}
-        if self._sums is None:
-            return
-        total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
-        self._losses = {i: total[i] / count[i] for i in range(self.num_bins) if count[i]}
+        self._losses = self._mean.means(trainer)
         pl_module.log_dict({f"val/loss_t{i:02d}": loss for i, loss in self._losses.items()}, sync_dist=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

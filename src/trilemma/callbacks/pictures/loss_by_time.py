@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-import torch
-from torch import Tensor
 
 from trilemma.callbacks.counting import num_batches
+from trilemma.callbacks.mean_by_time import MeanByTime
 from trilemma.callbacks.pictures.grids import publish
 from trilemma.errors import UserError
 from trilemma.figures.loss_by_time import Curve, loss_by_time_picture
-from trilemma.training.diagnostics import diagnostics_of
 
 _MAX_CURVES = 400  # of more, every second one is kept
 
@@ -37,7 +35,7 @@ class LossByTime(L.Callback):
             )
         self.num_bins = num_bins
         self.max_earlier = max_earlier
-        self._sums: Tensor | None = None  # float64 [2, num_bins]: loss, count
+        self._mean = MeanByTime(num_bins)
         self._curves: dict[int, Curve] = {}
 
     @property
@@ -47,29 +45,22 @@ class LossByTime(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from nothing."""
-        self._sums = None
+        self._mean.reset()
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
     ) -> None:
         """Add a batch."""
-        seen = diagnostics_of(outputs)
-        if "time" not in seen or "time_loss" not in seen:
-            return
-        loss = seen["time_loss"].double()
-        # The end of a part belongs to it: t = i / T is rounded.
-        part = (seen["time"].double() * self.num_bins - 1e-5).ceil().long().sub(1).clamp(0, self.num_bins - 1)
-        if self._sums is None:
-            self._sums = torch.zeros(2, self.num_bins, dtype=loss.dtype, device=loss.device)
-        self._sums[0].index_add_(0, part, loss)
-        self._sums[1].index_add_(0, part, torch.ones_like(loss))
+        self._mean.add(outputs)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw what all processes have seen."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or self._sums is None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
-        curve = tuple(((i + 0.5) / self.num_bins, total[i] / count[i]) for i in range(self.num_bins) if count[i])
+        means = self._mean.means(trainer)
+        if not means:
+            return
+        curve = tuple(((i + 0.5) / self.num_bins, mean) for i, mean in means.items())
         step = num_batches(trainer)
         self._curves = {batch: points for batch, points in self._curves.items() if batch < step}
         shown = {batch: self._curves[batch] for batch in _spread(sorted(self._curves), self.max_earlier)}
