@@ -22,6 +22,8 @@ from trilemma.processes.inverse_cdf import inverse_cdf
 from trilemma.processes.noise import Noise, TorchNoise
 from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import ClassifierFree, Guidance
+from trilemma.training.loss_weights import Simple
+from trilemma.training.timesteps import ImportanceTimesteps
 
 SIZES = {"S": (128, 7, 128, 4, 64), "M": (1024, 16, 256, 6, 16)}
 
@@ -57,6 +59,8 @@ def family(size: str) -> DiscreteDiffusion:
         condition=LabelCondition(10, dim),
         sampler=Ancestral(25),
         guidance=Guidance(),
+        times=ImportanceTimesteps(100),
+        weight=Simple(),
     )
 
 

@@ -40,7 +40,7 @@ from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.gaussian.dpm_solver import DPMSolver
 from trilemma.samplers.guidance import Guidance
 from trilemma.training.loss_weights import Simple
-from trilemma.training.times import ChainTimes
+from trilemma.training.timesteps import ChainTimesteps
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 SIZES = {"S": ((1, 28, 28), 64), "M": ((1, 28, 28), 64), "L": ((3, 32, 32), 4)}
@@ -169,7 +169,7 @@ def family(size: str) -> DDPM:
         sampler=DDIM(50),
         guidance=Guidance(),
         parameterization=V(),
-        times=ChainTimes(1000),
+        times=ChainTimesteps(1000),
         weight=Simple(),
         condition_dropout=0.0,
     )

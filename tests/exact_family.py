@@ -13,7 +13,7 @@ from trilemma.processes.gaussian.schedules import LinearPath
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import Guidance
 from trilemma.training.loss_weights import Simple
-from trilemma.training.times import UniformTimes
+from trilemma.training.timesteps import UniformTimesteps
 
 MEANS = (-0.5, 0.0, 0.5)
 STD = 0.1
@@ -48,7 +48,7 @@ def exact_family(*, labels=False, schedule=None, sampler=None, shape=(1, 4, 4), 
         sampler=sampler or DDIM(20),
         guidance=Guidance(),
         parameterization=X0(),
-        times=UniformTimes(),
+        times=UniformTimesteps(),
         weight=Simple(),
         optimizer=optimizer,
     ).eval()

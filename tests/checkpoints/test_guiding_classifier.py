@@ -37,7 +37,7 @@ MODEL = {
         "channel_mults": [1],
         "num_res_blocks": 1,
     },
-    "times": {"_target_": "trilemma.training.times.UniformTimes"},
+    "times": {"_target_": "trilemma.training.timesteps.UniformTimesteps"},
     "num_labels": 10,
 }
 CONFIG = {

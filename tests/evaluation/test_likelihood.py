@@ -16,6 +16,8 @@ from trilemma.processes.categorical.closed_form import Absorbing, Uniform
 from trilemma.processes.categorical.schedules import Cosine, Linear
 from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import Guidance
+from trilemma.training.loss_weights import Simple
+from trilemma.training.timesteps import ChainTimesteps
 
 SIDE = 4
 
@@ -77,7 +79,8 @@ def diffusion(process, num_classes):
         condition=NoCondition(),
         sampler=Ancestral(2),
         guidance=Guidance(),
-        num_timesteps=6,
+        times=ChainTimesteps(6),
+        weight=Simple(),
     ).double()
 
 

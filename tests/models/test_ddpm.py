@@ -23,7 +23,7 @@ from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree, Guidance
 from trilemma.training.loss_weights import MinSNR, Simple, SoftMinSNR
-from trilemma.training.times import ChainTimes, LogNormalTimes, LossSecondMoment, UniformTimes
+from trilemma.training.timesteps import ChainTimesteps, ImportanceTimesteps, LogNormalTimesteps, UniformTimesteps
 from trilemma.training.x0_error import X0Error
 
 T, SIDE = 20, 4
@@ -59,7 +59,7 @@ def model_of(*, dtype=torch.float32, labels=False, **changes):
         "sampler": DDIM(5),
         "guidance": ClassifierFree(2.0) if labels else Guidance(),
         "parameterization": Eps(),
-        "times": ChainTimes(T),
+        "times": ChainTimesteps(T),
         "weight": Simple(),
         **changes,
     }
@@ -220,7 +220,7 @@ def test_the_likelihood_is_the_sum_of_its_terms_and_a_bound():
         {"parameterization": V(), "sampler": GaussianAncestral(7, variance="optimal")},
         {"labels": True},
         {"variance": "learned", "objective": "hybrid", "sampler": GaussianAncestral(7, variance="learned")},
-        {"process": GaussianProcess(LinearPath()), "parameterization": Velocity(), "times": UniformTimes()},
+        {"process": GaussianProcess(LinearPath()), "parameterization": Velocity(), "times": UniformTimesteps()},
     ],
     ids=["optimal", "guided", "learned", "flow"],
 )
@@ -242,10 +242,10 @@ def test_every_kind_of_model_trains_downhill():
     """A few steps on one batch: the loss falls under each objective and parameterisation."""
     for changes in (
         {"parameterization": V(), "weight": MinSNR()},
-        {"variance": "learned", "objective": "bound", "times": LossSecondMoment(T, history=2)},
+        {"variance": "learned", "objective": "bound", "times": ImportanceTimesteps(T, min_count=1)},
         {"variance": "learned", "objective": "hybrid"},
-        {"process": GaussianProcess(EDM()), "parameterization": EDMPreconditioning(0.6), "times": LogNormalTimes()},
-        {"process": GaussianProcess(LinearPath()), "parameterization": Velocity(), "times": UniformTimes()},
+        {"process": GaussianProcess(EDM()), "parameterization": EDMPreconditioning(0.6), "times": LogNormalTimesteps()},
+        {"process": GaussianProcess(LinearPath()), "parameterization": Velocity(), "times": UniformTimesteps()},
     ):
         model = model_of(**changes)
         optimizer = torch.optim.Adam(model.network.parameters(), lr=3e-3)
@@ -306,9 +306,9 @@ def test_what_a_model_can_do_follows_from_its_codec():
         ({"objective": "hybrid"}, "only the bound trains a variance"),
         ({"variance": "learned"}, "only the bound trains a variance"),
         ({"variance": "learned", "objective": "hybrid", "network": network()}, "network.learn_variance=false"),
-        ({"times": ChainTimes(7)}, "make them equal"),
-        ({"objective": "bound", "times": UniformTimes()}, "take model/times=chain"),
-        ({"process": GaussianProcess(LinearPath()), "times": UniformTimes()}, "take v, velocity or x0"),
+        ({"times": ChainTimesteps(7)}, "make them equal"),
+        ({"objective": "bound", "times": UniformTimesteps()}, "take model/times=chain"),
+        ({"process": GaussianProcess(LinearPath()), "times": UniformTimesteps()}, "take v, velocity or x0"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_in_one_line(changes, said):

@@ -10,7 +10,7 @@ from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.random_state import RandomState
 from trilemma.checkpoints.read import read_checkpoint
 from trilemma.quiet import quieten
-from trilemma.training.times import LossSecondMoment
+from trilemma.training.timesteps import ImportanceTimesteps
 
 
 class OneBatch:
@@ -36,7 +36,7 @@ class Crash(L.Callback):
 
 def run(folder, *, crash=None, resume=None):
     seed_all()
-    times = LossSecondMoment(T, history=1)
+    times = ImportanceTimesteps(T, min_count=0)
     model = model_of(objective="bound", variance="learned", times=times, optimizer=adamw)
     callbacks = [EMA([0.9]), Crash(crash), RandomState(), Checkpoints(10, keep_last=9)]
     trainer = trainer_of(folder, callbacks, max_steps=40, val_check_interval=20)

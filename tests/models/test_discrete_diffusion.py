@@ -13,7 +13,8 @@ from trilemma.processes.categorical.closed_form import Absorbing, MaskAndReplace
 from trilemma.processes.categorical.schedules import Cosine, Linear, VQDiffusionPaper
 from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import ClassifierFree, Guidance
-from trilemma.training.timesteps import coprime_stride
+from trilemma.training.loss_weights import KnowsSNR, MinSNR, Simple, SoftMinSNR
+from trilemma.training.timesteps import ChainTimesteps, ImportanceTimesteps, UniformTimesteps, coprime_stride
 
 K, SIDE = 4, 3
 
@@ -40,7 +41,8 @@ def model_of(process, *, seed=0, dtype=torch.float32, **changes):
         "condition": condition,
         "sampler": Ancestral(5),
         "guidance": ClassifierFree(2.0),
-        "num_timesteps": 10,
+        "times": ImportanceTimesteps(10),
+        "weight": Simple(),
         **changes,
     }
     return DiscreteDiffusion(**arguments).to(dtype)
@@ -73,7 +75,7 @@ def test_guidance_zero_is_unconditional_and_one_is_conditional():
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 def test_the_training_loss_is_an_unbiased_estimate_of_the_bound(process):
-    model = model_of(process, auxiliary_weight=0.0, condition_dropout=0.0, importance_sampling=False).eval()
+    model = model_of(process, auxiliary_weight=0.0, condition_dropout=0.0, times=ChainTimesteps(10)).eval()
     tokens = torch.randint(K, (1, SIDE**2), generator=torch.Generator().manual_seed(1))
     batch = {"code": tokens, "label": torch.tensor([1]), "index": torch.tensor([0])}
     many = {"code": tokens.expand(500, -1), "label": torch.tensor([1]).expand(500), "index": torch.arange(500)}
@@ -141,6 +143,47 @@ def test_what_cannot_be_sampled_is_refused():
 def test_a_continuous_codec_is_refused():
     with pytest.raises(UserError, match="needs tokens"):
         model_of(PROCESSES[0], codec=Pixels((1, SIDE, SIDE)))
+
+
+def test_times_off_the_grid_are_refused():
+    with pytest.raises(UserError, match="take model/times=importance or chain"):
+        model_of(PROCESSES[0], times=UniformTimesteps())
+
+
+def test_a_weight_by_signal_to_noise_needs_a_process_that_has_one():
+    class Nameless(Absorbing):
+        unsupported = frozenset({KnowsSNR})
+
+    process = Nameless(K, Linear())
+    model_of(process)
+    with pytest.raises(UserError, match=r"process Nameless has no signal-to-noise ratio .* take model/weight=simple"):
+        model_of(process, weight=MinSNR())
+
+
+@pytest.mark.parametrize("weight", [MinSNR(0.5), SoftMinSNR(0.5)], ids=lambda weight: type(weight).__name__)
+def test_a_weight_multiplies_the_terms_of_the_bound(weight):
+    """At times that are given, the loss is the weighted mean of the terms; what is logged and remembered is the bound."""
+    t = torch.arange(1, 11, dtype=torch.float64) / 10
+
+    class Given(ChainTimesteps):
+        def sample(self, num, noise, process):
+            return t, torch.ones(num)
+
+    losses, kept = {}, {}
+    batch = {"code": torch.randint(K, (10, SIDE**2)), "label": torch.arange(10) % 3}
+    for name, choice in (("plain", Simple()), ("weighted", weight)):
+        torch.manual_seed(5)
+        model = model_of(PROCESSES[0], dtype=torch.float64, times=Given(10), weight=choice, auxiliary_weight=0.0)
+        torch.manual_seed(6)
+        losses[name], kept[name] = model.loss(batch), model.times.mean_loss()
+    terms = kept["plain"]
+    torch.testing.assert_close(losses["plain"].total, 10 * terms.mean())
+    alpha_bar = PROCESSES[0].schedule.alpha_bar(t)
+    factor = weight.of_x0(alpha_bar / (1 - alpha_bar)) * (1 - alpha_bar) / alpha_bar
+    factor[-1] = 1.0  # nothing is kept at t = 1
+    torch.testing.assert_close(losses["weighted"].total, 10 * (factor * terms).mean())
+    assert torch.equal(kept["weighted"], terms)
+    assert torch.equal(losses["weighted"].terms["bound"], losses["plain"].terms["bound"])
 
 
 def test_training_mode_is_restored_after_sampling():

@@ -13,7 +13,7 @@ from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.gaussian.schedules import EDM, CosineBeta
 from trilemma.samplers.classifier_guidance import ClassifierGuidance
 from trilemma.samplers.guidance import Guidance
-from trilemma.training.times import TrainingTimes, UniformTimes
+from trilemma.training.timesteps import TimestepSampler, UniformTimesteps
 
 K, SIDE = 3, 4
 COSINE = GaussianProcess(CosineBeta())
@@ -32,7 +32,7 @@ class Network(nn.Module):
         return self.linear(torch.cat([x.flatten(1), t[:, None]], 1))
 
 
-class FixedTimes(TrainingTimes):
+class FixedTimes(TimestepSampler):
     def __init__(self, t, weight):
         super().__init__()
         self.t, self.weight, self.noted = t, weight, None
@@ -50,7 +50,7 @@ def classifier(process=COSINE, **changes):
         "codec": Pixels((1, SIDE, SIDE)),
         "process": process,
         "network": Network(),
-        "times": UniformTimes(),
+        "times": UniformTimesteps(),
         "num_labels": K,
         **changes,
     }

@@ -52,7 +52,7 @@ from trilemma.samplers.guidance import ClassifierFree, Guidance
 from trilemma.training.loss_weights import Simple
 from trilemma.training.muon import MuonAdamW
 from trilemma.training.reconstruction import SquaredError
-from trilemma.training.times import LossSecondMoment, UniformTimes
+from trilemma.training.timesteps import ImportanceTimesteps, UniformTimesteps
 
 K, T, SIDE, LABELS, BATCH = 4, 4, 8, 3, 8
 
@@ -101,7 +101,8 @@ def tokens(network=BidirectionalTransformer, **options):
         condition=LabelCondition(LABELS, 16),
         sampler=Ancestral(3),
         guidance=ClassifierFree(2.0),
-        num_timesteps=T,
+        times=ImportanceTimesteps(T),
+        weight=Simple(),
         **{"optimizer": muon, **options},
     )
 
@@ -118,7 +119,7 @@ def ddpm(**options):
         parameterization=Eps(),
         weight=Simple(),
         optimizer=adamw,
-        **{"times": LossSecondMoment(T, history=2), **options},
+        **{"times": ImportanceTimesteps(T, min_count=1), **options},
     )
 
 
@@ -175,7 +176,7 @@ def noisy_classifier():
         codec=Pixels((1, SIDE, SIDE)),
         process=GaussianProcess(CosineBeta(T)),
         network=opinionated(network),
-        times=UniformTimes(),
+        times=UniformTimesteps(),
         num_labels=LABELS,
         optimizer=adamw,
     )

@@ -8,7 +8,7 @@ from families import build
 from lightning.pytorch.trainer.states import TrainerFn
 
 from trilemma.processes.noise import TorchNoise, mixed_seed
-from trilemma.training.times import UniformTimes
+from trilemma.training.timesteps import UniformTimesteps
 
 
 def parts(draw, world_size):
@@ -24,7 +24,7 @@ DRAWS = {
     "normal": lambda noise, num: noise.normal((num, 2, 3), dtype=torch.float64),
     "categorical": lambda noise, num: noise.categorical(torch.rand(7).expand(num, 4, 7)),
     "one_after_another": lambda noise, num: noise.uniform((num,)) + noise.normal((num,)),
-    "strata": lambda noise, num: UniformTimes().sample(num, noise, None)[0],
+    "stratified": lambda noise, num: UniformTimesteps().sample(num, noise, None)[0],
 }
 
 
@@ -39,7 +39,7 @@ def test_processes_draw_the_parts_of_what_one_draws(name, world_size):
 
 
 def test_the_strata_of_all_processes_cover_the_unit_interval():
-    times = parts(DRAWS["strata"], 4)
+    times = parts(DRAWS["stratified"], 4)
     assert sorted((12 * (1 - times)).floor().long().tolist()) == list(range(12))
 
 

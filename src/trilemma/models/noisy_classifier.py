@@ -14,7 +14,7 @@ from trilemma.processes.categorical.schedules import as_float64
 from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.training.diagnostics import Diagnostics
-from trilemma.training.times import TrainingTimes
+from trilemma.training.timesteps import TimestepSampler
 
 LOW_NOISE = 0.25
 """Times up to here are what the validation calls low noise."""
@@ -48,7 +48,7 @@ class NoisyClassifier(Family):
         codec: Codec,
         process: GaussianProcess,
         network: nn.Module,
-        times: TrainingTimes,
+        times: TimestepSampler,
         num_labels: int | None,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,

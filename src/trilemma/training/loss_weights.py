@@ -1,23 +1,58 @@
-"""How much the squared error of a network's output counts at each noise level."""
+"""How much a diffusion model's loss counts at each noise level.
+
+Shapes: B images, times t and log signal-to-noise ratios [B].
+"""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from trilemma.errors import UserError
+from trilemma.processes.categorical.schedules import Time
 from trilemma.processes.gaussian.parameterization import Parameterization
 from trilemma.processes.gaussian.process import GaussianProcess
 
 
+@runtime_checkable
+class KnowsSNR(Protocol):
+    """A process with a signal-to-noise ratio."""
+
+    def log_snr(self, t: Time) -> Tensor:
+        """Log of the signal-to-noise ratio at t, float64 shaped like t."""
+        ...
+
+
 class LossWeight(ABC):
-    """A weight on the squared error of the network's output."""
+    """A weight on the squared error of a Gaussian model's output, or on the terms of a categorical model's bound."""
 
     @abstractmethod
     def __call__(self, process: GaussianProcess, parameterization: Parameterization, t: Tensor) -> Tensor | None:
-        """The weights at times t [B], float64 [B]; None where all are 1."""
+        """Weigh the squared error of the network's output.
+
+        Args:
+            process: The corruption.
+            parameterization: What the network's output means.
+            t: Times [B].
+
+        Returns:
+            Weights, float64 [B]; None where all are 1.
+        """
+
+    @abstractmethod
+    def on_bound(self, log_snr: Tensor) -> Tensor | None:
+        """Weigh the terms of the variational bound of a categorical process.
+
+        Args:
+            log_snr: log(alpha_bar / (1 - alpha_bar)) [B].
+
+        Returns:
+            Weights relative to the bound, in the dtype of `log_snr`, [B]; None where all are 1.
+        """
 
 
 class Simple(LossWeight):
@@ -25,6 +60,9 @@ class Simple(LossWeight):
 
     def __call__(self, process: GaussianProcess, parameterization: Parameterization, t: Tensor) -> None:
         """See `LossWeight`."""
+
+    def on_bound(self, log_snr: Tensor) -> None:
+        """See `LossWeight`: the bound itself."""
 
 
 class _OfX0(LossWeight):
@@ -48,6 +86,8 @@ class _OfX0(LossWeight):
 class MinSNR(_OfX0):
     """min(SNR, gamma) on the squared error of x0 (Hang et al. 2023, equation 8).
 
+    On a bound, min(1, gamma / SNR): the same clamp relative to the weight SNR, which is that of the squared error of eps.
+
     Args:
         gamma: Where the weight stops rising.
     """
@@ -56,9 +96,15 @@ class MinSNR(_OfX0):
         """See `_OfX0`."""
         return snr.clamp(max=self.gamma)
 
+    def on_bound(self, log_snr: Tensor) -> Tensor:
+        """See `LossWeight`."""
+        return (self.gamma * torch.exp(-log_snr)).clamp(max=1.0)
+
 
 class SoftMinSNR(_OfX0):
     """SNR gamma / (SNR + gamma) on the squared error of x0 (Crowson et al. 2024, equation 12).
+
+    On a bound, gamma / (SNR + gamma): the same relative to the weight SNR.
 
     Args:
         gamma: Where the weight stops rising; 1 / sigma_data^2 makes it that of k-diffusion.
@@ -67,3 +113,7 @@ class SoftMinSNR(_OfX0):
     def of_x0(self, snr: Tensor) -> Tensor:
         """See `_OfX0`."""
         return self.gamma / (1.0 + self.gamma / snr)
+
+    def on_bound(self, log_snr: Tensor) -> Tensor:
+        """See `LossWeight`."""
+        return torch.sigmoid(math.log(self.gamma) - log_snr)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from trilemma.distributed.gather import gather_ranks
 from trilemma.processes.gaussian.process import GaussianProcess
-from trilemma.training.timesteps import gather_ranks
 
 
 class X0Error(nn.Module):
@@ -41,8 +40,7 @@ class X0Error(nn.Module):
         """Take in squared errors of x0, a mean over dimensions each, [B], at times t [B]."""
         value = (squared_error.detach().double() / self._unit(process, t)).to(self.mean.dtype)
         part = (t.double() * len(self.mean) - 1e-6).floor().long().clamp(0, len(self.mean) - 1)
-        if dist.is_available() and dist.is_initialized():
-            value, part = gather_ranks(value), gather_ranks(part)
+        value, part = gather_ranks(value), gather_ranks(part)
         count = torch.zeros_like(self.mean).index_add_(0, part, torch.ones_like(value))
         total = torch.zeros_like(self.mean).index_add_(0, part, value)
         self.mean.copy_(torch.lerp(total / count.clamp(min=1), self.mean, self.decay**count))

@@ -13,6 +13,8 @@ from trilemma.processes.categorical.closed_form import MaskAndReplace
 from trilemma.processes.categorical.schedules import VQDiffusionPaper
 from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import ClassifierFree
+from trilemma.training.loss_weights import Simple
+from trilemma.training.timesteps import ImportanceTimesteps
 
 K, SIDE, LATENT, LABELS = 128, 7, 8, 10
 DIM, DEPTH, HEADS, CONDITION, FREQUENCIES = 128, 4, 4, 64, 64
@@ -49,6 +51,8 @@ def model():
         condition=LabelCondition(LABELS, CONDITION),
         sampler=Ancestral(25),
         guidance=ClassifierFree(2.0),
+        times=ImportanceTimesteps(100),
+        weight=Simple(),
     ).eval()
 
 

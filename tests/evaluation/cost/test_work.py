@@ -14,6 +14,8 @@ from trilemma.processes.categorical.schedules import Linear
 from trilemma.samplers.base import Prediction
 from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.guidance import ClassifierFree, Guidance
+from trilemma.training.loss_weights import Simple
+from trilemma.training.timesteps import ImportanceTimesteps
 
 K, L, SIDE, LABELS, WIDTH = 4, 9, 3, 5, 6
 STATES = K + 1  # with the mask
@@ -58,6 +60,8 @@ def diffusion(**changes):
         "condition": LabelCondition(LABELS, WIDTH),
         "sampler": Ancestral(7),
         "guidance": Guidance(),
+        "times": ImportanceTimesteps(100),
+        "weight": Simple(),
     }
     return DiscreteDiffusion(**arguments | changes).eval()
 
