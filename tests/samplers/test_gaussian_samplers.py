@@ -271,8 +271,8 @@ def test_options_out_of_range_are_refused(make, words):
 @pytest.mark.parametrize(
     ("sampler", "process", "words"),
     [
-        (DDIM(4), Absorbing(4, Cosine()), "DDIM walks a GaussianProcess, and this model's process is a Absorbing"),
-        (Ancestral(4), CHAIN, "Ancestral walks a CategoricalProcess"),
+        (DDIM(4), Absorbing(4, Cosine()), "DDIM draws from a GaussianProcess, .* trained on a Absorbing: choose sampler=ancestral"),
+        (Ancestral(4), CHAIN, "Ancestral draws from a CategoricalProcess"),
         (DDIM(101), CHAIN, "the chain has 100 steps"),
         (DDIM(10, grid="uniform"), FLOW, "LinearPath is continuous"),
         (Heun(10, grid="karras"), FLOW, "take trailing"),

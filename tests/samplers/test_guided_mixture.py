@@ -13,7 +13,7 @@ from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.gaussian.dpm_solver import DPMSolver
 from trilemma.samplers.gaussian.heun import Heun
 from trilemma.samplers.guidance import ClassifierFree, Guidance
-from trilemma.samplers.predict import predict
+from trilemma.samplers.guided import GuidedDenoiser
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -0.8]], dtype=torch.float64).view(3, 2, 1, 1)
 STDS, WEIGHTS = torch.tensor([0.4, 0.3, 0.2]).double(), torch.tensor([0.3, 0.5, 0.2]).double()
@@ -84,7 +84,9 @@ def test_classifier_free_guidance_has_the_closed_form_score(process, scale):
     """(1 - s) score_u + s score_c: x0 and score are affine in one another."""
     t = 0.4
     denoiser, x = exact(process), states(process, t)
-    found = predict(denoiser, process, x, t, denoiser.condition(LABELS), ClassifierFree(scale), noise())
+    found = GuidedDenoiser(
+        denoiser, process, denoiser.condition(LABELS), ClassifierFree(scale), noise()
+    ).predict(x, t)
     expected = (1 - scale) * score(process, x, t) + scale * score(process, x, t, LABELS)
     torch.testing.assert_close(process.score_from_x0(found.x0, x, t), expected)
 

@@ -65,12 +65,13 @@ def load_with_config(
         raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def init_weights(model: Family, path: str | Path) -> list[str]:
+def init_weights(model: Family, path: str | Path, *, keep: tuple[str, ...] = ()) -> list[str]:
     """Start from another run's (averaged) weights, where name and shape agree.
 
     Args:
         model: Changed in place.
         path: A checkpoint.
+        keep: Modules of the model that stay as they are: the codec whose codes it learns, and what was made of it.
 
     Returns:
         One line per tensor that did not match: missing, unexpected, or of another shape.
@@ -80,7 +81,10 @@ def init_weights(model: Family, path: str | Path) -> list[str]:
     """
     checkpoint = read_checkpoint(Path(path))
     source = {**checkpoint["state_dict"], **(ema_weights(checkpoint) or {})}
-    own = model.state_dict()
+    own = {
+        name: weight for name, weight in model.state_dict().items() if not name.startswith(tuple(f"{k}." for k in keep))
+    }
+    source = {name: weight for name, weight in source.items() if not name.startswith(tuple(f"{k}." for k in keep))}
     matching = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
     if not matching:
         raise UserError(f"init_from={path}: no weight of it has the name and shape of one of this model")

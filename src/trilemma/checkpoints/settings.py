@@ -11,13 +11,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.checkpoints.guiding_classifier import GuidingClassifier
-from trilemma.config.build import RESERVED, build
+from trilemma.config.build import RESERVED
 from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.errors import UserError
-from trilemma.models.base import Family, Samples
-from trilemma.samplers.base import Sampler
-from trilemma.samplers.guidance import Guidance
 
+NO_GUIDANCE = "trilemma.samplers.guidance.Guidance"
 CLASSIFIER_FREE = "trilemma.samplers.guidance.ClassifierFree"
 
 
@@ -50,11 +48,12 @@ def sampling_settings(
         classifier: The one that `cfg.guidance` names, if any.
 
     Returns:
-        Plain nodes of sampler and guidance, the latter with the classifier's content instead of its path.
+        Plain nodes of sampler (empty for a family that has none) and guidance, the latter with the classifier's content instead
+        of its path.
     """
     sampler = _merge(OmegaConf.to_container(cfg.sampler, resolve=True), config.get("sampler"), "sampler")
     wanted = OmegaConf.to_container(cfg.guidance, resolve=True)
-    trained = config.get("guidance") or {}
+    trained = config.get("guidance") or {"_target_": NO_GUIDANCE}
     if isinstance(wanted, dict) and wanted.get("scale") is not None and "scale" not in trained:
         trained = {"_target_": CLASSIFIER_FREE, "scale": 1.0}
     guidance = _merge(wanted, trained, "guidance")
@@ -65,9 +64,13 @@ def _merge(wanted: Any, trained: Mapping[str, Any] | None, where: str) -> dict[s
     if "_target_" in wanted:
         _refuse_foreign(wanted, where)
         return dict(wanted)
-    if not trained:
-        raise UserError(f"the checkpoint names no {where}: choose one, for example {where}=ancestral")
     changes = {k: v for k, v in wanted.items() if v is not None}
+    if not trained:
+        if changes:
+            raise UserError(
+                f"{where}.{next(iter(changes))}: the checkpoint's family draws without a {where}; leave it out"
+            )
+        return {}
     unknown = [k for k in changes if k not in trained and where == "sampler"]
     if unknown:
         raise UserError(
@@ -84,38 +87,19 @@ def _refuse_foreign(node: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where}.{foreign[0]}: {target.__name__} has no such setting; it has {', '.join(known)}")
 
 
-def build_sampling(
-    sampler: dict[str, Any], guidance: dict[str, Any], classifier: GuidingClassifier | None = None
-) -> tuple[Sampler, Guidance]:
-    """Build both objects.
-
-    Args:
-        sampler: The sampler's node.
-        guidance: The guidance's.
-        classifier: Given to the guidance in the place of its record.
-
-    Raises:
-        UserError: If a value is out of range.
-    """
-    if classifier is not None:
-        guidance = {**guidance, "classifier": classifier.module}
-    built = build(sampler, where="sampler"), build(guidance, where="guidance")
-    if not isinstance(built[0], Sampler) or not isinstance(built[1], Guidance):
-        raise UserError("sampler and guidance must name a Sampler and a Guidance")
-    return built[0], built[1]
-
-
 def settings_name(
     cfg: DictConfig, config: Mapping[str, Any], sampler: Mapping[str, Any], guidance: Mapping[str, Any]
 ) -> str:
     """A file name that says the settings that differ from the plainest; two checkpoints of an experiment share it."""
     label = cfg.condition.label
-    parts = [f"n{cfg.num_images}", f"steps{sampler.get('num_steps')}"]
+    parts = [f"n{cfg.num_images}"]
+    if "num_steps" in sampler:
+        parts.append(f"steps{sampler['num_steps']}")
     parts.append("unconditional" if label == "none" else f"scale{guidance.get('scale', 1):g}")
     parts += [
         _class_name(node)
         for node, key in ((sampler, "sampler"), (guidance, "guidance"))
-        if _is_other(node, config, key)
+        if node and _is_other(node, config, key)
     ]
     parts += _sampler_words(sampler)
     plainest = {"start": 1.0, "stop": 0.0}
@@ -133,6 +117,8 @@ def settings_name(
 
 def _sampler_words(node: Mapping[str, Any]) -> list[str]:
     """A word for each setting that differs from the class's own default, as in eta0.5, karras, large, noclip."""
+    if not node:
+        return []
     parameters = inspect.signature(locate(node["_target_"], COMMAND_LINE, "sampler")).parameters
     words = []
     for key in sorted(parameters):
@@ -155,39 +141,3 @@ def _is_other(node: Mapping[str, Any], config: Mapping[str, Any], key: str) -> b
 
 def _class_name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).rpartition(".")[2].lower()
-
-
-def require_samples(model: Family, path: str) -> Samples:
-    """The model as one that samples.
-
-    Raises:
-        UserError: If its family draws no images.
-    """
-    if not isinstance(model, Samples):
-        raise UserError(
-            f"{path} holds a {type(model).__name__}, which draws no images; sample from a generative model's checkpoint"
-        )
-    return model
-
-
-def labels_for(num_images: int, label: Any, num_labels: int | None) -> list[int] | None:
-    """Labels of `num_images` samples.
-
-    Args:
-        num_images: How many.
-        label: None = all classes in turn where there are any; "none" = unconditional; a label, or a list that is cycled through.
-        num_labels: Number of classes the model was conditioned on; None for an unconditional model.
-
-    Raises:
-        UserError: If the label is not a number or a list of numbers, or the model is unconditional.
-    """
-    if label == "none" or (label is None and num_labels is None):
-        return None
-    if label is None or label == "all":
-        if num_labels is None:
-            raise UserError("this model is unconditional: leave out condition.label")
-        return [i % num_labels for i in range(num_images)]
-    choices = list(label) if OmegaConf.is_list(label) or isinstance(label, (list, tuple)) else [label]
-    if not choices or not all(isinstance(c, int) and not isinstance(c, bool) for c in choices):
-        raise UserError(f"condition.label={label}: give a class number, a list such as [0,7], all, or none")
-    return [choices[i % len(choices)] for i in range(num_images)]

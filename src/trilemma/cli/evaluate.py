@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.capabilities import supports
+from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.checkpoints.settings import set_threads, settle_batch_size
 from trilemma.config import schema
 from trilemma.config.check import check_config
@@ -19,12 +20,12 @@ from trilemma.evaluation.samples import NEAREST_K
 from trilemma.evaluation.table import print_row, print_sweep
 from trilemma.loggers.evaluation import EvaluationLogger, take_logger
 from trilemma.measuring.classification import evaluate_classifier, evaluate_noisy_classifier
-from trilemma.measuring.loaded import Candidate, judged, load_bench
-from trilemma.measuring.measure import Measurement, is_complete, measure_cell, reconstruction_row
+from trilemma.measuring.inputs import load_all, load_with_data, prepare_measurement
+from trilemma.measuring.measure import is_complete, measure_setup, measurement, reconstruction_row
 from trilemma.measuring.oracle import run_oracle
-from trilemma.measuring.subject import Subject, load_subject
-from trilemma.models.base import Reconstructs, Samples
+from trilemma.models.base import Reconstructs
 from trilemma.models.classifier import Classifier
+from trilemma.models.generator import ImageGenerator
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.quiet import quieten
 from trilemma.runs.directory import prepare
@@ -76,25 +77,25 @@ def _evaluate(cfg: DictConfig, crew: Crew) -> None:
 
 
 def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
-    subject = load_subject(cfg, cfg.ckpt)
-    folder = Path(cfg.output_dir) if cfg.output_dir else subject.run_dir / "evaluation"
+    loaded = load_with_data(cfg, cfg.ckpt)
+    folder = Path(cfg.output_dir) if cfg.output_dir else loaded.run_dir / "evaluation"
     prepare(folder)
-    if isinstance(subject.model, Classifier):
+    if isinstance(loaded.model, Classifier):
         log.refuse(f"{cfg.ckpt} is a classifier")
-        evaluate_classifier(subject, folder, device=cfg.device)
+        evaluate_classifier(loaded, folder, device=cfg.device)
         return
-    if isinstance(subject.model, NoisyClassifier):
+    if isinstance(loaded.model, NoisyClassifier):
         log.refuse(f"{cfg.ckpt} is a classifier")
-        evaluate_noisy_classifier(subject, device=cfg.device, seed=cfg.seed)
+        evaluate_noisy_classifier(loaded, device=cfg.device, seed=cfg.seed)
         return
-    if not isinstance(subject.model, Samples) and not supports(subject.model, Reconstructs):
+    if not isinstance(loaded.model, ImageGenerator) and not supports(loaded.model, Reconstructs):
         raise UserError(
-            f"{cfg.ckpt} holds a {type(subject.model).__name__}, which neither samples nor reconstructs: nothing to measure"
+            f"{cfg.ckpt} holds a {type(loaded.model).__name__}, which neither samples nor reconstructs: nothing to measure"
         )
-    one = judged(cfg, subject)
-    crew.prepare([one], load_bench, cfg, [str(cfg.ckpt)])
-    if one.cells:
-        rows = _measure_all(one, folder, log, crew)
+    loaded = prepare_measurement(cfg, loaded)
+    crew.prepare([loaded], load_all, cfg, [str(cfg.ckpt)])
+    if loaded.setups:
+        rows = _measure_all(cfg, loaded, folder, log, crew)
         if len(rows) > 1:
             print_sweep([row.content for row in rows])
             print(f"frontier: {write_frontier(rows, folder)}")
@@ -102,10 +103,10 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
             print_row(rows[0].content)
             print(f"row: {folder / rows[0].name}.json")
         return
-    row = reconstruction_row(cfg, one, crew)
-    path = folder / f"{subject.slug}-reconstruction.json"
+    row = reconstruction_row(cfg, loaded, crew)
+    path = folder / f"{loaded.slug}-reconstruction.json"
     write_row(path, row)
-    log.row(row, path, subject)
+    log.row(row, path, loaded)
     print_row(row)
     print(f"row: {path}")
 
@@ -117,36 +118,35 @@ def _compare(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
         raise UserError("ckpts=[] names no checkpoint")
     folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
     prepare(folder)
-    bench: list[Candidate] = []
+    models: list[LoadedModel] = []
     for path in dict.fromkeys(paths):
-        subject = load_subject(cfg, path)
-        if not isinstance(subject.model, Samples):
+        loaded = load_with_data(cfg, path, len(models))
+        if not isinstance(loaded.model, ImageGenerator):
             raise UserError(
-                f"{path} holds a {type(subject.model).__name__}, which draws no images: leave it out of ckpts "
+                f"{path} holds a {type(loaded.model).__name__}, which draws no images: leave it out of ckpts "
                 f"(ckpt={path} measures what it can do)"
             )
-        if twin := next((one.subject.path for one in bench if one.subject.sha256 == subject.sha256), None):
+        if twin := next((one.path for one in models if one.sha256 == loaded.sha256), None):
             raise UserError(f"{twin} and {path} are the same checkpoint: name it once")
-        bench.append(judged(cfg, subject, len(bench)))
-    first, judge = bench[0].subject, bench[0].extractor
-    for one in bench[1:]:
-        subject = one.subject
-        if subject.data.fingerprint != first.data.fingerprint:
+        models.append(prepare_measurement(cfg, loaded))
+    first = models[0]
+    for one in models[1:]:
+        if one.data.fingerprint != first.data.fingerprint:
             raise UserError(
-                f"{first.path} was trained on {first.data.name} and {subject.path} on {subject.data.name} "
-                f"({first.data.fingerprint[:8]} and {subject.data.fingerprint[:8]}): one report compares models of one data set"
+                f"{first.path} was trained on {first.data.name} and {one.path} on {one.data.name} "
+                f"({first.data.fingerprint[:8]} and {one.data.fingerprint[:8]}): one report compares models of one data set"
             )
-        if one.extractor.name != judge.name:
+        if one.extractor.name != first.extractor.name:
             raise UserError(
-                f"extractors {judge.name} and {one.extractor.name} do not compare: name one with extractor="
+                f"extractors {first.extractor.name} and {one.extractor.name} do not compare: name one with extractor="
             )
-    crew.prepare(bench, load_bench, cfg, [str(one.subject.path) for one in bench])
-    rows = [row for one in bench for row in _measure_all(one, _folder_of(one.subject), log, crew)]
+    crew.prepare(models, load_all, cfg, [str(one.path) for one in models])
+    rows = [row for one in models for row in _measure_all(cfg, one, _folder_of(one), log, crew)]
     _report(rows, folder, log)
 
 
-def _folder_of(subject: Subject) -> Path:
-    folder = subject.run_dir / "evaluation"
+def _folder_of(loaded: LoadedModel) -> Path:
+    folder = loaded.run_dir / "evaluation"
     prepare(folder)
     return folder
 
@@ -189,15 +189,15 @@ def _report(rows: list[Row], folder: Path, log: EvaluationLogger) -> None:
     log.report(folder)
 
 
-def _measure_all(one: Candidate, folder: Path, log: EvaluationLogger, crew: Crew) -> list[Row]:
-    """Measure the cells that are not measured yet, one row each."""
+def _measure_all(cfg: DictConfig, loaded: LoadedModel, folder: Path, log: EvaluationLogger, crew: Crew) -> list[Row]:
+    """Measure the setups that are not measured yet, one row each."""
     rows: list[Row] = []
-    for number, cell in enumerate(one.cells):
-        what = Measurement(one, number, crew)
-        if len(one.cells) > 1:
+    for setup in loaded.setups:
+        what = measurement(cfg, loaded, setup, crew)
+        if len(loaded.setups) > 1:
             state = "kept" if is_complete(what, folder) else "measuring"
-            print(f"{number + 1}/{len(one.cells)} {cell.name}: {state}", flush=True)
-        path, row = measure_cell(what, folder)
-        log.row(row, path, one.subject)
+            print(f"{setup.number + 1}/{len(loaded.setups)} {setup.name}: {state}", flush=True)
+        path, row = measure_setup(what, folder)
+        log.row(row, path, loaded)
         rows.append(read_row(path))
     return rows

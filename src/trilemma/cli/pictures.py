@@ -1,4 +1,4 @@
-"""What `sample.py` does beside drawing samples: pictures of a diffusion model's walk, chosen by `task`."""
+"""What `sample.py` does beside drawing samples: pictures of a diffusion model's trajectory, chosen by `task`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from trilemma.checkpoints.settings import CLASSIFIER_FREE, labels_for
-from trilemma.cli.sample import Opened, open_checkpoint, sample
+from trilemma.capabilities import supports
+from trilemma.checkpoints.loaded import LoadedModel, data_of
+from trilemma.checkpoints.settings import CLASSIFIER_FREE
+from trilemma.cli.sample import open_checkpoint, output_folder, sample, write_settings
 from trilemma.config import schema
 from trilemma.config.check import check_config
 from trilemma.data.base import Split
@@ -26,7 +28,6 @@ from trilemma.evaluation.metrics.reconstruction import psnr_pooled, squared_erro
 from trilemma.figures.images import save_gif, save_png
 from trilemma.figures.interpolation import images_from, interpolate, latents_of
 from trilemma.figures.trajectory import (
-    Walks,
     even_times,
     forward_states,
     images_of,
@@ -45,9 +46,10 @@ from trilemma.figures.trajectory_pictures import (
     reverse_picture,
     trajectory_frames,
 )
-from trilemma.measuring.subject import data_of
-from trilemma.models.sampling import check_condition
+from trilemma.models.diffusion import ShowsTrajectory
+from trilemma.models.generator import ImageGenerator
 from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.samplers.denoising import DenoisingSampler
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree
 
@@ -82,15 +84,14 @@ def _run_task(cfg: DictConfig, crew: Crew) -> None:
         cfg.num_images = num_images
     if cfg.task == "denoise":
         strengths(cfg)
-    opened = open_checkpoint(cfg)
-    model = opened.family
-    if not isinstance(model, Walks):
+    loaded = open_checkpoint(cfg)
+    model = loaded.model
+    if not supports(model, ShowsTrajectory):
         raise UserError(
-            f"task={cfg.task} shows the walk of a diffusion model of continuous codes, and {cfg.ckpt} holds a "
+            f"task={cfg.task} shows the trajectory of a diffusion model of continuous codes, and {cfg.ckpt} holds a "
             f"{type(model).__name__}: leave out task"
         )
-    opened.sampler.check(model.process)
-    files, remark = task(cfg, opened, model)
+    files, remark = task(cfg, loaded, model)
     print(f"{cfg.task}: {', '.join(map(str, files))}{remark and f' ({remark})'}")
 
 
@@ -111,17 +112,17 @@ def strengths(cfg: DictConfig) -> list[float]:
     return [float(one) for one in given]
 
 
-def _forward(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
-    images = to_float(_test_split(cfg, opened, cfg.num_images).images[: cfg.num_images])
-    folder = opened.folder(cfg, "forward-")
+def _forward(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Drawn:
+    images = to_float(_test_split(cfg, loaded, cfg.num_images).images[: cfg.num_images])
+    folder = output_folder(cfg, loaded, loaded.setups[0], "forward-")
     times = even_times(NUM_COLUMNS)
     picture = forward_picture(forward_states(model, images, times, seed=cfg.seed), times)
-    return _write(cfg, opened, folder, picture), ""
+    return _write(cfg, loaded, folder, picture), ""
 
 
-def _reverse(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
-    raw = _asked(cfg, opened, model)
-    folder = opened.folder(cfg, "reverse-")
+def _reverse(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Drawn:
+    raw = loaded.setups[0].raw
+    folder = output_folder(cfg, loaded, loaded.setups[0], "reverse-")
     with _waiting():
         points = reverse_trajectory(
             model,
@@ -129,64 +130,71 @@ def _reverse(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
             raw,
             times=even_times(NUM_FRAMES),
             seed=cfg.seed,
-            sampler=opened.sampler,
-            guidance=opened.guidance,
+            sampler=sampler_of(loaded),
+            guidance=loaded.setups[0].guidance,
         )
         chosen = nearest_points(points, even_times(NUM_COLUMNS))
         states, predicted = states_of(model, chosen)[:NUM_ROWS], predictions_of(model, chosen)[:NUM_ROWS]
         picture = reverse_picture(states, predicted, [point.time for point in chosen])
         frames = trajectory_frames(states_of(model, points))
-    files = _write(cfg, opened, folder, picture)
+    files = _write(cfg, loaded, folder, picture)
     save_gif(frames, folder / "reverse.gif")
     return [*files, folder / "reverse.gif"], ""
 
 
-def _denoise(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
+def _denoise(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Drawn:
     chosen = strengths(cfg)
-    split = _test_split(cfg, opened, cfg.num_images)
-    images, raw = to_float(split.images[: cfg.num_images]), _own(cfg, opened, model, split)
-    folder = opened.folder(cfg, f"denoise{'+'.join(f'{strength:g}' for strength in chosen)}-")
+    split = _test_split(cfg, loaded, cfg.num_images)
+    images, raw = to_float(split.images[: cfg.num_images]), _own(cfg, loaded, model, split)
+    folder = output_folder(cfg, loaded, loaded.setups[0], f"denoise{'+'.join(f'{strength:g}' for strength in chosen)}-")
     with _waiting():
         found = [
             noise_then_denoise(
-                model, images, strength, raw, seed=cfg.seed, sampler=opened.sampler, guidance=opened.guidance
+                model,
+                images,
+                strength,
+                raw,
+                seed=cfg.seed,
+                sampler=sampler_of(loaded),
+                guidance=loaded.setups[0].guidance,
             ).cpu()
             for strength in chosen
         ]
-    return _write(cfg, opened, folder, denoise_picture(images, found, chosen), {"strength": chosen}), ""
+    return _write(cfg, loaded, folder, denoise_picture(images, found, chosen), {"strength": chosen}), ""
 
 
-def _interpolate(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
-    opened = _inverting(cfg, opened, model)
-    num_steps, guidance = opened.sampler.num_steps, opened.guidance
-    split = _test_split(cfg, opened, 2 * cfg.num_images)
-    raw = _asked(cfg, opened, model)
-    pairs = pairs_of(split.labels, raw if cfg.condition.caption is None else None, cfg.num_images)
+def _interpolate(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Drawn:
+    loaded = _inverting(cfg, loaded, model)
+    num_steps, guidance = sampler_of(loaded).num_steps, loaded.setups[0].guidance
+    split = _test_split(cfg, loaded, 2 * cfg.num_images)
+    raw = loaded.setups[0].raw
+    asked = loaded.setups[0].labels
+    pairs = pairs_of(split.labels, None if asked is None else asked.tolist(), cfg.num_images)
     first, last = (to_float(split.images[pairs[:, i]]) for i in (0, 1))
-    folder = opened.folder(cfg, "interpolate-")
+    folder = output_folder(cfg, loaded, loaded.setups[0], "interpolate-")
     with _waiting():
         between = interpolate(model, first, last, _WEIGHTS, raw, num_steps=num_steps, guidance=guidance).cpu()
     ends = torch.cat([between[:, 0], between[:, -1]])
     picture = interpolation_picture(first, between, last, _WEIGHTS)
-    files = _write(cfg, opened, folder, picture)
+    files = _write(cfg, loaded, folder, picture)
     return files, _returned(torch.cat([first, last]), ends, num_steps)
 
 
-def _invert(cfg: DictConfig, opened: Opened, model: Walks) -> Drawn:
-    opened = _inverting(cfg, opened, model)
-    num_steps, guidance = opened.sampler.num_steps, opened.guidance
-    split = _test_split(cfg, opened, cfg.num_images)
-    images, raw = to_float(split.images[: cfg.num_images]), _own(cfg, opened, model, split)
-    folder = opened.folder(cfg, "invert-")
+def _invert(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Drawn:
+    loaded = _inverting(cfg, loaded, model)
+    num_steps, guidance = sampler_of(loaded).num_steps, loaded.setups[0].guidance
+    split = _test_split(cfg, loaded, cfg.num_images)
+    images, raw = to_float(split.images[: cfg.num_images]), _own(cfg, loaded, model, split)
+    folder = output_folder(cfg, loaded, loaded.setups[0], "invert-")
     with _waiting():
         latents = latents_of(model, images, raw, num_steps=num_steps, guidance=guidance)
         back = images_from(model, latents, raw, num_steps=num_steps, guidance=guidance).cpu()
         picture = inversion_picture(images, images_of(model, latents, 1.0).cpu(), back)
-    files = _write(cfg, opened, folder, picture)
+    files = _write(cfg, loaded, folder, picture)
     return files, _returned(images, back, num_steps)
 
 
-_Task = Callable[[DictConfig, Opened, Walks], Drawn]
+_Task = Callable[[DictConfig, LoadedModel, ShowsTrajectory], Drawn]
 _TASKS: dict[str, tuple[_Task, int]] = {
     "forward": (_forward, 4),
     "reverse": (_reverse, 16),
@@ -221,47 +229,49 @@ def pairs_of(labels: Tensor | None, wanted: Sequence[int] | None, num: int) -> T
     return torch.tensor(pairs)
 
 
-def _test_split(cfg: DictConfig, opened: Opened, num: int) -> Split:
+def _test_split(cfg: DictConfig, loaded: LoadedModel, num: int) -> Split:
     """The test images that a checkpoint's data set has, `num` at least."""
-    split = data_of(opened.config, cfg.data.root).split("test")
+    split = data_of(loaded.config, cfg.data.root).split("test")
     if len(split) < num:
         raise UserError(f"num_images={cfg.num_images} needs {num} test images, and the data set has {len(split)}")
     return split
 
 
-def _asked(cfg: DictConfig, opened: Opened, model: Walks) -> Any:
-    """The condition that the command line asks for; where it says nothing, all labels in turn if the model knows labels."""
-    num, caption = cfg.num_images, cfg.condition.caption
-    raw: Any = labels_for(num, cfg.condition.label, opened.num_labels) if caption is None else [caption] * num
-    check_condition(model.condition, opened.guidance, raw)
-    return raw
-
-
-def _own(cfg: DictConfig, opened: Opened, model: Walks, split: Split) -> Any:
+def _own(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory, split: Split) -> Any:
     """The condition of the first test images: what the command line asks for, else their own."""
+    (setup,) = loaded.setups
     if cfg.condition.caption is not None or cfg.condition.label is not None:
-        return _asked(cfg, opened, model)
-    if opened.num_labels is not None and split.labels is not None:
+        return setup.raw
+    if setup.guidance.reads_condition and split.labels is not None:
         return split.labels[: cfg.num_images].tolist()
     return own_condition(model.condition, split, cfg.num_images)
 
 
-def _inverting(cfg: DictConfig, opened: Opened, model: Walks) -> Opened:
-    """As opened, with DDIM without clipping in the place of the sampler, and no guidance unless a scale was asked for."""
+def sampler_of(loaded: LoadedModel) -> DenoisingSampler:
+    """The sampler of the one setup, of a family that has one."""
+    sampler = loaded.setups[0].sampler
+    assert isinstance(sampler, DenoisingSampler)
+    return sampler
+
+
+def _inverting(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> LoadedModel:
+    """As loaded, with DDIM without clipping in the place of the sampler, and no guidance unless a scale was asked for."""
     process = model.process
     if not isinstance(process, GaussianProcess):
         raise UserError(f"task={cfg.task} needs a Gaussian process, not {type(process).__name__}")
     num_steps = cfg.sampler.num_steps or _INVERSION_STEPS
     if process.num_steps is not None:
         num_steps = min(num_steps, process.num_steps)
-    opened = replace(
-        opened,
+    setup = replace(
+        loaded.setups[0],
         sampler=DDIM(num_steps, clip=False),
         sampler_node={"_target_": f"{DDIM.__module__}.DDIM", "num_steps": num_steps, "clip": False},
     )
-    if cfg.guidance.get("scale") is not None:
-        return opened
-    return replace(opened, guidance=ClassifierFree(1.0), guidance_node={"_target_": CLASSIFIER_FREE, "scale": 1.0})
+    if isinstance(loaded.model, ImageGenerator):
+        loaded.model.check_sampler(setup.sampler)
+    if cfg.guidance.get("scale") is None:
+        setup = replace(setup, guidance=ClassifierFree(1.0), guidance_node={"_target_": CLASSIFIER_FREE, "scale": 1.0})
+    return replace(loaded, setups=(setup,))
 
 
 def _returned(images: Tensor, back: Tensor, num_steps: int) -> str:
@@ -271,13 +281,13 @@ def _returned(images: Tensor, back: Tensor, num_steps: int) -> str:
 
 
 def _write(
-    cfg: DictConfig, opened: Opened, folder: Path, picture: Image.Image, settings: dict[str, Any] | None = None
+    cfg: DictConfig, loaded: LoadedModel, folder: Path, picture: Image.Image, settings: dict[str, Any] | None = None
 ) -> list[Path]:
     path = folder / f"{cfg.task}.png"
     save_png(picture, path)
-    opened.write_settings(cfg, folder, {"task": cfg.task, "num_images": cfg.num_images, **(settings or {})})
+    write_settings(cfg, loaded.setups[0], folder, {"task": cfg.task, "num_images": cfg.num_images, **(settings or {})})
     return [path]
 
 
 def _waiting() -> Any:
-    return Console(stderr=True).status("Walking")
+    return Console(stderr=True).status("Sampling")

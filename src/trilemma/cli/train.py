@@ -23,7 +23,7 @@ from trilemma.distributed import signals
 from trilemma.distributed.job import Job, how_to_go_on, this_job
 from trilemma.errors import Stopped, TrainingError, UserError
 from trilemma.first_stage.codec import drop_recipe, recipe_hash
-from trilemma.first_stage.model import build_model
+from trilemma.first_stage.model import build_model, check_parts
 from trilemma.loggers.settings import run_settings
 from trilemma.models.base import Family
 from trilemma.planning.show import show_plan
@@ -197,8 +197,7 @@ def _take_up(
 def _build(cfg: DictConfig, data: ImageData, resume: str | None) -> tuple[Trainer, Family]:
     # What needs no codec is built before one is trained for an hour.
     trainer = build_trainer(cfg)
-    for node in ("sampler", "guidance"):
-        build(plain(cfg, node), where=node)
+    check_parts(cfg)
     if cfg.init_from and not resume:
         read_checkpoint(cfg.init_from)
     return trainer, build_model(cfg, data, resume)

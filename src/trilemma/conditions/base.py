@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trilemma.data.batch import Batch
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -81,7 +83,9 @@ class Condition:
 
 
 class ConditionEncoder(nn.Module, ABC):
-    """Turns raw labels or strings into a `Condition`.
+    """Turns raw labels or strings into a `Condition`, and is all that knows what they are.
+
+    A raw condition is a list of one label or string an image, or None for the null condition.
 
     Attributes:
         has_null: Whether its conditions come with a null twin.
@@ -105,5 +109,30 @@ class ConditionEncoder(nn.Module, ABC):
         """
 
     @abstractmethod
+    def raw_from(self, batch: Batch) -> Any:
+        """Take what it reads from a batch: B labels int64 [B], a list of B strings, or None where it reads nothing.
+
+        Raises:
+            UserError: If the batch does not have it.
+        """
+
+    @abstractmethod
+    def examples(self, num: int) -> list[Any] | None:
+        """Give `num` raw conditions to draw samples of, the same at every call; None where it knows none."""
+
+    @abstractmethod
+    def describe(self, raw: Any) -> str:
+        """Say in a few words what samples are conditioned on, as in "label: all in turn"; "none" for None."""
+
+    @abstractmethod
     def check(self, raw: Any) -> None:
         """Raise `UserError` where `raw` is not something this encoder knows (label out of range, no such caption)."""
+
+
+def shortest_cycle(raw: Sequence[Any]) -> list[Any]:
+    """Give the shortest list that, repeated, makes `raw`."""
+    values = list(raw)
+    for length in range(1, len(values)):
+        if all(value == values[i % length] for i, value in enumerate(values)):
+            return values[:length]
+    return values

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trilemma.conditions.base import Condition, ConditionEncoder
+from trilemma.conditions.base import Condition, ConditionEncoder, shortest_cycle
+from trilemma.data.batch import Batch
 from trilemma.errors import UserError
+
+_NO_LABELS = "condition=label needs a data set with labels: put images into class sub-folders, or take condition=none guidance=none"
 
 
 class LabelCondition(ConditionEncoder):
@@ -19,16 +22,21 @@ class LabelCondition(ConditionEncoder):
     Source: Ho and Salimans 2022 (classifier-free guidance); Tang et al. 2022 (learned null for discrete diffusion).
 
     Args:
-        num_labels: Number of classes.
+        num_labels: Number of classes; None, of data without labels, is refused.
         embedding_dim: Width d of the pooled embedding.
+
+    Raises:
+        UserError: If the data have no labels.
     """
 
     has_null = True
 
-    def __init__(self, num_labels: int, embedding_dim: int) -> None:
+    def __init__(self, num_labels: int | None, embedding_dim: int) -> None:
         super().__init__()
+        if num_labels is None:
+            raise UserError(_NO_LABELS)
         self.num_labels = num_labels
-        # Unit variance, torch's default: a label that starts faint beside the time is heeded thousands of batches late.
+        # Unit variance, torch's default: a label that starts faint beside the time is noticed thousands of batches late.
         self.embedding = nn.Embedding(num_labels + 1, embedding_dim)
 
     def forward(self, raw: Any, *, num: int, drop: Tensor | None = None) -> Condition:
@@ -48,9 +56,39 @@ class LabelCondition(ConditionEncoder):
         null = Condition(num, self.embedding(nulls), is_null=True)
         return Condition(num, self.embedding(labels), null=null, is_null=given is None, label=given)
 
+    def raw_from(self, batch: Batch) -> Tensor:
+        """See `ConditionEncoder`; int64 [B]."""
+        if "label" not in batch:
+            raise UserError(_NO_LABELS)
+        return batch["label"]
+
+    def examples(self, num: int) -> list[int]:
+        """See `ConditionEncoder`; all labels in turn."""
+        return labels_in_turn(num, self.num_labels)
+
+    def describe(self, raw: Any) -> str:
+        """See `ConditionEncoder`."""
+        return describe_labels(raw, self.num_labels)
+
     def check(self, raw: Any) -> None:
         """Refuse what is not a label, or a sequence of labels, in 0..num_labels-1."""
         check_labels(raw, self.num_labels)
+
+
+def labels_in_turn(num: int, num_labels: int) -> list[int]:
+    """Give the labels of `num` images: 0, 1, ..., num_labels - 1, 0, ..."""
+    return [i % num_labels for i in range(num)]
+
+
+def describe_labels(raw: Any, num_labels: int) -> str:
+    """Say what samples of labels `raw` are conditioned on: all in turn, one of them, or a list in turn."""
+    if raw is None:
+        return "none"
+    values = torch.as_tensor(raw).tolist()
+    if values == labels_in_turn(len(values), num_labels):
+        return "label: all in turn"
+    cycle = shortest_cycle(values)
+    return f"label: {cycle[0] if len(cycle) == 1 else cycle}"
 
 
 def check_labels(raw: Any, num_labels: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trilemma.conditions.base import Condition, ConditionEncoder
+from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 
 
@@ -18,8 +19,17 @@ class NoCondition(ConditionEncoder):
 
     def forward(self, raw: Any, *, num: int, drop: Tensor | None = None) -> Condition:
         """Return a condition that carries the batch size, and labels where labels were given."""
-        captions = isinstance(raw, (list, tuple)) and any(isinstance(value, str) for value in raw)
-        return Condition(num, label=None if raw is None or captions else torch.as_tensor(raw))
+        return Condition(num, label=None if raw is None else torch.as_tensor(raw))
+
+    def raw_from(self, batch: Batch) -> None:
+        """See `ConditionEncoder`."""
+
+    def examples(self, num: int) -> None:
+        """See `ConditionEncoder`."""
+
+    def describe(self, raw: Any) -> str:
+        """See `ConditionEncoder`."""
+        return "none"
 
     def check(self, raw: Any) -> None:
         """Refuse any label: this model cannot be steered."""

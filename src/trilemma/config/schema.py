@@ -100,7 +100,7 @@ EVALUATE: dict[str, Any] = {
     "ckpt": _OPTIONAL_STR,
     "ckpts": list | None,
     "rows": str | list | None,
-    "condition": {"label": None},
+    "condition": {"label": None, "caption": None},
     "data": {"root": _OPTIONAL_STR},
     "sweep": dict.fromkeys(("sampler", "num_steps", "scale", "temperature", "truncation", "eta", "seed")),
     "extractor": _OPTIONAL_STR,

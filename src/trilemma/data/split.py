@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 
 Index = slice | Tensor | npt.NDArray[np.int64]
@@ -109,6 +110,15 @@ class Split:
     def has_images(self) -> bool:
         """Whether the images can be read, and not their codes alone."""
         return isinstance(self.images, Tensor) or self.images.readable
+
+    def facts(self, num: int) -> Batch:
+        """What is known of the first `num` images beside themselves, as a batch holds it."""
+        batch = Batch(index=self.index[:num])
+        if self.labels is not None:
+            batch["label"] = self.labels[:num]
+        if self.captions is not None:
+            batch["caption"] = self.captions[:num]
+        return batch
 
     def take(self, positions: npt.NDArray[np.int64]) -> Split:
         """Images at `positions` [n] of a split in memory, in that order."""

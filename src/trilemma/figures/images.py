@@ -15,6 +15,7 @@ from trilemma.data.images import to_uint8
 
 _BACKGROUND = 255
 _FONT_SIZE = 12
+_LONGEST_NAME = 24  # characters beside a row
 _TILE_SIDE = 64  # small images are enlarged towards this many pixels
 
 
@@ -173,3 +174,9 @@ def _with_labels(
     for text, x in zip(column_labels, column_centres, strict=False):
         draw.text((left + x, top / 2), text, fill="black", font=font, anchor="mm")
     return page
+
+
+def short_name(value: object) -> str:
+    """A label or a caption, short enough to stand beside a row of a grid."""
+    text = str(value)
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.figures.trajectory import Walks, codes_of, images_of, noise_of
+from trilemma.figures.trajectory import codes_of, images_of, noise_of
+from trilemma.models.diffusion import ShowsTrajectory
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.gaussian.inversion import invert, slerp
 from trilemma.samplers.guidance import Guidance
 
 
 def latents_of(
-    model: Walks, images: Tensor, raw: Any = None, *, num_steps: int, guidance: Guidance | None = None
+    model: ShowsTrajectory, images: Tensor, raw: Any = None, *, num_steps: int, guidance: Guidance | None = None
 ) -> Tensor:
     """Run DDIM upwards.
 
@@ -45,7 +46,7 @@ def latents_of(
 
 @torch.no_grad()
 def images_from(
-    model: Walks, latents: Tensor, raw: Any = None, *, num_steps: int, guidance: Guidance | None = None
+    model: ShowsTrajectory, latents: Tensor, raw: Any = None, *, num_steps: int, guidance: Guidance | None = None
 ) -> Tensor:
     """Run DDIM downwards from latents; the other arguments as in `latents_of`."""
     codes = model.sample_codes(
@@ -60,7 +61,7 @@ def images_from(
 
 
 def interpolate(
-    model: Walks,
+    model: ShowsTrajectory,
     first: Tensor,
     last: Tensor,
     weights: Sequence[float],

@@ -1,4 +1,4 @@
-"""Looking at a diffusion model's walk: how noise comes in, how it goes out, and back from half-way.
+"""Looking at a diffusion model's trajectory: how noise comes in, how it goes out, and back from half-way.
 
 Shapes: images [B, C, H, W] in [-1, 1]; times t in [0, 1], 0 = data, 1 = noise. All randomness is counter-based: row i of a
 seed sees the same noise in every function here, whatever the batch.
@@ -10,78 +10,23 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trilemma.codecs.base import Codec
-from trilemma.conditions.base import Condition, ConditionEncoder
-from trilemma.conditions.label import LabelCondition
-from trilemma.conditions.none import NoCondition
+from trilemma.conditions.base import ConditionEncoder
 from trilemma.data.split import Split
-from trilemma.processes.noise import Noise, NoiseSource
-from trilemma.samplers.base import OnStep, Prediction, Sampler
+from trilemma.models.diffusion import ShowsTrajectory
+from trilemma.processes.noise import Noise
+from trilemma.samplers.base import Prediction
+from trilemma.samplers.denoising import DenoisingSampler
 from trilemma.samplers.guidance import Guidance
-
-
-@runtime_checkable
-class Walks(Protocol):
-    """A family whose walk from noise to data can be looked at: continuous codes, a process that noises them, a denoiser."""
-
-    if TYPE_CHECKING:  # attributes, which `isinstance` would not find where torch keeps submodules elsewhere
-
-        @property
-        def codec(self) -> Codec:
-            """Whose `code_shape` the walk has."""
-
-        @property
-        def process(self) -> Any:
-            """With `alpha`, `sigma`, `sample` and `prior`."""
-
-        @property
-        def condition(self) -> ConditionEncoder:
-            """Embeds labels or text."""
-
-        @property
-        def sampler(self) -> Sampler:
-            """The default sampler."""
-
-        @property
-        def guidance(self) -> Guidance:
-            """The default guidance."""
-
-        @property
-        def device(self) -> torch.device:
-            """Where it lives."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Codes [B, c, h, w] of images."""
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Images of codes [B, c, h, w]."""
-
-    def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
-        """The `Denoiser` that samplers see."""
-
-    def sample_codes(
-        self,
-        noise: NoiseSource,
-        num: int,
-        raw: Any = None,
-        *,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        on_step: OnStep | None = None,
-        x_start: Tensor | None = None,
-        t_start: float = 1.0,
-    ) -> Tensor:
-        """Draw codes [num, c, h, w] given raw labels or strings; `x_start` at `t_start` denoises from there."""
 
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """Where a walk stands at one time, in codes [B, c, h, w].
+    """Where a trajectory stands at one time, in codes [B, c, h, w].
 
     Attributes:
         time: t.
@@ -100,16 +45,13 @@ def even_times(num: int) -> list[float]:
 
 
 def own_condition(encoder: ConditionEncoder, split: Split, num: int) -> Any:
-    """What the first `num` images of a split are labelled or called, as the encoder takes it; None where it takes nothing."""
-    if isinstance(encoder, LabelCondition):
-        return None if split.labels is None else split.labels[:num].tolist()
-    if isinstance(encoder, NoCondition) or split.captions is None:
-        return None
-    return split.captions[:num]
+    """Give what the first `num` images of a split are labelled or called, as the encoder takes it; None where it takes nothing."""
+    raw = encoder.raw_from(split.facts(num))
+    return raw.tolist() if isinstance(raw, Tensor) else raw
 
 
 @torch.no_grad()
-def forward_states(model: Walks, images: Tensor, times: Sequence[float], *, seed: int = 0) -> Tensor:
+def forward_states(model: ShowsTrajectory, images: Tensor, times: Sequence[float], *, seed: int = 0) -> Tensor:
     """Images as the process noises them, each with one noise that grows.
 
     Args:
@@ -132,13 +74,13 @@ def forward_states(model: Walks, images: Tensor, times: Sequence[float], *, seed
 
 @torch.no_grad()
 def reverse_trajectory(
-    model: Walks,
+    model: ShowsTrajectory,
     num: int,
     raw: Any = None,
     *,
     times: Sequence[float],
     seed: int = 0,
-    sampler: Sampler | None = None,
+    sampler: DenoisingSampler | None = None,
     guidance: Guidance | None = None,
 ) -> list[TrajectoryPoint]:
     """Samples on their way from noise to data.
@@ -188,33 +130,33 @@ def nearest_points(points: Sequence[TrajectoryPoint], times: Sequence[float]) ->
     return [points[i] for i in sorted(chosen)]
 
 
-def states_of(model: Walks, points: Sequence[TrajectoryPoint]) -> Tensor:
+def states_of(model: ShowsTrajectory, points: Sequence[TrajectoryPoint]) -> Tensor:
     """States of T points as images [B, T, C, H, W]."""
     return torch.stack([images_of(model, point.state, point.time) for point in points], dim=1)
 
 
-def predictions_of(model: Walks, points: Sequence[TrajectoryPoint]) -> Tensor:
+def predictions_of(model: ShowsTrajectory, points: Sequence[TrajectoryPoint]) -> Tensor:
     """Predictions of T points as images [B, T, C, H, W]."""
     return torch.stack([images_of(model, point.predicted) for point in points], dim=1)
 
 
 @torch.no_grad()
 def noise_then_denoise(
-    model: Walks,
+    model: ShowsTrajectory,
     images: Tensor,
     strength: float,
     raw: Any = None,
     *,
     seed: int = 0,
-    sampler: Sampler | None = None,
+    sampler: DenoisingSampler | None = None,
     guidance: Guidance | None = None,
 ) -> Tensor:
-    """Images noised up to time `strength` and walked back from there (Meng et al. 2022, SDEdit).
+    """Images noised up to time `strength` and denoised from there (Meng et al. 2022, SDEdit).
 
     Args:
         model: The family.
         images: [B, C, H, W].
-        strength: In (0, 1]; at 1 next to nothing is left of the image. The walk back takes this share of the sampler's steps.
+        strength: In (0, 1]; at 1 next to nothing is left of the image. The way back takes this share of the sampler's steps.
         raw: Labels or strings, one each; None for the null condition.
         seed: Of the noise, which is the same at every strength.
         sampler: The family's own where None.
@@ -228,6 +170,7 @@ def noise_then_denoise(
     """
     if not 0.0 < strength <= 1.0:
         raise ValueError(f"strength={strength}: must lie in (0, 1]")
+    strength = model.nearest_time(strength)
     codes, noise = codes_of(model, images), noise_of(model, len(images), seed)
     xt = model.process.sample(codes, strength, noise)
     found = model.sample_codes(
@@ -242,25 +185,25 @@ def noise_then_denoise(
     return images_of(model, found)
 
 
-def noise_of(model: Walks, num: int, seed: int) -> Noise:
+def noise_of(model: ShowsTrajectory, num: int, seed: int) -> Noise:
     """The noise of rows 0 .. num - 1 of a seed."""
     return Noise(seed, torch.arange(num), model.device)
 
 
-def _shortened(sampler: Sampler, share: float) -> Sampler:
-    """The sampler with this share of its steps, and at least one: as many a unit of time as on the whole walk."""
+def _shortened(sampler: DenoisingSampler, share: float) -> DenoisingSampler:
+    """The sampler with this share of its steps, and at least one: as many a unit of time as on the whole trajectory."""
     short = copy.copy(sampler)
     short.num_steps = max(1, math.floor(sampler.num_steps * share + 1e-6))
     return short
 
 
-def codes_of(model: Walks, images: Tensor) -> Tensor:
-    """Codes float64 of images: a walk's state is wider than its network."""
+def codes_of(model: ShowsTrajectory, images: Tensor) -> Tensor:
+    """Codes float64 of images: a trajectory's state is wider than its network."""
     return model.encode(images.to(model.device)).double()
 
 
 @torch.no_grad()
-def images_of(model: Walks, codes: Tensor, t: float = 0.0) -> Tensor:
+def images_of(model: ShowsTrajectory, codes: Tensor, t: float = 0.0) -> Tensor:
     """Images of a state at time t, clipped to [-1, 1].
 
     A state that is wider than data (where noise is added and nothing is forgotten) is shrunk to their width first.

@@ -1,4 +1,4 @@
-"""Pictures of a diffusion model's walk: strips of images with times above or strengths beside them.
+"""Pictures of a diffusion model's trajectory: strips of images with times above or strengths beside them.
 
 Images are float in [-1, 1] or uint8, [..., C, H, W].
 """
@@ -26,7 +26,7 @@ def forward_picture(states: Tensor, times: Sequence[float]) -> Image.Image:
 
 
 def reverse_picture(states: Tensor, predicted: Tensor, times: Sequence[float]) -> Image.Image:
-    """Two rows a sample: where the walk stands, and below it what the model takes the end to be.
+    """Two rows a sample: where the trajectory stands, and below it what the model takes the end to be.
 
     Args:
         states: [B, T, C, H, W].
@@ -70,7 +70,7 @@ def interpolation_picture(first: Tensor, between: Tensor, last: Tensor, weights:
         first: [B, C, H, W].
         between: [B, T, C, H, W].
         last: [B, C, H, W].
-        weights: T of them; 0 is the first image as the walk gives it back, 1 the last one.
+        weights: T of them; 0 is the first image as the model gives it back, 1 the last one.
     """
     rows = torch.cat([first[:, None], between, last[:, None]], dim=1)
     names = ["data", *(f"{weight:.2g}" for weight in weights), "data"]

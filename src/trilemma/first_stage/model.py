@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,6 +23,7 @@ from trilemma.errors import UserError
 from trilemma.first_stage.codec import resolve_codec
 from trilemma.first_stage.codes import cached_codes
 from trilemma.models.base import Family
+from trilemma.models.generator import ImageGenerator
 from trilemma.runs.facts import state_codec, state_process
 from trilemma.runs.trainer import check_compiler, strategy_of
 
@@ -41,8 +43,14 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
     if OmegaConf.select(cfg, "codec") is not None:
         codec = resolve_codec(cfg, data, resume)
         state_codec(cfg, codec)
-    state_process(cfg)
-    model = build(plain(cfg, "model"), where="model")
+    process = state_process(cfg, codec)
+    node = plain(cfg, "model")
+    built = {key: part for key, part in (("codec", codec), ("process", process)) if part is not None}
+    for key in built:
+        if key not in node:
+            raise UserError(f"a {type_name(cfg)} takes no {key} of its own: leave out {key}=")
+    # The model holds the very codec whose codes it learns, and so does whatever reads it.
+    model = build(node, where="model", shared=[(plain(cfg, key), part) for key, part in built.items()])
     if not isinstance(model, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
     model.noise_seed = cfg.seed
@@ -55,27 +63,53 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
         if data.source is not None:  # what samples are compared with are images
             model.config["data"] = data.source
     if cfg.init_from and not resume:
-        for line in init_weights(model, cfg.init_from):
+        for line in init_weights(model, cfg.init_from, keep=tuple(built)):
             if this_job().is_first:
                 print(f"init_from: {line}")
-    if codec is not None:
-        held = getattr(model, "codec", None)
-        if not isinstance(held, type(codec)):
-            raise UserError(f"a {type(model).__name__} takes no codec of its own: leave out codec=")
-        # The built model holds a fresh codec of the same shape. The trained weights go in here, after any others: the codes that
-        # the prior learns are this codec's.
-        held.load_state_dict(codec.state_dict())
-        if cfg.facts.codec is not None:  # what was not learned costs nothing to compute
-            codes = cached_codes(held, data, Path(cfg.paths.cache_dir), node=plain(cfg, "data"))
-            data.use_codes(codes)
-            if not resume:  # the checkpoint brings the units its prior was trained in
-                held.standardise(codes["train"].rows())
+    if codec is not None and cfg.facts.codec is not None:  # what was not learned costs nothing to compute
+        codes = cached_codes(codec, data, Path(cfg.paths.cache_dir), node=plain(cfg, "data"))
+        data.use_codes(codes)
+        if not resume:  # the checkpoint brings the units its prior was trained in
+            codec.standardise(codes["train"].rows())
     if cfg.activation_checkpointing:
         recompute_activations(model)
     if cfg.compile:
         check_compiler(cfg)
         compile_networks(model, sharded=strategy_of(cfg) is FullyShard)
     return model
+
+
+def type_name(cfg: DictConfig) -> str:
+    """The model's class, without its module."""
+    return str(cfg.model._target_).rpartition(".")[2]
+
+
+def check_parts(cfg: DictConfig) -> None:
+    """See that sampler, guidance and condition fit the model, before a first stage is trained for an hour.
+
+    Only classes are compared where an object cannot be built yet; the model's constructor checks the objects.
+
+    Raises:
+        UserError: If they do not.
+    """
+    for key in ("sampler", "guidance", "condition"):
+        if OmegaConf.select(cfg, key) is not None and key not in cfg.model:
+            raise UserError(f"a {type_name(cfg)} takes no {key}: leave out {key}=")
+    family = locate(cfg.model._target_, COMMAND_LINE, "model")
+    if not (isinstance(family, type) and issubclass(family, ImageGenerator)):
+        return
+    with isolate_rng():
+        sampler, guidance, condition = (
+            build(plain(cfg, key), where=key) if OmegaConf.select(cfg, key) is not None else None
+            for key in ("sampler", "guidance", "condition")
+        )
+    if guidance is not None and condition is not None:
+        guidance.check_encoder(condition)
+    process = None
+    if OmegaConf.select(cfg, "process._target_") is not None:
+        located = locate(cfg.process._target_, COMMAND_LINE, "process")
+        process = located if isinstance(located, type) else None
+    family.check_sampler_kind(None if sampler is None else type(sampler), process)
 
 
 def checkpoint_config(cfg: DictConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
+from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.config.check import reject_unknown
 from trilemma.errors import UserError
 from trilemma.evaluation.rows import Row
@@ -15,7 +16,6 @@ from trilemma.loggers.wandb_evaluation import log_evaluation, log_report
 from trilemma.loggers.wandb_mode import Mode
 from trilemma.loggers.wandb_profile import Profile
 from trilemma.loggers.wandb_run import RunPlan
-from trilemma.measuring.subject import Subject
 
 _OPTIONS = ("project", "tags", "mode", "profile", "init_timeout", "finish_timeout")
 _OF_TRAINING = ("_target_", "run_id", "group", "save_dir", "job_type")  # an evaluation has its own
@@ -36,17 +36,17 @@ class EvaluationLogger:
         if self.options is not None:
             raise UserError(f"logger=wandb: {what}, of which wandb gets nothing; leave logger= out")
 
-    def row(self, row: Row, path: Path, subject: Subject) -> None:
+    def row(self, row: Row, path: Path, loaded: LoadedModel) -> None:
         """One run a row, with the pictures that lie beside it."""
         if self.options is None:
             return
         pictures = {"samples": path.with_suffix(".png"), "neighbours": path.with_name(f"{path.stem}-neighbours.png")}
-        experiment = str(subject.config.get("experiment"))
+        experiment = str(loaded.config.get("experiment"))
         plan = RunPlan(
             save_dir=path.parent,
             group=experiment,
             job_type="evaluate",
-            run_id=f"{experiment}-{subject.config.get('run_id')}-{path.stem.removeprefix(subject.slug + '-')}",
+            run_id=f"{experiment}-{loaded.config.get('run_id')}-{path.stem.removeprefix(loaded.slug + '-')}",
             **self.options,
         )
         log_evaluation(plan, row, {name: picture for name, picture in pictures.items() if picture.is_file()})

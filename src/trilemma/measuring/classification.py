@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.data.images import to_float
 from trilemma.errors import UserError
 from trilemma.evaluation.features.card import ExtractorCard
 from trilemma.evaluation.features.extractor import save_extractor
-from trilemma.measuring.subject import Subject
 from trilemma.models.classifier import Classifier
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.networks.classifier import FeatureClassifier
@@ -23,7 +23,7 @@ NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _BATCH_SIZE = 500
 
 
-def evaluate_classifier(subject: Subject, folder: Path, *, device: str) -> None:
+def evaluate_classifier(subject: LoadedModel, folder: Path, *, device: str) -> None:
     """Test accuracy, and the network written as a feature extractor that `extractor=PATH` takes."""
     model, data = subject.model, subject.data
     assert isinstance(model, Classifier)
@@ -59,7 +59,7 @@ def test_accuracy(model: Classifier, images: Any, labels: Tensor, device: torch.
     return right / len(labels)
 
 
-def evaluate_noisy_classifier(subject: Subject, *, device: str, seed: int) -> None:
+def evaluate_noisy_classifier(subject: LoadedModel, *, device: str, seed: int) -> None:
     """Print test accuracy and cross-entropy at a few noise levels.
 
     Raises:

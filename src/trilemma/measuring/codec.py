@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trilemma.atomic import atomic_write_text
+from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
 from trilemma.distributed.crew import Crew
@@ -19,22 +20,22 @@ from trilemma.evaluation.reconstruction import BATCH_SIZE, score_reconstruction
 from trilemma.evaluation.rows import plain_numbers
 from trilemma.evaluation.two_stage import held_out, score_oracle
 from trilemma.first_stage.codes import codec_hash
-from trilemma.measuring.embedding import judge_of
-from trilemma.measuring.loaded import Candidate, codec_of, oracle_block, return_block
+from trilemma.measuring.blocks import codec_of, oracle_block, return_block
+from trilemma.measuring.embedding import extractor_of
 
 Numbers = dict[str, Any]
 
 
-def reconstruction_metrics(cfg: DictConfig, candidate: Candidate, crew: Crew) -> Numbers:
+def reconstruction_metrics(cfg: DictConfig, loaded: LoadedModel, crew: Crew) -> Numbers:
     """Scores of the model's reconstructions; those of a codec are kept, since every row of its priors shows them."""
-    data, extractor = candidate.subject.data, judge_of(candidate, crew)
-    codec = codec_of(candidate)
+    data, extractor = loaded.data, extractor_of(loaded, crew)
+    codec = codec_of(loaded)
     images = data.split("test").images
 
     def score() -> Numbers:
         found = score_reconstruction(
             images,
-            crew.spread(return_block, len(images), candidate.number, cfg.device, block=BATCH_SIZE),
+            crew.spread(return_block, len(images), loaded.number, cfg.device, block=BATCH_SIZE),
             extractor=extractor,
             codec=codec,
             cache_dir=Path(cfg.cache_dir) / "features",
@@ -46,17 +47,15 @@ def reconstruction_metrics(cfg: DictConfig, candidate: Candidate, crew: Crew) ->
     return once(Path(cfg.cache_dir) / "reconstruction" / f"{_codec_key(codec, data, extractor)}.json", score)
 
 
-def oracle_metrics(cfg: DictConfig, candidate: Candidate, crew: Crew) -> Numbers:
-    """Scores of a perfect prior on the codes of the candidate's codec; kept."""
-    data, extractor = candidate.subject.data, judge_of(candidate, crew)
-    codec = codec_of(candidate)
+def oracle_metrics(cfg: DictConfig, loaded: LoadedModel, crew: Crew) -> Numbers:
+    """Scores of a perfect prior on the codes of the model's codec; kept."""
+    data, extractor = loaded.data, extractor_of(loaded, crew)
+    codec = codec_of(loaded)
     assert codec is not None
 
     def score() -> Numbers:
         num = len(held_out(data, cfg.num_images, cfg.seed))
-        returned = crew.spread(
-            oracle_block, num, candidate.number, cfg.num_images, cfg.device, cfg.seed, block=BATCH_SIZE
-        )
+        returned = crew.spread(oracle_block, num, loaded.number, cfg.num_images, cfg.device, cfg.seed, block=BATCH_SIZE)
         found = score_oracle(returned, data, extractor, cache_dir=Path(cfg.cache_dir) / "features", seed=cfg.seed)
         return plain_numbers(found)
 

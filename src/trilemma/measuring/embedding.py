@@ -5,44 +5,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.data.base import SplitName
 from trilemma.distributed.crew import Crew
 from trilemma.evaluation.features.extractor import Embedding, Extractor, Images
-from trilemma.measuring.loaded import Candidate, embed_block
+from trilemma.measuring.blocks import embed_block
 
 _SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 
-def judge_of(candidate: Candidate, crew: Crew) -> Extractor:
-    """The candidate's extractor; in a crew of several, one that all of them run."""
-    return candidate.extractor if crew.size == 1 else SpreadExtractor(candidate, crew)
+def extractor_of(loaded: LoadedModel, crew: Crew) -> Extractor:
+    """The extractor that scores a model; of several processes, one that all of them run."""
+    return loaded.extractor if crew.size == 1 else SpreadExtractor(loaded, crew)
 
 
 class SpreadExtractor(Extractor):
     """Embeds with the help of the others, each batch as one process would form it: so with its features, bit for bit.
 
     Args:
-        candidate: Whose extractor, which every process has.
+        loaded: Whose extractor, which every process has.
         crew: The processes.
     """
 
-    def __init__(self, candidate: Candidate, crew: Crew) -> None:
-        base = candidate.extractor
+    def __init__(self, loaded: LoadedModel, crew: Crew) -> None:
+        base = loaded.extractor
         super().__init__(name=base.name, label_names=base.label_names, device=base.device, batch_size=base.batch_size)
-        self._candidate, self._crew = candidate, crew
+        self._loaded, self._crew = loaded, crew
 
     def check(self, images: Images) -> None:
-        """As the candidate's own."""
-        self._candidate.extractor.check(images)
+        """As the model's own extractor."""
+        self._loaded.extractor.check(images)
 
     def see(self, batch: Tensor) -> Embedding:
-        """As the candidate's own, in this process."""
-        return self._candidate.extractor.see(batch)
+        """As the model's own extractor, in this process."""
+        return self._loaded.extractor.see(batch)
 
     def embed(self, images: Images) -> Embedding:
-        """As the candidate's own; images of the data set are read by each process, others are sent."""
+        """As the model's own extractor; images of the data set are read by each process, others are sent."""
         self.accept(images)
-        number, data = self._candidate.number, self._candidate.subject.data
+        number, data = self._loaded.number, self._loaded.data
         split = next((name for name in _SPLITS if data.split(name).images is images), None)
         rows = images[:] if split is None else None
         parts = self._crew.spread(embed_block, len(images), number, split, block=self.batch_size, rows=rows)

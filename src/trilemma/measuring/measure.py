@@ -12,13 +12,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from trilemma.capabilities import supports
-from trilemma.cli.sample import drawing_digest, grid_of
+from trilemma.checkpoints.drawing import drawing_digest, sample_grid
+from trilemma.checkpoints.loaded import LoadedModel
+from trilemma.checkpoints.sampling_setup import SamplingSetup
 from trilemma.distributed.crew import Crew
 from trilemma.distributed.kept_blocks import discard
 from trilemma.errors import UserError
 from trilemma.evaluation.cost.ledger import measure_ledger
 from trilemma.evaluation.features.cache import images_sha256
-from trilemma.evaluation.features.extractor import Extractor
 from trilemma.evaluation.likelihood import summarise
 from trilemma.evaluation.pairs import closest_pairs
 from trilemma.evaluation.protocol import METRICS, Machine, Protocol
@@ -26,11 +27,9 @@ from trilemma.evaluation.rows import Row, kept_row, move_aside, new_row, write_r
 from trilemma.evaluation.samples import Evaluation, evaluate_samples
 from trilemma.evaluation.two_stage import code_bits, prior_bits
 from trilemma.figures.images import save_png, save_samples_npz
-from trilemma.measuring.cells import Cell
+from trilemma.measuring.blocks import codec_of, draw_block, score_block
 from trilemma.measuring.codec import Numbers, once, oracle_metrics, reconstruction_metrics
-from trilemma.measuring.embedding import judge_of
-from trilemma.measuring.loaded import Candidate, codec_of, draw_block, score_block
-from trilemma.measuring.subject import Subject
+from trilemma.measuring.embedding import extractor_of
 from trilemma.models.base import Reconstructs, ScoresLikelihood
 
 
@@ -54,70 +53,62 @@ class Part:
 
 
 def protocol_of(
-    cfg: DictConfig, subject: Subject, extractor: Extractor, *, cell: Cell | None = None, num_images: int | None = None
+    cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup | None = None, *, num_images: int | None = None
 ) -> Protocol:
-    """The protocol of a row: of samples at a cell, or of `num_images` reconstructions of held-out images."""
+    """The protocol of a row: of samples of a setup, or of `num_images` reconstructions of held-out images.
+
+    A family that draws in a single call has an empty sampler.
+    """
     return Protocol(
-        data=subject.data.name,
-        data_fingerprint=subject.data.fingerprint,
-        split="test" if cell is None else "train",
+        data=loaded.data.name,
+        data_fingerprint=loaded.data.fingerprint,
+        split="test" if setup is None else "train",
         num_images=cfg.num_images if num_images is None else num_images,
-        extractor=extractor.name,
-        model=subject.kind,
-        run=subject.config.get("run_id"),
-        weights=subject.config["weights"],
-        seed=cfg.seed if cell is None else cell.cfg.seed,
-        checkpoint=subject.sha256,
-        sampler={} if cell is None else cell.sampler_node,
-        guidance={} if cell is None else cell.guidance_node,
-        condition="none" if cell is None else cell.condition,
+        extractor=loaded.extractor.name,
+        model=loaded.kind,
+        run=loaded.config.get("run_id"),
+        weights=loaded.config["weights"],
+        seed=cfg.seed if setup is None else setup.seed,
+        checkpoint=loaded.sha256,
+        sampler={} if setup is None else setup.sampler_node,
+        guidance={} if setup is None else setup.guidance_node,
+        condition="none" if setup is None else setup.condition,
         machine=Machine.here(cfg.device),
-        budget={"max_steps": subject.config.get("max_steps"), "note": subject.config.get("budget")},
+        budget={"max_steps": loaded.config.get("max_steps"), "note": loaded.config.get("budget")},
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One setting of one candidate, and who measures it.
+    """One setup of one model, and who measures it.
 
     Attributes:
-        candidate: The checkpoint.
-        number: Of the setting among the candidate's.
+        cfg: Configuration of `evaluate.py`, its seed that of the setup.
+        loaded: The checkpoint with its data and extractor.
+        setup: How it is sampled.
         crew: The processes; what is written is written by the first.
     """
 
-    candidate: Candidate
-    number: int
+    cfg: DictConfig
+    loaded: LoadedModel
+    setup: SamplingSetup
     crew: Crew
-
-    @property
-    def cell(self) -> Cell:
-        """The setting."""
-        return self.candidate.cells[self.number]
-
-    @property
-    def cfg(self) -> DictConfig:
-        """The configuration at this point."""
-        return self.cell.cfg
-
-    @property
-    def subject(self) -> Subject:
-        """The checkpoint with its data."""
-        return self.candidate.subject
-
-    @property
-    def extractor(self) -> Extractor:
-        """What judges the samples."""
-        return judge_of(self.candidate, self.crew)
 
     @property
     def protocol(self) -> Protocol:
         """Of the row."""
-        return protocol_of(self.cfg, self.subject, self.candidate.extractor, cell=self.cell)
+        return protocol_of(self.cfg, self.loaded, self.setup)
 
 
-def measure_cell(what: Measurement, folder: Path) -> tuple[Path, Row]:
-    """Measure what is wanted at one setting and is not there yet.
+def measurement(cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup, crew: Crew) -> Measurement:
+    """Put together what is measured at one setup."""
+    own = cfg.copy()
+    own.seed = setup.seed
+    return Measurement(own, loaded, setup, crew)
+
+
+def measure_setup(what: Measurement, folder: Path) -> tuple[Path, Row]:
+    """Measure what is wanted at one setup and is not there yet.
 
     The row is written after each part, so that a crash loses at most the part that was running. A row by another
     protocol (another checkpoint, data set or extractor) is moved aside, not overwritten.
@@ -153,7 +144,7 @@ def measure_cell(what: Measurement, folder: Path) -> tuple[Path, Row]:
 
 
 def is_complete(what: Measurement, folder: Path) -> bool:
-    """Whether nothing that is wanted of a cell is missing."""
+    """Whether nothing that is wanted of a setup is missing."""
     path = _path(what, folder)
     row = kept_row(path, what.protocol)
     samples = not what.cfg.keep_samples or path.with_suffix(".npz").is_file()
@@ -161,7 +152,7 @@ def is_complete(what: Measurement, folder: Path) -> bool:
 
 
 def _path(what: Measurement, folder: Path) -> Path:
-    return folder / f"{what.subject.slug}-{what.cell.name}.json"
+    return folder / f"{what.loaded.slug}-{what.setup.name}.json"
 
 
 def _kept(what: Measurement, path: Path) -> Path:
@@ -172,7 +163,7 @@ def _kept(what: Measurement, path: Path) -> Path:
 
 
 def _sample_row(what: Measurement, path: Path) -> Row:
-    cfg, data, extractor = what.cfg, what.subject.data, what.extractor
+    cfg, data, extractor = what.cfg, what.loaded.data, extractor_of(what.loaded, what.crew)
     images, labels = _draw(what, path)
     train = data.split("train")
     evaluation = evaluate_samples(
@@ -184,7 +175,7 @@ def _sample_row(what: Measurement, path: Path) -> Row:
         cache_dir=Path(cfg.cache_dir) / "features",
         seed=cfg.seed,
     )
-    save_png(grid_of(images, labels), path.with_suffix(".png"))
+    save_png(sample_grid(images, what.setup.raw), path.with_suffix(".png"))
     if evaluation.neighbours is not None and evaluation.closeness is not None:
         pairs = closest_pairs(images, train.images, evaluation.neighbours, evaluation.closeness)
         save_png(pairs, path.with_name(f"{path.stem}-neighbours.png"))
@@ -192,20 +183,20 @@ def _sample_row(what: Measurement, path: Path) -> Row:
 
 
 def _draw(what: Measurement, path: Path) -> tuple[Tensor, Tensor | None]:
-    """The cell's samples, uint8 [N, C, H, W], and their labels; written beside the row where they are to be kept."""
-    cfg, cell = what.cfg, what.cell
+    """The setup's samples, uint8 [N, C, H, W], and their labels; written beside the row where they are to be kept."""
+    cfg, setup = what.cfg, what.setup
     images = torch.cat(
         what.crew.spread(
             draw_block,
             cfg.num_images,
-            what.candidate.number,
-            what.number,
+            what.loaded.number,
+            setup.number,
             block=cfg.batch_size,
             keep=_kept(what, path),
             title="Sampling",
         )
     )
-    labels = None if cell.labels is None else torch.tensor(cell.labels)
+    labels = setup.labels
     if cfg.keep_samples:
         save_samples_npz(path.with_suffix(".npz"), images, labels)
     return images, labels
@@ -213,13 +204,13 @@ def _draw(what: Measurement, path: Path) -> tuple[Tensor, Tensor | None]:
 
 def _parts(what: Measurement) -> list[Part]:
     """The parts of a row beside its metrics that are wanted and that this family can give."""
-    cfg, model = what.cfg, what.subject.model
+    cfg, model = what.cfg, what.loaded.model
     parts: list[Part] = []
     if supports(model, ScoresLikelihood) and cfg.likelihood.num_images:
-        num = min(cfg.likelihood.num_images, len(what.subject.data.split("test")))
+        num = min(cfg.likelihood.num_images, len(what.loaded.data.split("test")))
         asked = {"num_images": num, "seed": cfg.likelihood.seed}
         parts.append(Part("likelihood", asked, lambda: _likelihood(what, num)))
-    if cfg.two_stage and supports(model, Reconstructs) and codec_of(what.candidate) is not None:
+    if cfg.two_stage and supports(model, Reconstructs) and codec_of(what.loaded) is not None:
         parts.append(Part("two_stage", {}, lambda: _two_stage(what)))
     if cfg.ledger.max_seconds:
         # Times of another machine, or with other threads, do not answer what is asked here.
@@ -230,13 +221,13 @@ def _parts(what: Measurement) -> list[Part]:
 
 def _ledger(what: Measurement) -> Numbers:
     """Speed is that of one process: where there are others, they wait meanwhile."""
-    cfg, cell = what.cfg, what.cell
+    cfg, setup = what.cfg, what.setup
     ledger = measure_ledger(
-        what.subject.model,
-        condition=cell.labels[0] if cell.labels else None,
-        sampler=cell.sampler,
-        guidance=cell.guidance,
-        seed=cfg.seed,
+        what.loaded.model,
+        condition=setup.raw[0] if setup.raw else None,
+        sampler=setup.sampler,
+        guidance=setup.guidance,
+        seed=setup.seed,
         device=cfg.device,
         batch_sizes=list(cfg.ledger.batch_sizes),
         max_seconds=cfg.ledger.max_seconds,
@@ -251,13 +242,13 @@ def _ledger(what: Measurement) -> Numbers:
 
 def _likelihood(what: Measurement, num_images: int) -> Numbers:
     """The likelihood does not depend on how one samples: it is scored once a checkpoint."""
-    cfg, subject = what.cfg, what.subject
-    asked = f"{subject.config['weights']}-n{cfg.likelihood.num_images}-seed{cfg.likelihood.seed}"
-    name = f"v{METRICS}-{subject.sha256[:16]}-{subject.data.fingerprint[:16]}-{asked}"
+    cfg, loaded = what.cfg, what.loaded
+    asked = f"{loaded.config['weights']}-n{cfg.likelihood.num_images}-seed{cfg.likelihood.seed}"
+    name = f"v{METRICS}-{loaded.sha256[:16]}-{loaded.data.fingerprint[:16]}-{asked}"
 
     def score() -> Numbers:
         scores = what.crew.spread(
-            score_block, num_images, what.candidate.number, cfg.device, cfg.likelihood.seed, block=cfg.batch_size
+            score_block, num_images, loaded.number, cfg.device, cfg.likelihood.seed, block=cfg.batch_size
         )
         return {**summarise(scores).to_dict(), "split": "test", "seed": cfg.likelihood.seed}
 
@@ -265,19 +256,19 @@ def _likelihood(what: Measurement, num_images: int) -> Numbers:
 
 
 def _two_stage(what: Measurement) -> Numbers:
-    cfg, codec = what.cfg, codec_of(what.candidate)
+    cfg, codec = what.cfg, codec_of(what.loaded)
     assert codec is not None
     return {
-        "codec": reconstruction_metrics(cfg, what.candidate, what.crew),
-        "oracle": oracle_metrics(cfg, what.candidate, what.crew),
+        "codec": reconstruction_metrics(cfg, what.loaded, what.crew),
+        "oracle": oracle_metrics(cfg, what.loaded, what.crew),
         "code_bits_per_image": code_bits(codec),
         "prior_bits_per_image": None,  # until the row has a likelihood
     }
 
 
-def reconstruction_row(cfg: DictConfig, candidate: Candidate, crew: Crew) -> Row:
+def reconstruction_row(cfg: DictConfig, loaded: LoadedModel, crew: Crew) -> Row:
     """The row of a model that gives images back and draws none."""
-    images = candidate.subject.data.split("test").images[:]
-    protocol = protocol_of(cfg, candidate.subject, candidate.extractor, num_images=len(images))
-    metrics = reconstruction_metrics(cfg, candidate, crew)
+    images = loaded.data.split("test").images[:]
+    protocol = protocol_of(cfg, loaded, num_images=len(images))
+    metrics = reconstruction_metrics(cfg, loaded, crew)
     return new_row(protocol, Evaluation(metrics, {}), images_sha256(images))

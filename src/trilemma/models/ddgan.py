@@ -1,4 +1,4 @@
-"""Denoising diffusion GAN: a walk of a few large steps, each drawn by a generator.
+"""Denoising diffusion GAN: a chain of a few large steps, each drawn by a generator.
 
 Shapes: B images, codes [B, c, h, w], times s and t [B], T steps.
 """
@@ -23,20 +23,21 @@ from trilemma.networks.unet.latent_unet import LatentUNet
 from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import Prediction, Sampler
+from trilemma.samplers.denoising import DenoisingSampler
 from trilemma.samplers.guidance import Guidance
 
 _ON_GRID = 1e-6
 
 
-class _Walk(NamedTuple):
-    """A step of a walk that data take, and what the networks are told beside it."""
+class _Step(NamedTuple):
+    """A step that the process takes from data, and what the networks are told beside it."""
 
     xs: Tensor
     xt: Tensor
     s: Tensor
     t: Tensor
     condition: Condition
-    label: Tensor | None
+    discriminator_condition: Condition
 
 
 class DDGAN(Adversarial, Diffusion):
@@ -54,10 +55,11 @@ class DDGAN(Adversarial, Diffusion):
         process: The corruption, on a continuous schedule.
         network: The generator.
         discriminator: Scores pairs (xs, xt) at time t.
-        condition: Embeds labels or text.
+        condition: Embeds labels or text for the generator.
+        discriminator_condition: Embeds the same for the discriminator, which learns an embedding of its own.
         sampler: Default way to draw samples; its times must lie on the grid i/T.
         guidance: Default guidance.
-        num_timesteps: Length T of the walk, 2 to 8 in the paper.
+        num_timesteps: Length T of the chain, 2 to 8 in the paper.
         r1_weight: Weight gamma of the penalty gamma/2 |grad_xs D(xs, xt, t)|^2 on data.
         r1_interval: Number of updates from one penalty to the next; the weight is not multiplied by it.
         condition_dropout: Share of training examples whose condition is replaced by the learned null.
@@ -73,6 +75,7 @@ class DDGAN(Adversarial, Diffusion):
     """
 
     process: GaussianProcess
+    discriminator_modules = ("discriminator", "discriminator_condition")
 
     def __init__(
         self,
@@ -82,7 +85,8 @@ class DDGAN(Adversarial, Diffusion):
         network: LatentUNet,
         discriminator: TimeDiscriminator,
         condition: ConditionEncoder,
-        sampler: Sampler,
+        discriminator_condition: ConditionEncoder,
+        sampler: DenoisingSampler,
         guidance: Guidance,
         num_timesteps: int = 4,
         r1_weight: float = 0.02,
@@ -115,6 +119,7 @@ class DDGAN(Adversarial, Diffusion):
         self.network: nn.Module = network
         self.discriminator = discriminator
         self.condition = condition
+        self.discriminator_condition = discriminator_condition
         self.sampler = sampler
         self.guidance = guidance
         self.latent_dim = network.latent_dim
@@ -122,19 +127,20 @@ class DDGAN(Adversarial, Diffusion):
         self.r1_weight = r1_weight
         self.r1_interval = r1_interval
         self.condition_dropout = condition_dropout
+        self.check_parts()
 
     # --- training -------------------------------------------------------------------------------------------------------
 
     def discriminator_loss(self, batch: Batch) -> Loss:
         """softplus(-D) on steps of data and softplus(D) on steps of the generator, and now and then the penalty."""
         noise = self.training_noise()
-        walk = self._walk(batch, noise, self.condition_dropout)
+        step = self._forward_step(batch, noise, self.condition_dropout)
         penalised = self.r1_weight > 0.0 and self.num_updates % self.r1_interval == 0
-        xs = walk.xs.requires_grad_() if penalised else walk.xs
-        real = self._score(xs, walk)
+        xs = step.xs.requires_grad_() if penalised else step.xs
+        real = self._score(xs, step)
         with torch.no_grad():
-            xs_fake = self._drawn(walk, noise)
-        fake = self._score(xs_fake, walk)
+            xs_fake = self._drawn(step, noise)
+        fake = self._score(xs_fake, step)
         total, terms = F.softplus(-real).mean() + F.softplus(fake).mean(), {}
         if penalised:
             (gradient,) = torch.autograd.grad(real.sum(), xs, create_graph=True)
@@ -145,10 +151,10 @@ class DDGAN(Adversarial, Diffusion):
     def generator_loss(self, batch: Batch) -> Loss:
         """softplus(-D) on steps of the generator: the non-saturating loss."""
         noise = self.training_noise()
-        walk = self._walk(batch, noise, self.condition_dropout)
-        return Loss(F.softplus(-self._score(self._drawn(walk, noise), walk)).mean())
+        step = self._forward_step(batch, noise, self.condition_dropout)
+        return Loss(F.softplus(-self._score(self._drawn(step, noise), step)).mean())
 
-    def _walk(self, batch: Batch, noise: NoiseSource, dropout: float) -> _Walk:
+    def _forward_step(self, batch: Batch, noise: NoiseSource, dropout: float) -> _Step:
         """Draw i from 1..T, xs ~ q(xs|x0) at s = (i - 1)/T, and xt ~ q(xt|xs) at t = i/T."""
         x0 = self.codes(batch, noise)
         i = torch.floor(noise.uniform((len(x0),), dtype=torch.float64) * self.num_timesteps) + 1.0
@@ -159,16 +165,16 @@ class DDGAN(Adversarial, Diffusion):
             tuple(xs.shape), dtype=xs.dtype
         )
         drop = noise.uniform((len(x0),)) < dropout
-        condition = self.condition(self.raw_condition(batch), num=len(x0), drop=drop)
-        label = None
-        if self.condition.steers and condition.label is not None:
-            label = torch.where(drop, -1, condition.label)
-        return _Walk(xs, xt, s, t, condition, label)
+        raw = self.condition.raw_from(batch)
+        condition, judged = (
+            encoder(raw, num=len(x0), drop=drop) for encoder in (self.condition, self.discriminator_condition)
+        )
+        return _Step(xs, xt, s, t, condition, judged)
 
-    def _drawn(self, walk: _Walk, noise: NoiseSource) -> Tensor:
+    def _drawn(self, step: _Step, noise: NoiseSource) -> Tensor:
         """The generator's xs, [B, c, h, w]."""
-        x0 = self._generated(walk.xt, walk.t, walk.condition, noise)
-        mean, variance = self.process.posterior(x0, walk.xt, walk.s, walk.t)
+        x0 = self._generated(step.xt, step.t, step.condition, noise)
+        mean, variance = self.process.posterior(x0, step.xt, step.s, step.t)
         return mean + variance.sqrt() * noise.normal(tuple(mean.shape), dtype=mean.dtype)
 
     def _generated(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Tensor:
@@ -179,9 +185,9 @@ class DDGAN(Adversarial, Diffusion):
         bound = self.codec.bound
         return output if bound is None else bound * torch.tanh(output / bound)
 
-    def _score(self, xs: Tensor, walk: _Walk) -> Tensor:
+    def _score(self, xs: Tensor, step: _Step) -> Tensor:
         """The discriminator's logits, [B] in float32 or better."""
-        score: Tensor = self.discriminator(xs, walk.xt, walk.t.to(xs.dtype), walk.label)
+        score: Tensor = self.discriminator(xs, step.xt, step.t.to(xs.dtype), step.discriminator_condition.pooled)
         return score if score.dtype.itemsize >= 4 else score.float()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -190,12 +196,18 @@ class DDGAN(Adversarial, Diffusion):
         One that recognises the training images by heart finds held-out ones no better than samples.
         """
         noise = Noise(0, batch["index"], self.device)
-        walk = self._walk(batch, noise, 0.0)
-        real, fake = self._score(walk.xs, walk), self._score(self._drawn(walk, noise), walk)
+        step = self._forward_step(batch, noise, 0.0)
+        real, fake = self._score(step.xs, step), self._score(self._drawn(step, noise), step)
         gap = real.sigmoid().mean() - fake.sigmoid().mean()
         self.log("val/discriminator_gap", gap, batch_size=len(real), sync_dist=True)
 
     # --- sampling -------------------------------------------------------------------------------------------------------
+
+    def check_sampler(self, sampler: Sampler | None) -> None:
+        """See `ImageGenerator`; the network knows no times but those of its chain."""
+        super().check_sampler(sampler)
+        assert isinstance(sampler, DenoisingSampler)
+        self._check_times(torch.tensor(sampler.times(self.process)[:-1], dtype=torch.float64))
 
     def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
         """The `Denoiser` that samplers see; the latent is drawn from `noise`.
@@ -203,13 +215,26 @@ class DDGAN(Adversarial, Diffusion):
         Raises:
             UserError: If a time is not one of i/T.
         """
+        self._check_times(t)
+        return Prediction(x0=self._generated(xt, t, condition, noise), bound=self.codec.bound)
+
+    def nearest_time(self, t: float) -> float:
+        """See `Diffusion`; one of i/T, i = 1..T."""
+        return max(1, round(t * self.num_timesteps)) / self.num_timesteps
+
+    def _check_times(self, t: Tensor) -> None:
         i = t * self.num_timesteps
-        if bool(((i - i.round()).abs() > _ON_GRID).any()):
+        off_grid = (i - i.round()).abs() > _ON_GRID
+        if bool(off_grid.any()):
             raise UserError(
-                f"this network knows the times i/{self.num_timesteps} alone, and the sampler asks for {float(t[0]):.4g}: "
+                f"this network knows the times i/{self.num_timesteps} alone, and the sampler asks for {float(t[off_grid][0]):.4g}: "
                 f"take sampler=ddpm with sampler.num_steps={self.num_timesteps} and sampler.grid=trailing"
             )
-        return Prediction(x0=self._generated(xt, t, condition, noise), bound=self.codec.bound)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes [B, c, h, w] of images [B, C, H, W]."""
+        return self.codec.encode(images)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

@@ -1,85 +1,64 @@
-"""What families that are sampled by a walk share: a denoiser, a process and a sampler make images."""
+"""What diffusion models share: a process, a denoiser, and a sampler that follows both from noise to data."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from trilemma.codecs.base import Codec
 from trilemma.conditions.base import Condition, ConditionEncoder
-from trilemma.data.batch import Batch
-from trilemma.models.base import Family
-from trilemma.models.sampling import in_batches
-from trilemma.processes.noise import Noise, NoiseSource
+from trilemma.errors import UserError
+from trilemma.models.generator import ImageGenerator
+from trilemma.processes.noise import NoiseSource
 from trilemma.samplers.base import OnStep, Prediction, Sampler
+from trilemma.samplers.denoising import DenoisingSampler
 from trilemma.samplers.guidance import Guidance
 
 
-class Diffusion(Family):
-    """A family whose samples are the end of a walk from noise.
+@runtime_checkable
+class ShowsTrajectory(Protocol):
+    """A family whose trajectory from noise to data can be shown: continuous codes, a process that noises them, a denoiser."""
 
-    Attributes:
-        codec: Image <-> code.
-        process: The corruption.
-        condition: Embeds labels or text.
-        sampler: Default way to draw samples.
-        guidance: Default guidance.
-    """
+    if TYPE_CHECKING:  # attributes, which `isinstance` would not find where torch keeps submodules elsewhere
 
-    codec: Codec
-    process: Any
-    condition: ConditionEncoder
-    sampler: Sampler
-    guidance: Guidance
+        @property
+        def codec(self) -> Codec:
+            """Its `code_shape` is that of the states."""
 
-    @abstractmethod
+        @property
+        def process(self) -> Any:
+            """With `alpha`, `sigma`, `sample` and `prior`."""
+
+        @property
+        def condition(self) -> ConditionEncoder:
+            """Embeds labels or text."""
+
+        @property
+        def sampler(self) -> DenoisingSampler:
+            """The default sampler."""
+
+        @property
+        def guidance(self) -> Guidance:
+            """The default guidance."""
+
+        @property
+        def device(self) -> torch.device:
+            """Where it lives."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes [B, c, h, w] of images."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images of codes [B, c, h, w]."""
+
+    def nearest_time(self, t: float) -> float:
+        """The time nearest to t at which the network knows how to denoise."""
+
     def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
         """The `Denoiser` that samplers see."""
-
-    @abstractmethod
-    def decode(self, codes: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] of codes as the walk leaves them."""
-
-    @property
-    def state_shape(self) -> tuple[int, ...]:
-        """Shape of one image's state on the walk."""
-        return tuple(self.codec.code_shape)
-
-    def raw_condition(self, batch: Batch) -> Any:
-        """The batch's captions or labels, as `condition` takes them."""
-        return batch.get("caption", batch.get("label"))
-
-    def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
-        """The batch's codes: the cached ones, else encoded now; a codec that draws does so from `noise`."""
-        if "code" in batch:
-            return self.codec.from_cache(batch["code"], noise)
-        with torch.no_grad():
-            return self.codec.encode(batch["image"], noise)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        num_images: int,
-        *,
-        condition: Any = None,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
-        seed: int = 0,
-        first_index: int = 0,
-        batch_size: int = 256,
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.base.Samples`."""
-
-        def draw(raw: Any, indices: Tensor) -> Tensor:
-            noise = Noise(seed, indices, self.device)
-            codes = self.sample_codes(noise, len(indices), raw, sampler=sampler, guidance=guidance, on_step=on_step)
-            return self.decode(codes)
-
-        return in_batches(self, draw, num_images, condition, first_index, batch_size, guidance or self.guidance)
 
     def sample_codes(
         self,
@@ -93,8 +72,65 @@ class Diffusion(Family):
         x_start: Tensor | None = None,
         t_start: float = 1.0,
     ) -> Tensor:
-        """Draw codes [num, *state_shape] given raw labels or strings; `x_start` at `t_start` denoises from there."""
-        return (sampler or self.sampler)(
+        """Draw codes [num, c, h, w] given raw labels or strings; `x_start` at `t_start` denoises from there."""
+
+
+class Diffusion(ImageGenerator):
+    """A family whose samples are the end of a trajectory from noise.
+
+    Attributes:
+        process: The corruption.
+        sampler: Default way to draw samples.
+    """
+
+    process: Any
+    sampler: DenoisingSampler
+
+    @abstractmethod
+    def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
+        """The `Denoiser` that samplers see."""
+
+    def nearest_time(self, t: float) -> float:
+        """Give the time nearest to t at which the network knows how to denoise: any, where a family does not say otherwise."""
+        return t
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one image's state."""
+        return tuple(self.codec.code_shape)
+
+    @classmethod
+    def check_sampler_kind(cls, sampler: type[Sampler] | None, process: type[Any] | None) -> None:
+        """See `ImageGenerator`."""
+        if sampler is None:
+            raise UserError(f"a {cls.__name__} needs a sampler: choose sampler=")
+        if process is not None:
+            sampler.check_kind(process)
+
+    def check_sampler(self, sampler: Sampler | None) -> None:
+        """See `ImageGenerator`; the sampler's settings must fit the process too."""
+        self.check_sampler_kind(None if sampler is None else type(sampler), None)
+        assert sampler is not None
+        sampler.check(self.process)
+
+    def sample_codes(
+        self,
+        noise: NoiseSource,
+        num: int,
+        raw: Any = None,
+        *,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        on_step: OnStep | None = None,
+        x_start: Tensor | None = None,
+        t_start: float = 1.0,
+    ) -> Tensor:
+        """Draw codes [num, *state_shape] given raw conditions; `x_start` at `t_start` denoises from there."""
+        sampler = sampler or self.sampler
+        if not isinstance(sampler, DenoisingSampler):
+            self.check_sampler(sampler)
+            raise TypeError(f"{type(sampler).__name__} draws from no denoiser")
+        return sampler(
             self.denoise,
             self.process,
             (num, *self.state_shape),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.networks.embeddings import TimeEmbedding
+from trilemma.networks.given import check_given
 
 _SLOPE = 0.2
 
@@ -59,9 +60,9 @@ class _Down(nn.Module):
 
 
 class TimeDiscriminator(nn.Module):
-    """Tells whether xs, the less noisy of two states of a walk, comes from data.
+    """Tells whether xs, the less noisy of two states of a trajectory, comes from data.
 
-    A residual network without normalisation over both states, steered by the time of the noisier one.
+    A residual network without normalisation over both states, modulated by the time of the noisier one.
 
     Source: Xiao et al. 2022 (denoising diffusion GANs), section 3.2 and appendix C.
 
@@ -70,8 +71,8 @@ class TimeDiscriminator(nn.Module):
         image_size: Height and width.
         channels: Width of the stem and then of every block; each block halves the grid.
         patch_size: Side of the squares of pixels that are folded into channels first.
-        embedding_dim: Width of the embedding of time and label.
-        num_labels: Number of labels, where it also judges whether xs fits its label; None where it sees none.
+        embedding_dim: Width of the embedding of time and condition.
+        condition_dim: Width of the pooled condition, where it also judges whether xs fits that; None where it sees none.
         group_size: See `MinibatchDeviation`.
 
     Raises:
@@ -86,7 +87,7 @@ class TimeDiscriminator(nn.Module):
         channels: Sequence[int] = (64, 128, 256, 256),
         patch_size: int = 1,
         embedding_dim: int = 128,
-        num_labels: int | None = None,
+        condition_dim: int | None = None,
         group_size: int = 4,
     ) -> None:
         super().__init__()
@@ -98,38 +99,34 @@ class TimeDiscriminator(nn.Module):
                 f"{image_size // patch_size} x {image_size // patch_size} patches must allow all of them"
             )
         self.patch_size = patch_size
-        self.num_labels = num_labels
+        self.condition_dim = condition_dim
         self.time = TimeEmbedding(embedding_dim)
-        self.label = None if num_labels is None else nn.Embedding(num_labels + 1, embedding_dim)
+        self.condition = None if condition_dim is None else nn.Linear(condition_dim, embedding_dim)
         self.stem = nn.Conv2d(2 * in_channels * patch_size**2, channels[0], 1)
         self.blocks = nn.ModuleList(_Down(narrow, wide, embedding_dim) for narrow, wide in pairwise(channels))
         self.deviation = MinibatchDeviation(group_size)
         self.last = _conv(channels[-1] + 1, channels[-1])
         self.head = nn.Linear(channels[-1], 1)
 
-    def forward(self, xs: Tensor, xt: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, xs: Tensor, xt: Tensor, t: Tensor, pooled: Tensor | None = None) -> Tensor:
         """Score pairs of states.
 
         Args:
             xs: The less noisy state, [B, in_channels, h, w].
             xt: The noisier one, likewise.
             t: Its time in [0, 1], [B].
-            label: int64 [B], -1 where there is none; given exactly where the network was built with labels.
+            pooled: Condition [B, condition_dim]; given exactly where the network was built with one.
 
         Returns:
             Logits [B], high for data.
 
         Raises:
-            ValueError: If labels are missing, or given to a network that was built without.
+            ValueError: If the condition is missing, or given to a network that was built without.
         """
-        if (label is None) != (self.label is None):
-            raise ValueError(
-                f"`label` {'is missing' if label is None else 'was given'}, but the discriminator was built with "
-                f"num_labels={self.num_labels}"
-            )
+        check_given("pooled", pooled, self.condition_dim, "condition_dim")
         embedding: Tensor = self.time(t)
-        if self.label is not None and label is not None:
-            embedding = embedding + self.label(torch.where(label < 0, self.label.num_embeddings - 1, label))
+        if self.condition is not None and pooled is not None:
+            embedding = embedding + self.condition(pooled)
         embedding = _activated(embedding)
         x = F.pixel_unshuffle(torch.cat([xs, xt], dim=1), self.patch_size)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))

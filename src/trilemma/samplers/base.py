@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from trilemma.config.options import options_of
 from trilemma.errors import UserError
 
 if TYPE_CHECKING:
     from trilemma.conditions.base import Condition
     from trilemma.processes.categorical.base import Weighting
     from trilemma.processes.noise import NoiseSource
-    from trilemma.samplers.guidance import Guidance
 
 
 @dataclass(frozen=True)
@@ -52,58 +52,42 @@ class Denoiser(Protocol):
 
 
 OnStep = Callable[[int, float, Tensor, Prediction], None]
+"""Called after each step as on_step(step, s, xs, prediction)."""
 
 
 class Sampler(ABC):
-    """An algorithm that walks from noise to data over a (process, denoiser) pair.
+    """An algorithm that draws from a model.
 
     Attributes:
-        num_steps: Steps of the walk.
-        process_type: Class of the processes it walks; `object` for any.
+        draws_from: Class, or `Protocol`, of what it draws from: a kind of process, or an autoregressive model.
     """
 
-    num_steps: int
-    process_type: ClassVar[type[Any]] = object
+    draws_from: ClassVar[type[Any]]
 
-    def check(self, process: Any) -> None:
-        """See that the sampler can walk this process, before anything is drawn.
+    @classmethod
+    def fits(cls, kind: type[Any]) -> bool:
+        """Whether it draws from objects of a class."""
+        return issubclass(kind, cls.draws_from)
+
+    @classmethod
+    def check_kind(cls, kind: type[Any]) -> None:
+        """See that it draws from objects of a class, before there is one.
+
+        Raises:
+            UserError: If not, with the samplers that do.
+        """
+        if not cls.fits(kind):
+            others = options_of("sampler", lambda other: issubclass(other, Sampler) and other.fits(kind))
+            choice = " or ".join(f"sampler={name}" for name in others) or "another sampler"
+            raise UserError(
+                f"sampler {cls.__name__} draws from a {cls.draws_from.__name__}, and this model is trained on a "
+                f"{kind.__name__}: choose {choice}"
+            )
+
+    def check(self, subject: Any) -> None:
+        """See that it can draw from this process, or model, with its settings, before anything is drawn.
 
         Raises:
             UserError: If it cannot, with what would fit.
         """
-        if not isinstance(process, self.process_type):
-            raise UserError(
-                f"sampler {type(self).__name__} walks a {self.process_type.__name__}, and this model's process is a "
-                f"{type(process).__name__}: choose another sampler="
-            )
-
-    @abstractmethod
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        process: Any,
-        shape: tuple[int, ...],
-        *,
-        condition: Condition,
-        guidance: Guidance,
-        noise: NoiseSource,
-        on_step: OnStep | None = None,
-        x_start: Tensor | None = None,
-        t_start: float = 1.0,
-    ) -> Tensor:
-        """Draw x0.
-
-        Args:
-            denoiser: The network.
-            process: The noise process the network was trained on.
-            shape: Shape of x0, batch first.
-            condition: What steers the samples; its `null` twin serves guidance.
-            guidance: How branches of the condition are combined.
-            noise: Source of all randomness.
-            on_step: Called after each step as on_step(step, s, xs, prediction).
-            x_start: State to start from at time `t_start`; the prior where None.
-            t_start: Where the walk begins, in (0, 1].
-
-        Returns:
-            x0, shaped `shape`.
-        """
+        self.check_kind(type(subject))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trilemma.conditions.base import Condition
-from trilemma.conditions.label import check_labels
+from trilemma.conditions.label import check_labels, describe_labels, labels_in_turn
 from trilemma.errors import UserError
 from trilemma.samplers.guidance import Guidance
 
@@ -59,12 +59,21 @@ class ClassifierGuidance(Guidance):
         self._of_log_prob = ClassifierGradient(classifier)
         self.gradient = None if scale == 0.0 else self._scaled_gradient
 
+    reads_condition = True
+
+    def examples(self, num: int) -> list[int]:
+        """See `Guidance`; all labels in turn."""
+        return labels_in_turn(num, self.num_labels)
+
+    def describe(self, raw: Any) -> str:
+        """See `Guidance`."""
+        return describe_labels(raw, self.num_labels)
+
     def check(self, raw: Any) -> None:
         """Refuse what is no label of the classifier, and no label at all unless the scale is 0."""
         captions = isinstance(raw, str) or (isinstance(raw, list) and any(isinstance(value, str) for value in raw))
         if captions or (raw is None and self.scale != 0.0):
             raise UserError("guidance=classifier needs condition.label: without one there is nothing to steer to")
-        assert self.num_labels is not None
         check_labels(raw, self.num_labels)
 
     def _scaled_gradient(self, xt: Tensor, t: float, condition: Condition) -> Tensor:

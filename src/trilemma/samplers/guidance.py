@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trilemma.conditions.base import Condition
+from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
 
@@ -25,16 +25,32 @@ class Guidance:
             scale * grad log p(y|xt), shaped like xt. A Gaussian sampler that draws xs from N(mu, var) moves mu by
             var * gradient (Dhariwal and Nichol 2021, algorithm 1); one without a posterior moves eps by
             -sigma * gradient (algorithm 2). Called without autograd: a method that needs it enables it.
-        num_labels: Number of classes that it reads labels of itself; None where it reads none. One that does can steer a
-            model that knows no labels.
+        reads_condition: Whether it reads the raw condition itself, and so can steer a model that knows none.
     """
 
     on_posterior: Callable[[Tensor, Any, Tensor, float], Tensor] | None = None
     gradient: Callable[[Tensor, float, Condition], Tensor] | None = None
-    num_labels: int | None = None
+    reads_condition: bool = False
 
     def check(self, raw: Any) -> None:
         """Raise `UserError` where it cannot steer to the raw condition: one label or caption an image, or None."""
+
+    def check_encoder(self, encoder: ConditionEncoder) -> None:
+        """See that it can guide a model with such conditions.
+
+        Raises:
+            UserError: If not.
+        """
+
+    def examples(self, num: int) -> list[Any] | None:
+        """See `ConditionEncoder.examples`; asked where it reads the condition itself."""
+        del num
+        return None
+
+    def describe(self, raw: Any) -> str:
+        """See `ConditionEncoder.describe`; asked where it reads the condition itself."""
+        del raw
+        return "none"
 
     def branches(self, condition: Condition, t: float) -> list[Condition]:
         """The conditions to run the network under at time t; the sampler runs them as one batch."""
@@ -72,6 +88,14 @@ class ClassifierFree(Guidance):
         self.scale = scale
         self.start = start
         self.stop = stop
+
+    def check_encoder(self, encoder: ConditionEncoder) -> None:
+        """See `Guidance`; a scale other than 1 needs the null twin of a condition."""
+        if self.scale != 1.0 and not encoder.has_null:
+            raise UserError(
+                f"guidance=classifier_free with guidance.scale={self.scale:g} has nothing to strengthen in an unconditional model "
+                "(condition=none): take guidance=none, or guidance.scale=1"
+            )
 
     def branches(self, condition: Condition, t: float) -> list[Condition]:
         """See `Guidance`.

@@ -11,7 +11,7 @@ from torch import Tensor
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.monitors.base import Monitor
 from trilemma.callbacks.pictures.grids import takes_part, undisturbed
-from trilemma.conditions.label import LabelCondition
+from trilemma.capabilities import supports
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_uint8
 from trilemma.errors import UserError
@@ -76,7 +76,7 @@ class ModeHistogram(Monitor):
         data = getattr(trainer, "datamodule", None)
         if trainer.state.fn != "fit" or trainer.sanity_checking or not self._is_due(trainer):
             return
-        if not isinstance(pl_module, Samples) or not isinstance(data, ImageData):
+        if not supports(pl_module, Samples) or not isinstance(data, ImageData):
             return
         num_classes = self.labeller.num_classes(data)
         if num_classes is None:
@@ -102,10 +102,7 @@ class ModeHistogram(Monitor):
 
     def _measure(self, module: Samples, data: ImageData, num_classes: int) -> dict[str, float]:
         assert isinstance(module, L.LightningModule)
-        encoder = getattr(module, "condition", None)
-        asked = None
-        if isinstance(encoder, LabelCondition):
-            asked = [i % encoder.num_labels for i in range(self.num_images)]
+        asked = module.examples(self.num_images)
         with undisturbed(module):
             images = module.sample(self.num_images, condition=asked, seed=self.seed)
             shown = self.labeller.labels(data, to_uint8(images).cpu())
@@ -115,6 +112,6 @@ class ModeHistogram(Monitor):
             "val/modes_hit": float((counts > 0).sum()),
             "val/class_tv": float((share - 1 / num_classes).abs().sum() / 2),
         }
-        if asked is not None:
+        if asked is not None and all(isinstance(value, int) for value in asked):
             figures["val/label_accuracy"] = float((shown == torch.tensor(asked)).double().mean())
         return figures

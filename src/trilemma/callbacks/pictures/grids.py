@@ -15,11 +15,10 @@ from PIL import Image
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.ema import ema_swapped
 from trilemma.capabilities import supports
-from trilemma.conditions.label import LabelCondition
 from trilemma.data.batch import Batch
 from trilemma.distributed.sharding import is_sharded
 from trilemma.errors import UserError
-from trilemma.figures.images import make_grid, save_png
+from trilemma.figures.images import make_grid, save_png, short_name
 from trilemma.models.base import Reconstructs, Samples
 
 
@@ -44,7 +43,7 @@ class SampleGrid(L.Callback):
     """Draws a grid of samples into `samples/step-00001000.png`, now and then and at the end, always from one noise.
 
     Averaged weights are used where there are any, and training's random generators are left untouched. Families that
-    do not sample are passed over. A model conditioned on labels gets one row a label.
+    do not sample are passed over. A model that is steered gets one row a label, or caption.
 
     Args:
         every_n_batches: How often.
@@ -72,20 +71,14 @@ class SampleGrid(L.Callback):
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if not takes_part(trainer, module) or not isinstance(module, Samples):
+        if not takes_part(trainer, module) or not supports(module, Samples):
             return
-        labels = self._row_labels(module)
-        condition = None if labels is None else [label for label in labels for _ in range(self.num_columns)]
+        rows = module.examples(self.num_rows)
+        condition = None if rows is None else [value for value in rows for _ in range(self.num_columns)]
         with undisturbed(module), ema_swapped(trainer, module):
             images = module.sample(self.num_rows * self.num_columns, condition=condition, seed=self.seed)
-        names = None if labels is None else [str(label) for label in labels]
+        names = None if rows is None else [short_name(value) for value in rows]
         publish(trainer, "samples", make_grid(images, self.num_columns, row_labels=names))
-
-    def _row_labels(self, module: L.LightningModule) -> list[int] | None:
-        encoder = getattr(module, "condition", None)
-        if not isinstance(encoder, LabelCondition):
-            return None
-        return [row % encoder.num_labels for row in range(self.num_rows)]
 
 
 class Reconstructions(L.Callback):

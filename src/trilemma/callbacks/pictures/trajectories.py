@@ -1,6 +1,6 @@
-"""Pictures of a diffusion model's walk, drawn while training goes on.
+"""Pictures of a diffusion model's trajectory, drawn while training goes on.
 
-Families that do not walk are passed over (`trilemma.figures.trajectory.Walks`). Averaged weights are used where there are any, and
+Families without one are passed over (`trilemma.models.diffusion.ShowsTrajectory`). Averaged weights are used where there are any, and
 training's random generators are left untouched.
 """
 
@@ -16,13 +16,12 @@ import lightning as L
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.ema import ema_swapped
 from trilemma.callbacks.pictures.grids import publish, takes_part, undisturbed
-from trilemma.conditions.label import LabelCondition
+from trilemma.capabilities import supports
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_float
 from trilemma.errors import UserError
 from trilemma.figures.images import save_gif
 from trilemma.figures.trajectory import (
-    Walks,
     even_times,
     forward_states,
     nearest_points,
@@ -33,6 +32,7 @@ from trilemma.figures.trajectory import (
     states_of,
 )
 from trilemma.figures.trajectory_pictures import denoise_picture, forward_picture, reverse_picture, trajectory_frames
+from trilemma.models.diffusion import ShowsTrajectory
 
 NUM_COLUMNS, NUM_FRAMES = 11, 31  # every third frame is a column
 
@@ -56,7 +56,7 @@ class ForwardStrip(L.Callback):
         data = getattr(trainer, "datamodule", None)
         if num_batches(trainer) or not takes_part(trainer, pl_module) or not isinstance(data, ImageData):
             return
-        if not isinstance(pl_module, Walks) or not data.split("val").has_images:
+        if not supports(pl_module, ShowsTrajectory) or not data.split("val").has_images:
             return
         images, times = to_float(data.split("val").images[: self.num_images]), even_times(NUM_COLUMNS)
         with undisturbed(pl_module):
@@ -85,17 +85,17 @@ class _NowAndThen(L.Callback, ABC):
             self._draw_first(trainer, pl_module)
 
     def _draw_first(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if takes_part(trainer, module) and isinstance(module, Walks):
+        if takes_part(trainer, module) and supports(module, ShowsTrajectory):
             with undisturbed(module), ema_swapped(trainer, module):
                 self._draw(trainer, module)
 
     @abstractmethod
-    def _draw(self, trainer: L.Trainer, model: Walks) -> None:
+    def _draw(self, trainer: L.Trainer, model: ShowsTrajectory) -> None:
         """Draw; on the first process, or on all where it takes them all."""
 
 
 class ReverseStrip(_NowAndThen):
-    """Draws samples along the walk: a strip, `reverse/step-00001000.png`, and an animation of more, `.gif` beside it.
+    """Draws samples along the trajectory: a strip, `reverse/step-00001000.png`, and an animation of more, `.gif` beside it.
 
     In the strip each sample has the state in one row and what the model takes the end to be in the row below. A model
     conditioned on labels draws them in turn.
@@ -115,10 +115,9 @@ class ReverseStrip(_NowAndThen):
         self.num_images = num_images
         self.seed = seed
 
-    def _draw(self, trainer: L.Trainer, model: Walks) -> None:
+    def _draw(self, trainer: L.Trainer, model: ShowsTrajectory) -> None:
         num = max(self.num_images, self.num_rows)
-        encoder = model.condition
-        raw = [i % encoder.num_labels for i in range(num)] if isinstance(encoder, LabelCondition) else None
+        raw = model.condition.examples(num)
         points = reverse_trajectory(model, num, raw, times=even_times(NUM_FRAMES), seed=self.seed)
         chosen = nearest_points(points, even_times(NUM_COLUMNS))
         states, predicted = (
@@ -162,7 +161,7 @@ class NoiseThenDenoise(_NowAndThen):
         self.strengths = tuple(strengths)
         self.seed = seed
 
-    def _draw(self, trainer: L.Trainer, model: Walks) -> None:
+    def _draw(self, trainer: L.Trainer, model: ShowsTrajectory) -> None:
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageData):
             return

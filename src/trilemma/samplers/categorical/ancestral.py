@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from trilemma.conditions.base import Condition
 from trilemma.errors import UserError
 from trilemma.processes.categorical.base import CategoricalProcess
-from trilemma.processes.noise import NoiseSource
-from trilemma.samplers.base import Denoiser, OnStep, Prediction, Sampler
+from trilemma.samplers.base import Prediction
 from trilemma.samplers.categorical.truncation import truncate
-from trilemma.samplers.guidance import Guidance
-from trilemma.samplers.predict import predict
+from trilemma.samplers.denoising import DenoisingSampler
+from trilemma.samplers.guided import GuidedDenoiser
 
 
-class Ancestral(Sampler):
-    """Walks the exact strided posterior p(xs|xt) down the grid t_start * i / num_steps, i = num_steps..0.
+class CategoricalSampler(DenoisingSampler):
+    """Steps down the grid t_start * i / num_steps, i = num_steps..0, with a tempered and truncated p(x0|xt).
 
     Args:
         num_steps: Network calls.
@@ -31,7 +30,7 @@ class Ancestral(Sampler):
         UserError: If an option is out of its range.
     """
 
-    process_type = CategoricalProcess
+    draws_from = CategoricalProcess
 
     def __init__(self, num_steps: int, *, truncation: float = 1.0, temperature: float = 1.0) -> None:
         if num_steps < 1:
@@ -44,51 +43,42 @@ class Ancestral(Sampler):
         self.truncation = truncation
         self.temperature = temperature
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        process: Any,
-        shape: tuple[int, ...],
-        *,
-        condition: Condition,
-        guidance: Guidance,
-        noise: NoiseSource,
-        on_step: OnStep | None = None,
-        x_start: Tensor | None = None,
-        t_start: float = 1.0,
-    ) -> Tensor:
-        """See `Sampler`; x0 is int64 [B, L].
+    def times(self, process: Any, t_start: float = 1.0) -> Sequence[float]:
+        """See `DenoisingSampler`."""
+        del process
+        return [t_start * (1 - step / self.num_steps) for step in range(self.num_steps + 1)]
+
+    def predict(self, denoiser: GuidedDenoiser, xt: Tensor, t: float) -> tuple[Tensor, Prediction]:
+        """Give the guided, tempered and truncated log p(x0|xt) [B, L, K], up to a constant a position, and its prediction.
 
         Raises:
-            ValueError: If `t_start` is not in (0, 1], or below 1 without an `x_start`.
+            ValueError: If the network predicts no log_x0.
         """
-        if not 0.0 < t_start <= 1.0:
-            raise ValueError(f"t_start={t_start}: must lie in (0, 1]")
-        if x_start is None and t_start < 1.0:
-            raise ValueError(f"a walk from t_start={t_start} needs the state x_start to start from")
-        xt = process.prior(shape, noise) if x_start is None else x_start
-        for step in range(self.num_steps):
-            t = t_start * (1 - step / self.num_steps)
-            s = t_start * (1 - (step + 1) / self.num_steps)
-            prediction = self._sharpened(predict(denoiser, process, xt, t, condition, guidance, noise))
-            log_x0, weighting = prediction.log_x0, prediction.weighting
-            if log_x0 is None:
-                raise ValueError("a categorical sampler needs a network that predicts log_x0")
-            if guidance.on_posterior is None:
-                xt = process.step(log_x0, xt, s, t, weighting, noise)
-            else:
-                log_ps = process.posterior(log_x0.log_softmax(-1), xt, s, t, weighting)
-                xt = noise.categorical(guidance.on_posterior(log_ps, process, xt, t), log=True)
-            if on_step is not None:
-                on_step(step, s, xt, prediction)
-        return xt
-
-    def _sharpened(self, prediction: Prediction) -> Prediction:
-        """The prediction, tempered and truncated."""
+        prediction = denoiser.predict(xt, t)
+        if prediction.log_x0 is None:
+            raise ValueError("a categorical sampler needs a network that predicts log_x0")
         log_x0 = prediction.log_x0
-        if log_x0 is None or (self.temperature == 1.0 and self.truncation == 1.0):
-            return prediction
         if self.temperature != 1.0:
             log_x0 = log_x0 / self.temperature
-        return replace(prediction, log_x0=truncate(log_x0, self.truncation))
+        if self.truncation != 1.0 or self.temperature != 1.0:
+            log_x0 = truncate(log_x0, self.truncation)
+            prediction = replace(prediction, log_x0=log_x0)
+        return log_x0, prediction
+
+
+class Ancestral(CategoricalSampler):
+    """Draws from the exact strided posterior p(xs|xt); x0 is int64 [B, L]."""
+
+    def trajectory(
+        self, xt: Tensor, times: Sequence[float], denoiser: GuidedDenoiser
+    ) -> Iterator[tuple[Tensor, Prediction]]:
+        """See `DenoisingSampler`."""
+        process, noise, on_posterior = denoiser.process, denoiser.noise, denoiser.guidance.on_posterior
+        for t, s in pairwise(times):
+            log_x0, prediction = self.predict(denoiser, xt, t)
+            if on_posterior is None:
+                xt = process.step(log_x0, xt, s, t, prediction.weighting, noise)
+            else:
+                log_ps = process.posterior(log_x0.log_softmax(-1), xt, s, t, prediction.weighting)
+                xt = noise.categorical(on_posterior(log_ps, process, xt, t), log=True)
+            yield xt, prediction

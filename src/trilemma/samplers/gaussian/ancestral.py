@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian.base import GaussianSampler, GuidedDenoiser, step_pairs
+from trilemma.samplers.gaussian.base import GaussianSampler, conditional_x0, step_pairs
 from trilemma.samplers.gaussian.grids import Grid
+from trilemma.samplers.guided import GuidedDenoiser
 
 Variance = Literal["small", "large", "learned", "optimal"]
 """Variance of p(xs|xt).
@@ -48,25 +49,27 @@ class GaussianAncestral(GaussianSampler):
             raise UserError(f"sampler.variance={variance}: choose one of {', '.join(get_args(Variance))}")
         self.variance: Variance = variance
 
-    def walk(self, xt: Tensor, grid: list[float], guided: GuidedDenoiser) -> Iterator[tuple[Tensor, Prediction]]:
+    def trajectory(
+        self, xt: Tensor, times: Sequence[float], denoiser: GuidedDenoiser
+    ) -> Iterator[tuple[Tensor, Prediction]]:
         """See `GaussianSampler`.
 
         Raises:
             UserError: If the model does not know what the variance needs.
         """
-        process, (t, s) = guided.process, step_pairs(grid)
+        process, (t, s) = denoiser.process, step_pairs(times)
         c0, ct, small = (part.tolist() for part in process.posterior_coefficients(s, t))
         large = process.transition(s, t)[1].tolist()
         log_range = torch.stack(process.log_variance_range(s, t)).T.tolist()
-        for i, time in enumerate(grid[:-1]):
-            x0, prediction = guided.mean(xt, time)
+        for i, time in enumerate(times[:-1]):
+            x0, prediction = conditional_x0(denoiser, xt, time, clip=self.clip)
             variance = self._variance(prediction, c0[i], small[i], large[i], log_range[i])
             mean = c0[i] * x0 + ct[i] * xt
-            if guided.guidance.gradient is not None:
-                mean = mean + variance * guided.guidance.gradient(xt, time, guided.condition).to(xt.dtype)
-            if grid[i + 1] > 0.0:
+            if denoiser.guidance.gradient is not None:
+                mean = mean + variance * denoiser.guidance.gradient(xt, time, denoiser.condition).to(xt.dtype)
+            if times[i + 1] > 0.0:
                 std = variance.sqrt() if isinstance(variance, Tensor) else math.sqrt(variance)
-                mean = mean + std * guided.noise.normal(tuple(xt.shape), dtype=xt.dtype)
+                mean = mean + std * denoiser.noise.normal(tuple(xt.shape), dtype=xt.dtype)
             xt = mean
             yield xt, prediction
 

@@ -1,15 +1,16 @@
-"""DDIM: the deterministic walk, and all between it and the ancestral one."""
+"""DDIM: the deterministic sampler, and all between it and the ancestral one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian.base import GaussianSampler, GuidedDenoiser, step_pairs
+from trilemma.samplers.gaussian.base import GaussianSampler, guided_x0, step_pairs
 from trilemma.samplers.gaussian.grids import Grid
+from trilemma.samplers.guided import GuidedDenoiser
 
 
 class DDIM(GaussianSampler):
@@ -20,7 +21,7 @@ class DDIM(GaussianSampler):
 
     Args:
         num_steps: Network calls.
-        eta: 0 adds no noise; 1 is the ancestral walk with variance "small".
+        eta: 0 adds no noise; 1 is ancestral sampling with variance "small".
         grid: See `Grid`.
         clip: See `GaussianSampler`.
 
@@ -34,15 +35,17 @@ class DDIM(GaussianSampler):
             raise UserError(f"sampler.eta={eta}: must lie in [0, 1]; 0 adds no noise, 1 is ancestral sampling")
         self.eta = eta
 
-    def walk(self, xt: Tensor, grid: list[float], guided: GuidedDenoiser) -> Iterator[tuple[Tensor, Prediction]]:
-        """See `GaussianSampler`."""
-        process, (t, s) = guided.process, step_pairs(grid)
+    def trajectory(
+        self, xt: Tensor, times: Sequence[float], denoiser: GuidedDenoiser
+    ) -> Iterator[tuple[Tensor, Prediction]]:
+        """See `DenoisingSampler`."""
+        process, (t, s) = denoiser.process, step_pairs(times)
         variance = self.eta**2 * process.posterior_coefficients(s, t)[2]
         kept = (process.sigma(s).square() - variance).sqrt() / process.sigma(t)
         added = process.alpha(s) - kept * process.alpha(t)
-        for time, k, a, std in zip(grid, kept.tolist(), added.tolist(), variance.sqrt().tolist(), strict=False):
-            x0, prediction = guided.guided_x0(xt, time)
+        for time, k, a, std in zip(times, kept.tolist(), added.tolist(), variance.sqrt().tolist(), strict=False):
+            x0, prediction = guided_x0(denoiser, xt, time, clip=self.clip)
             xt = k * xt + a * x0  # alpha_s x0 + sqrt(sigma_s^2 - v) eps, eps being (xt - alpha_t x0) / sigma_t
             if std > 0.0:
-                xt = xt + std * guided.noise.normal(tuple(xt.shape), dtype=xt.dtype)
+                xt = xt + std * denoiser.noise.normal(tuple(xt.shape), dtype=xt.dtype)
             yield xt, prediction

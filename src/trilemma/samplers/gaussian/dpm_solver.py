@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from torch import Tensor
 
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian.base import GaussianSampler, GuidedDenoiser, step_pairs
+from trilemma.samplers.gaussian.base import GaussianSampler, guided_x0, step_pairs
 from trilemma.samplers.gaussian.grids import Grid
+from trilemma.samplers.guided import GuidedDenoiser
 
 
 class DPMSolver(GaussianSampler):
@@ -39,17 +40,19 @@ class DPMSolver(GaussianSampler):
             raise UserError(f"sampler.order={order}: choose 1 or 2")
         self.order = order
 
-    def walk(self, xt: Tensor, grid: list[float], guided: GuidedDenoiser) -> Iterator[tuple[Tensor, Prediction]]:
-        """See `GaussianSampler`."""
-        process, (t, s) = guided.process, step_pairs(grid)
+    def trajectory(
+        self, xt: Tensor, times: Sequence[float], denoiser: GuidedDenoiser
+    ) -> Iterator[tuple[Tensor, Prediction]]:
+        """See `DenoisingSampler`."""
+        process, (t, s) = denoiser.process, step_pairs(times)
         rises = 0.5 * (process.log_snr(s) - process.log_snr(t))
         # sigma_s / sigma_t and alpha_s (1 - exp(-h)), finite also where lambda is not.
         kept = process.sigma(s) / process.sigma(t)
         added = process.alpha(s) - kept * process.alpha(t)
         x0_before: Tensor | None = None
         rise_before = math.inf
-        for time, rise, k, a in zip(grid, rises.tolist(), kept.tolist(), added.tolist(), strict=False):
-            x0, prediction = guided.guided_x0(xt, time)
+        for time, rise, k, a in zip(times, rises.tolist(), kept.tolist(), added.tolist(), strict=False):
+            x0, prediction = guided_x0(denoiser, xt, time, clip=self.clip)
             ahead = x0
             if self.order == 2 and x0_before is not None and rise < math.inf:
                 ahead = x0 + 0.5 * rise / rise_before * (x0 - x0_before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from trilemma.errors import UserError
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.gaussian.base import GaussianSampler, GuidedDenoiser
+from trilemma.samplers.gaussian.base import GaussianSampler, guided_x0
 from trilemma.samplers.gaussian.grids import Grid, times
+from trilemma.samplers.guided import GuidedDenoiser
 
 
 class Heun(GaussianSampler):
@@ -41,37 +42,39 @@ class Heun(GaussianSampler):
         self.order = order
         self._own_grid = grid is None
 
-    def times(self, process: GaussianProcess, t_start: float = 1.0) -> list[float]:
+    def times(self, process: GaussianProcess, t_start: float = 1.0) -> Sequence[float]:
         """See `GaussianSampler`."""
         grid = "karras" if self._own_grid and process.schedule.path == "noise" else self.grid
         return times(process.schedule, self.num_steps, grid, t_start)
 
     def check(self, process: Any) -> None:
-        """See `Sampler`; the noise frame must exist where the walk starts."""
+        """See `Sampler`; the noise frame must exist at the first time."""
         super().check(process)
         if process.schedule.path == "noise" and float(process.alpha(self.times(process)[0])) == 0.0:
             raise UserError(
                 "Heun's method divides by alpha, which is 0 where this schedule starts: choose sampler=ddim or dpm_solver"
             )
 
-    def walk(self, xt: Tensor, grid: list[float], guided: GuidedDenoiser) -> Iterator[tuple[Tensor, Prediction]]:
+    def trajectory(
+        self, xt: Tensor, times: Sequence[float], denoiser: GuidedDenoiser
+    ) -> Iterator[tuple[Tensor, Prediction]]:
         """See `GaussianSampler`."""
-        scales, taus = _frame(guided.process, grid)
+        scales, taus = _frame(denoiser.process, times)
         u = xt / scales[0]
-        for i, (t, s) in enumerate(pairwise(grid)):
+        for i, (t, s) in enumerate(pairwise(times)):
             (scale, scale_s), (tau, tau_s) = scales[i : i + 2], taus[i : i + 2]
-            x0, prediction = guided.guided_x0(scale * u, t)
+            x0, prediction = guided_x0(denoiser, scale * u, t, clip=self.clip)
             slope = (u - x0) / tau
             ahead = u + (tau_s - tau) * slope
             if self.order == 2 and s > 0.0:
-                x0, prediction = guided.guided_x0(scale_s * ahead, s)
+                x0, prediction = guided_x0(denoiser, scale_s * ahead, s, clip=self.clip)
                 slope = 0.5 * (slope + (ahead - x0) / tau_s)
                 ahead = u + (tau_s - tau) * slope
             u = ahead
             yield scale_s * u, prediction
 
 
-def _frame(process: GaussianProcess, grid: list[float]) -> tuple[list[float], list[float]]:
+def _frame(process: GaussianProcess, grid: Sequence[float]) -> tuple[list[float], list[float]]:
     """The scale of x and the noise over it at each time, in the frame of the schedule's straight paths."""
     t = torch.tensor(grid, dtype=torch.float64)
     alpha, sigma = process.alpha(t), process.sigma(t)

@@ -11,9 +11,10 @@ from trilemma.conditions.base import Condition
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.noise import NoiseSource
 from trilemma.samplers.base import Denoiser
-from trilemma.samplers.gaussian.base import GuidedDenoiser
+from trilemma.samplers.gaussian.base import guided_x0
 from trilemma.samplers.gaussian.grids import Grid, times
 from trilemma.samplers.guidance import Guidance
+from trilemma.samplers.guided import GuidedDenoiser
 
 
 @torch.no_grad()
@@ -52,13 +53,13 @@ def invert(
     Raises:
         UserError: If the grid does not fit the process.
     """
-    guided = GuidedDenoiser(denoiser, process, condition, guidance, noise, clip)
+    guided = GuidedDenoiser(denoiser, process, condition, guidance, noise)
     rising = times(process.schedule, num_steps, grid)[::-1]
     xs = x0.double()
     for s, t in pairwise(rising):
         asked = s if s > 0.0 else t
         at = xs if s > 0.0 else process.alpha(t) * xs
-        mean, _ = guided.guided_x0(at, asked)
+        mean, _ = guided_x0(guided, at, asked, clip=clip)
         eps = process.eps_from_x0(mean, at, asked)
         xs = process.alpha(t) * (mean if s > 0.0 else xs) + process.sigma(t) * eps
     return xs

@@ -5,7 +5,7 @@ from trilemma.conditions.base import Condition
 from trilemma.processes.noise import Noise
 from trilemma.samplers.base import Prediction
 from trilemma.samplers.guidance import ClassifierFree, Guidance
-from trilemma.samplers.predict import predict
+from trilemma.samplers.guided import GuidedDenoiser
 
 B = 3
 
@@ -33,7 +33,7 @@ def test_each_branch_gets_its_own_part_of_every_field(kind):
 
     guidance = Branches(2.0)
     xt = torch.zeros(B, 1, 2, 2, dtype=torch.float64)
-    guided = predict(denoiser, None, xt, 0.3, condition(), guidance, Noise(0, torch.arange(B)))
+    guided = GuidedDenoiser(denoiser, None, condition(), guidance, Noise(0, torch.arange(B))).predict(xt, 0.3)
     null, conditional = guidance.predictions
     assert null.x0.abs().max() == 0
     for field in (conditional.x0, conditional.variance_fraction, guided.variance_fraction):
@@ -52,8 +52,8 @@ def test_a_denoiser_that_draws_sees_the_same_numbers_in_every_branch(draw):
         return Prediction(x0=drawn[-1])
 
     xt = torch.zeros(B, 4)
-    predict(denoiser, None, xt, 0.5, condition(), ClassifierFree(2.0), Noise(7, torch.arange(B)))
-    predict(denoiser, None, xt, 0.5, condition(), Guidance(), Noise(7, torch.arange(B)))
+    GuidedDenoiser(denoiser, None, condition(), ClassifierFree(2.0), Noise(7, torch.arange(B))).predict(xt, 0.5)
+    GuidedDenoiser(denoiser, None, condition(), Guidance(), Noise(7, torch.arange(B))).predict(xt, 0.5)
     both, one = drawn
     assert torch.equal(both, one.repeat(2, 1))
 
@@ -67,4 +67,4 @@ def test_the_time_has_the_precision_of_the_state(state, dtype):
         assert t.tolist() == torch.full((B,), 0.1, dtype=dtype).tolist()
         return Prediction(x0=xt)
 
-    predict(denoiser, None, torch.zeros(B, 4, dtype=state), 0.1, condition(), Guidance(), Noise(0, torch.arange(B)))
+    GuidedDenoiser(denoiser, None, condition(), Guidance(), Noise(0, torch.arange(B))).predict(torch.zeros(B, 4, dtype=state), 0.1)

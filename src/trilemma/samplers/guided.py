@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,40 +14,45 @@ from trilemma.samplers.base import Denoiser, Prediction
 from trilemma.samplers.guidance import Guidance
 
 
-def predict(
-    denoiser: Denoiser,
-    process: Any,
-    xt: Tensor,
-    t: float,
-    condition: Condition,
-    guidance: Guidance,
-    noise: NoiseSource,
-) -> Prediction:
-    """Run the denoiser under the branches of the guidance, as one batch, and let the guidance combine them.
+@dataclass(frozen=True)
+class GuidedDenoiser:
+    """A denoiser under its guidance, as the steps of a sampler see it.
 
-    Args:
+    Attributes:
         denoiser: The network.
-        process: The process, for the guidance.
-        xt: State [B, ...].
-        t: Its time; the denoiser sees it [B], in the dtype of a floating state, else float32.
+        process: Its process.
         condition: What steers the samples.
-        guidance: How branches are combined.
-        noise: For a denoiser that draws; all branches see the same draw.
-
-    Returns:
-        The guided prediction of the B images.
+        guidance: How branches of the condition are combined, and what it adds to the score.
+        noise: For the step, and for a denoiser that draws; all branches see the same draw.
     """
-    branches = guidance.branches(condition, t)
-    num = len(branches)
-    dtype = xt.dtype if xt.is_floating_point() else torch.float32
-    times = torch.full((num * len(xt),), t, device=xt.device, dtype=dtype)
-    if num == 1:
-        predictions = [denoiser(xt, times, branches[0], noise)]
-    else:
-        repeated = xt.repeat(num, *[1] * (xt.ndim - 1))
-        stacked = denoiser(repeated, times, Condition.cat(branches), _Shared(noise, num))
-        predictions = _split(stacked, num, len(xt))
-    return guidance.on_prediction(predictions, process, xt, t)
+
+    denoiser: Denoiser
+    process: Any
+    condition: Condition
+    guidance: Guidance
+    noise: NoiseSource
+
+    def predict(self, xt: Tensor, t: float) -> Prediction:
+        """Run the denoiser under the branches of the guidance, as one batch, and let the guidance combine them.
+
+        Args:
+            xt: State [B, ...].
+            t: Its time; the denoiser sees it [B], in the dtype of a floating state, else float32.
+
+        Returns:
+            The guided prediction of the B images.
+        """
+        branches = self.guidance.branches(self.condition, t)
+        num = len(branches)
+        dtype = xt.dtype if xt.is_floating_point() else torch.float32
+        times = torch.full((num * len(xt),), t, device=xt.device, dtype=dtype)
+        if num == 1:
+            predictions = [self.denoiser(xt, times, branches[0], self.noise)]
+        else:
+            repeated = xt.repeat(num, *[1] * (xt.ndim - 1))
+            stacked = self.denoiser(repeated, times, Condition.cat(branches), _Shared(self.noise, num))
+            predictions = _split(stacked, num, len(xt))
+        return self.guidance.on_prediction(predictions, self.process, xt, t)
 
 
 def _split(prediction: Prediction, num: int, batch_size: int) -> list[Prediction]:

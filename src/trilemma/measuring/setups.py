@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trilemma.checkpoints.fits import check_fits, sampler_options
 from trilemma.checkpoints.guiding_classifier import GuidingClassifier
-from trilemma.checkpoints.settings import build_sampling, labels_for, sampling_settings, settings_name
-from trilemma.cli.sample import conditioned_on
+from trilemma.checkpoints.sampling_setup import SamplingSetup, sampling_setup
 from trilemma.config import CONF
+from trilemma.config.options import group_targets
 from trilemma.errors import UserError
-from trilemma.models.base import Family
-from trilemma.samplers.base import Sampler
-from trilemma.samplers.guidance import Guidance
+from trilemma.models.generator import ImageGenerator
 
 # Where each list of `sweep` lands. The last varies fastest.
 AXES = {
@@ -30,65 +26,30 @@ AXES = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One setting, checked and built.
-
-    Attributes:
-        cfg: The configuration at this point.
-        name: File name that says the settings.
-        sampler_node: The sampler's configuration.
-        guidance_node: The guidance's.
-        sampler: The sampler.
-        guidance: The guidance.
-        labels: One a sample; None for unconditional samples.
-    """
-
-    cfg: DictConfig
-    name: str
-    sampler_node: dict[str, Any]
-    guidance_node: dict[str, Any]
-    sampler: Sampler
-    guidance: Guidance
-    labels: list[int] | None
-
-    @property
-    def condition(self) -> str:
-        """What the samples are conditioned on, for the protocol."""
-        if self.labels is None:
-            return "none"
-        label = self.cfg.condition.label
-        return f"label: {'all in turn' if label in (None, 'all') else label}"
-
-
-def cells_of(
-    cfg: DictConfig,
-    config: Mapping[str, Any],
-    classifier: GuidingClassifier | None = None,
-    model: Family | None = None,
-) -> list[Cell]:
+def setups_of(
+    cfg: DictConfig, model: ImageGenerator, config: Mapping[str, Any], classifier: GuidingClassifier | None = None
+) -> tuple[SamplingSetup, ...]:
     """Every point of the sweep (one where nothing is swept), each checked before the first is measured.
 
     Args:
         cfg: Configuration of `evaluate.py`.
+        model: What is to be sampled.
         config: The checkpoint's configuration.
         classifier: The one that `cfg.guidance` names, if any.
-        model: What is to be sampled: every sampler must fit it. Not asked where None.
 
     Raises:
         UserError: If a value does not fit.
     """
     axes = {name: _values(cfg, name) for name in ("sampler", *AXES)}
     swept = {name: values for name, values in axes.items() if values is not None}
-    if "scale" in swept and classifier is None and conditioned_on(dict(config)) is None:
+    if "scale" in swept and classifier is None and not model.condition.has_null:
         raise UserError("sweep.scale: the model is unconditional, and guidance has nothing to guide; leave it out")
-    cells: dict[str, Cell] = {}
+    setups: dict[str, SamplingSetup] = {}
     for point in itertools.product(*swept.values()):
-        cell = _cell(_at(cfg, dict(zip(swept, point, strict=True))), config, classifier)
-        if model is not None:
-            check_fits(cell.sampler, model)
-        cells.setdefault(cell.name, cell)  # a value given twice is measured once
-    return list(cells.values())
+        here = _at(cfg, dict(zip(swept, point, strict=True)))
+        setup = sampling_setup(here, model, config, classifier, number=len(setups))
+        setups.setdefault(setup.name, setup)  # a value given twice is measured once
+    return tuple(setups.values())
 
 
 def _values(cfg: DictConfig, name: str) -> list[Any] | None:
@@ -121,18 +82,9 @@ def _at(cfg: DictConfig, point: Mapping[str, Any]) -> DictConfig:
 
 
 def _sampler_named(name: str) -> DictConfig:
-    options = sampler_options()
+    options = group_targets("sampler")
     if name not in options:
         raise UserError(f"sweep.sampler={name}: there is no such sampler; choose from {', '.join(options)}")
     node = OmegaConf.load(CONF / "sampler" / f"{name}.yaml")
     assert isinstance(node, DictConfig)
     return node
-
-
-def _cell(cfg: DictConfig, config: Mapping[str, Any], classifier: GuidingClassifier | None) -> Cell:
-    sampler_node, guidance_node = sampling_settings(cfg, config, classifier)
-    sampler, guidance = build_sampling(sampler_node, guidance_node, classifier)
-    labels = labels_for(cfg.num_images, cfg.condition.label, conditioned_on(dict(config), guidance))
-    guidance.check(labels)
-    name = settings_name(cfg, config, sampler_node, guidance_node)
-    return Cell(cfg, name, sampler_node, guidance_node, sampler, guidance, labels)

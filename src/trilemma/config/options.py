@@ -1,0 +1,27 @@
+"""What can be chosen on the command line for a config group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from trilemma.config import CONF
+from trilemma.config.targets import COMMAND_LINE, locate
+
+
+def group_targets(group: str) -> dict[str, str]:
+    """Names of a config group's options, each with the class its file names; options that name none are left out."""
+    nodes = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONF / group).glob("*.yaml"))}
+    return {name: node["_target_"] for name, node in nodes.items() if isinstance(node, dict) and "_target_" in node}
+
+
+def options_of(group: str, wanted: Callable[[type[Any]], bool]) -> list[str]:
+    """Names of a config group's options whose class is wanted."""
+    found = []
+    for name, target in group_targets(group).items():
+        kind = locate(target, COMMAND_LINE, group)
+        if isinstance(kind, type) and wanted(kind):
+            found.append(name)
+    return found

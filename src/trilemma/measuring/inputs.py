@@ -1,0 +1,78 @@
+"""What a checkpoint is measured with: its data set, an extractor, and every way it is to be sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from trilemma.checkpoints.guiding_classifier import guiding_classifier
+from trilemma.checkpoints.loaded import LoadedModel, data_of, load_model
+from trilemma.checkpoints.settings import set_threads
+from trilemma.data.base import ImageData
+from trilemma.errors import UserError
+from trilemma.evaluation.features.extractor import Extractor, load_extractor
+from trilemma.evaluation.features.stacked import StackedExtractor
+from trilemma.evaluation.samples import NEAREST_K
+from trilemma.measuring.setups import setups_of
+from trilemma.models.generator import ImageGenerator
+from trilemma.quiet import quieten
+
+
+def load_with_data(cfg: DictConfig, ckpt: str, number: int = 0) -> LoadedModel:
+    """Load a checkpoint and its data.
+
+    Raises:
+        UserError: If one of them is missing, damaged or foreign.
+    """
+    loaded = load_model(cfg, ckpt, number)
+    return replace(loaded, dataset=data_of(loaded.config, cfg.data.root))
+
+
+def prepare_measurement(cfg: DictConfig, loaded: LoadedModel) -> LoadedModel:
+    """Add the extractor and every setup of the sweep, each checked.
+
+    Raises:
+        UserError: For anything that the user can fix.
+    """
+    own = cfg.copy()
+    OmegaConf.update(own, "ckpt", str(loaded.path))
+    extractor = extractor_for(own, loaded.data)
+    check_data(loaded.data, extractor)
+    loaded = replace(loaded, judged_by=extractor)
+    if not isinstance(loaded.model, ImageGenerator):
+        return loaded
+    classifier = guiding_classifier(own, loaded.model, loaded.config)
+    return replace(loaded, setups=setups_of(own, loaded.model, loaded.config, classifier))
+
+
+def load_all(cfg: DictConfig, paths: Sequence[str]) -> list[LoadedModel]:
+    """Load in another process what the first one has, in its order."""
+    quieten()
+    set_threads(cfg)
+    return [prepare_measurement(cfg, load_with_data(cfg, path, number)) for number, path in enumerate(paths)]
+
+
+def extractor_for(cfg: DictConfig, data: ImageData) -> Extractor:
+    """The extractor named on the command line, else the shipped one of the data set."""
+    extractor = load_extractor(cfg.extractor or data.extractor_name, device=cfg.device)
+    if cfg.extractor is None and data.channels_are_images:
+        return StackedExtractor(extractor, data.image_shape[0])
+    return extractor
+
+
+def check_data(data: ImageData, extractor: Extractor) -> None:
+    """See that samples of the data set can be scored, before the first is drawn.
+
+    Raises:
+        UserError: If the extractor does not read such images, or there are too few real ones.
+    """
+    extractor.check(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
+    for name in ("train", "test"):
+        if len(data.split(name)) <= NEAREST_K:
+            raise UserError(
+                f"{data.name} has {len(data.split(name))} images in its {name} split: "
+                f"evaluation needs at least {NEAREST_K + 1}"
+            )

@@ -1,0 +1,174 @@
+"""What families that draw images from a condition share: codec, condition, guidance, and drawing many in batches."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trilemma.codecs.base import Codec
+from trilemma.conditions.base import ConditionEncoder
+from trilemma.data.batch import Batch
+from trilemma.errors import UserError
+from trilemma.models.base import Family
+from trilemma.processes.noise import Noise, NoiseSource
+from trilemma.samplers.base import OnStep, Sampler
+from trilemma.samplers.guidance import Guidance
+
+
+class ImageGenerator(Family):
+    """A family that draws codes from a condition, and decodes them to images.
+
+    A subclass gives `sample_codes`, sets the attributes and then calls `check_parts`. One that draws in a single call, such as a
+    decoder of latents, has no sampler; `Diffusion` and `AutoregressiveModel` have one.
+
+    Attributes:
+        codec: Image <-> code.
+        condition: Embeds labels or text.
+        guidance: Default guidance.
+        sampler: Default way to draw; None for a family that draws in a single call.
+    """
+
+    codec: Codec
+    condition: ConditionEncoder
+    guidance: Guidance
+    sampler: Sampler | None = None
+
+    @abstractmethod
+    def sample_codes(
+        self,
+        noise: NoiseSource,
+        num: int,
+        raw: Any = None,
+        *,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw codes [num, ...], as `decode` takes them.
+
+        Args:
+            noise: Source of all randomness, for `num` images.
+            num: How many.
+            raw: Raw conditions, one each; None for the null condition.
+            sampler: The family's own where None.
+            guidance: The family's own where None.
+            on_step: See `trilemma.samplers.base.OnStep`.
+        """
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [-1, 1] of codes as `sample_codes` gives them."""
+
+    @classmethod
+    def check_sampler_kind(cls, sampler: type[Sampler] | None, process: type[Any] | None) -> None:
+        """See that samplers of a class can draw from this family on a process of a class, before either is built.
+
+        Raises:
+            UserError: If not, with what would fit.
+        """
+        del process
+        if sampler is not None:
+            raise UserError(
+                f"a {cls.__name__} draws images in a single call, and sampler {sampler.__name__} has nothing to do: leave out sampler="
+            )
+
+    def check_sampler(self, sampler: Sampler | None) -> None:
+        """See that a sampler can draw from this model with its settings.
+
+        Raises:
+            UserError: If not, with what would fit.
+        """
+        self.check_sampler_kind(None if sampler is None else type(sampler), None)
+
+    def check_parts(self) -> None:
+        """See that sampler, guidance and condition fit each other; the last line of a subclass's constructor.
+
+        Raises:
+            UserError: If they do not.
+        """
+        self.guidance.check_encoder(self.condition)
+        self.check_sampler(self.sampler)
+
+    def examples(self, num: int) -> list[Any] | None:
+        """Conditions to draw `num` images of; see `ConditionEncoder.examples`."""
+        return self.condition.examples(num)
+
+    def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
+        """The batch's codes: the cached ones, else encoded now; a codec that draws does so from `noise`."""
+        if "code" in batch:
+            return self.codec.from_cache(batch["code"], noise)
+        with torch.no_grad():
+            return self.codec.encode(batch["image"], noise)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_images: int,
+        *,
+        condition: Any = None,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        seed: int = 0,
+        first_index: int = 0,
+        batch_size: int = 256,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.base.Samples`.
+
+        Raises:
+            UserError: If the number of images or of conditions is wrong, or a condition is unknown.
+        """
+        if num_images < 1:
+            raise UserError(f"num_images={num_images}: ask for at least one image")
+        raw = one_each(condition, num_images)
+        self.check_condition(raw, guidance)
+        was_training = self.training
+        self.train(False)
+        try:
+            parts = []
+            for start in range(0, num_images, batch_size):
+                stop = min(start + batch_size, num_images)
+                noise = Noise(seed, torch.arange(first_index + start, first_index + stop), self.device)
+                mine = None if raw is None else raw[start:stop]
+                codes = self.sample_codes(
+                    noise, stop - start, mine, sampler=sampler, guidance=guidance, on_step=on_step
+                )
+                parts.append(self.decode(codes))
+            return torch.cat(parts)
+        finally:
+            self.train(was_training)
+
+    def check_condition(self, raw: Any, guidance: Guidance | None = None) -> None:
+        """See that a raw condition can steer the samples.
+
+        Args:
+            raw: One label or string an image, or None.
+            guidance: What the samples are drawn with; the family's own where None.
+
+        Raises:
+            UserError: If the guidance or the encoder does not know it, or neither of them would read it.
+        """
+        guidance = guidance or self.guidance
+        guidance.check(raw)
+        if self.condition.steers or not guidance.reads_condition:
+            self.condition.check(raw)
+
+
+def one_each(condition: Any, num: int) -> list[Any] | None:
+    """One label or string for all, or one each: a list of `num`, or None.
+
+    Raises:
+        UserError: If there is another number of them.
+    """
+    if condition is None:
+        return None
+    if isinstance(condition, Tensor):
+        condition = condition.tolist()
+    if isinstance(condition, (int, str)):
+        return [condition] * num
+    if isinstance(condition, (list, tuple)) and len(condition) == num:
+        return list(condition)
+    raise UserError(f"the condition must be one label for all or a sequence of {num} labels, not {condition!r}")
