@@ -45,6 +45,7 @@ def test_class_folders_give_labels(folder, tmp_path):
     data = folder()
     images, splits, order = everything(data)
     assert (data.image_shape, data.num_labels, data.label_names) == ((3, 4, 4), 2, ["cat", "dog"])
+    assert type(data).declared({"channels": 3, "size": 4}).image_shape == data.image_shape
     assert [len(split) for split in splits] == [6, 2, 2]
     assert torch.cat([split.labels for split in splits])[order].tolist() == [0] * 5 + [1] * 5
     assert images[:, :, 0, 0].tolist() == [list(colour) for colour in COLOURS]

@@ -117,6 +117,9 @@ def test_the_official_mnist(data_dir):
     # The mean of the training images, as the literature gives it: 0.1307.
     pixels = sum(int(data.split(name).images.sum()) for name in ("train", "val"))
     assert round(pixels / 60_000 / 784 / 255, 4) == 0.1307
+    declared = MNIST.declared({"val_size": 5000})
+    assert (declared.image_shape, declared.num_labels) == (data.image_shape, data.num_labels)
+    assert declared.num_train_images == len(data.split("train"))
 
 
 @pytest.mark.skipif(not FashionMNIST.debian.is_dir(), reason="needs the Debian package dataset-fashion-mnist")
@@ -124,3 +127,6 @@ def test_fashion_mnist_is_found_where_debian_puts_it(tmp_path):
     data = FashionMNIST(root=tmp_path, download=False)
     assert np.bincount(data.split("test").labels).tolist() == [1000] * 10
     assert data.label_names[9] == "ankle boot"
+    declared = FashionMNIST.declared({"val_size": 5000})
+    assert (declared.image_shape, declared.num_labels) == (data.image_shape, data.num_labels)
+    assert declared.num_train_images == len(data.split("train"))

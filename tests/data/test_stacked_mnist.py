@@ -46,6 +46,9 @@ def test_channels_are_digits_and_the_label_reads_them(root):
         assert split.labels.tolist() == labels
         assert split.index.tolist() == list(range(size))
     assert (data.image_shape, data.num_labels) == ((3, 28, 28), 1000)
+    declared = StackedMNIST.declared({"train_size": 200})
+    assert (declared.image_shape, declared.num_labels) == (data.image_shape, data.num_labels)
+    assert declared.num_train_images == len(data.split("train"))
     assert (data.label_names[0], data.label_names[70], data.label_names[999]) == ("000", "070", "999")
 
 

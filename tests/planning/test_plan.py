@@ -13,8 +13,6 @@ import command
 from trilemma.cli.main import register_resolvers
 from trilemma.cli.train import train
 from trilemma.config import CONF
-from trilemma.datasets.cifar10 import CIFAR10
-from trilemma.datasets.mnist import MNIST
 from trilemma.datasets.mnist_5k import MNIST5k
 from trilemma.errors import UserError
 from trilemma.networks.transformer.layers import SelfAttention
@@ -22,7 +20,7 @@ from trilemma.networks.unet.layers import Upsample
 from trilemma.planning.cluster import layout_of
 from trilemma.planning.estimates.memory import memory_rows
 from trilemma.planning.figures import make_plan
-from trilemma.planning.model import _KNOWN, plan_model
+from trilemma.planning.model import plan_model
 from trilemma.planning.scaling import falls_at, point, scaling_table
 from trilemma.planning.table import table
 from trilemma.planning.ways import ways_to_fit
@@ -249,12 +247,19 @@ def test_an_adversarial_family_is_not_shared_out():
 
 
 def test_shapes_that_are_known_are_those_of_the_data():
-    data = MNIST5k()
-    known = _KNOWN["trilemma.datasets.mnist_5k.MNIST5k"]
-    assert (data.image_shape, data.num_labels) == (known.image_shape, known.num_labels)
-    assert len(data.split("train")) == plan_model(composed("demo/vqvae")).num_train_images
-    for target, kind in (("mnist.MNIST", MNIST), ("cifar10.CIFAR10", CIFAR10)):
-        assert kind.__module__ + "." + kind.__name__ == f"trilemma.data.{target}"
+    data, declared = MNIST5k(), MNIST5k.declared({"val_size": 500, "test_size": 500})
+    assert (data.image_shape, data.num_labels) == (declared.image_shape, declared.num_labels)
+    assert len(data.split("train")) == declared.num_train_images
+    assert plan_model(composed("demo/vqvae")).num_train_images == declared.num_train_images
+    assert (
+        plan_model(composed("mnist/vqvae", "~data.val_size")).num_train_images == 55_000
+    )  # the default of the data set
+    stacked = plan_model(composed("mnist/vqvae", "data=stacked_mnist", "data.train_size=700"))
+    assert (stacked.image_shape, stacked.num_labels, stacked.num_train_images) == ((3, 28, 28), 1000, 700)
+    folder = plan_model(composed("images/vqvae"))
+    assert (folder.image_shape, folder.num_labels, folder.num_train_images) == ((3, 32, 32), None, None)
+    with pytest.raises(UserError, match=r"a plan reads no data: give facts\.image_shape"):
+        plan_model(composed("mnist/vqvae", "data=tokens"))
 
 
 def test_labels_that_nobody_knows_are_assumed_and_said():

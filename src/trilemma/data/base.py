@@ -6,6 +6,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
@@ -17,9 +18,24 @@ from trilemma.data.loader import WINDOW, BatchStream, EvalLoader, check_batch_si
 from trilemma.data.split import Split, StoredImages
 from trilemma.errors import UserError
 
-__all__ = ["ImageData", "Split", "SplitName"]
+__all__ = ["DeclaredData", "ImageData", "Split", "SplitName"]
 
 SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredData:
+    """What is known of a data set before a file of it is read.
+
+    Attributes:
+        image_shape: (C, H, W).
+        num_labels: Number of labels; None where there are none, or only the files tell.
+        num_train_images: Images of "train"; None where only the files tell.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_labels: int | None = None
+    num_train_images: int | None = None
 
 
 class ImageData(L.LightningDataModule, ABC):
@@ -89,6 +105,15 @@ class ImageData(L.LightningDataModule, ABC):
     def channels_are_images(self) -> bool:
         """Whether each channel shows an image of its own, of the data set that `extractor_name` names."""
         return False
+
+    @classmethod
+    def declared(cls, options: Mapping[str, Any]) -> DeclaredData | None:
+        """What is known of the data set without reading a file; None where that is nothing, as for a reader that does not say.
+
+        Args:
+            options: All arguments of the constructor by name, those left to their defaults among them.
+        """
+        return None
 
     @abstractmethod
     def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:

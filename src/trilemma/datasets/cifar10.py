@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from trilemma.data.base import ImageData, Split, SplitName
+from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
 from trilemma.data.files import atomic_folder, download, locked
 from trilemma.data.split import balanced_order
 from trilemma.datasets.cifar10_files import ARCHIVES, Records, find_folder, read_archive, read_folder, verify_archive
 from trilemma.errors import UserError
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_NUM_IMAGES = 50_000  # of "train" and "val" together
 _FOLDER = "cifar10"
 _URL = "https://www.cs.toronto.edu/~kriz/"
 
@@ -68,12 +71,18 @@ class CIFAR10(ImageData):
             max_val_images=max_val_images,
             num_workers=num_workers,
         )
-        if not 1 <= val_size < 50_000:
+        if not 1 <= val_size < _NUM_IMAGES:
             raise UserError(f"data.val_size={val_size} must lie between 1 and 49999")
         self.root = Path(root).expanduser()
         self.val_size = val_size
         self.captions = captions
         self.download = download
+
+    @classmethod
+    def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
+        """The official files are always the same."""
+        num_train_images = _NUM_IMAGES - options["val_size"]
+        return DeclaredData(image_shape=(3, 32, 32), num_labels=len(_CLASSES), num_train_images=num_train_images)
 
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:
         """Read and verify the files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trilemma.data.base import ImageData, Split, SplitName
+from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
 from trilemma.data.decode import check_decoding, decoded
 from trilemma.data.split import MappedImages, balanced_order, check_fractions
 from trilemma.errors import UserError
@@ -99,6 +100,11 @@ class ImageFolder(ImageData):
         self.decoding = check_decoding(size, channels, resize)
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+
+    @classmethod
+    def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
+        """Images are brought to one size; how many there are, and of which classes, only the files tell."""
+        return DeclaredData(image_shape=(options["channels"], options["size"], options["size"]))
 
     def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
         """List the folder and decode what is not in the cache."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from trilemma.data.base import ImageData, Split, SplitName
+from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
 from trilemma.data.files import download, gunzip, locked, md5, read_unzipped
 from trilemma.data.split import balanced_order
 from trilemma.datasets.idx import parse_idx
 from trilemma.errors import UserError
 
 _IMAGES, _LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
+_NUM_IMAGES = 60_000  # of "train" and "val" together
 
 
 class MNIST(ImageData):
@@ -75,11 +77,19 @@ class MNIST(ImageData):
             max_val_images=max_val_images,
             num_workers=num_workers,
         )
-        if not 1 <= val_size < 60_000:
+        if not 1 <= val_size < _NUM_IMAGES:
             raise UserError(f"data.val_size={val_size} must lie between 1 and 59999")
         self.root = Path(root).expanduser()
         self.val_size = val_size
         self.download = download
+
+    @classmethod
+    def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
+        """The official files are always the same."""
+        num_labels = len(cls.class_names)
+        return DeclaredData(
+            image_shape=(1, 28, 28), num_labels=num_labels, num_train_images=_NUM_IMAGES - options["val_size"]
+        )
 
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:
         """Read and verify the four files."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from trilemma.data.base import ImageData, Split, SplitName
+from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
 from trilemma.data.files import read_unzipped
 from trilemma.data.split import balanced_order
 from trilemma.errors import UserError
@@ -67,6 +69,12 @@ class MNIST5k(ImageData):
     def extractor_name(self) -> str:
         """These are MNIST's images."""
         return "mnist"
+
+    @classmethod
+    def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
+        """The package's file is always the same."""
+        num_train_images = _NUM_IMAGES - options["val_size"] - options["test_size"]
+        return DeclaredData(image_shape=(1, 28, 28), num_labels=10, num_train_images=num_train_images)
 
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:
         """Read the package's file."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trilemma.data.base import ImageData, Split, SplitName
+from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
 from trilemma.datasets.mnist import MNIST
 from trilemma.errors import UserError
 
@@ -83,6 +85,15 @@ class StackedMNIST(ImageData):
     def channels_are_images(self) -> bool:
         """Three digits."""
         return True
+
+    @classmethod
+    def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
+        """As many stacks as are asked for, of MNIST's digits."""
+        return DeclaredData(
+            image_shape=(NUM_CHANNELS, 28, 28),
+            num_labels=NUM_DIGITS**NUM_CHANNELS,
+            num_train_images=options["train_size"],
+        )
 
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:
         """Read MNIST and stack it."""

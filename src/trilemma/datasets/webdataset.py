@@ -6,15 +6,16 @@ import hashlib
 import io
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trilemma.data.base import ImageData, Split, SplitName
+from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
 from trilemma.data.decode import Decoding, check_decoding, decode
 from trilemma.data.split import Index, StoredImages, balanced_order, check_fractions
 from trilemma.datasets.tar_index import TarIndex, indexed, shard_paths
@@ -97,6 +98,11 @@ class WebDataset(ImageData):
         self.window = window
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.label_file = label_names
+
+    @classmethod
+    def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
+        """Images are brought to one size; how many there are, and of which classes, only the files tell."""
+        return DeclaredData(image_shape=(options["channels"], options["size"], options["size"]))
 
     def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
         """Index the shards; images are not read."""

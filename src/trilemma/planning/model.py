@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from trilemma.config import schema
 from trilemma.config.build import build
 from trilemma.config.check import check_config
 from trilemma.config.nodes import plain
+from trilemma.config.targets import COMMAND_LINE, locate
+from trilemma.data.base import DeclaredData, ImageData
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.base import Family
@@ -26,25 +29,6 @@ from trilemma.runs.facts import state_codec, state_process
 _UNKNOWN = "not-needed-for-a-plan"
 _ASSUMED_LABELS = 1000
 _OPTIMISERS = ("optimizer", "discriminator_optimizer")
-
-
-@dataclass(frozen=True)
-class _Data:
-    """A data set that is always the same: its images' shape, labels, images, and what takes some of them from training."""
-
-    image_shape: tuple[int, int, int]
-    num_labels: int
-    num_images: int | None
-    set_aside: tuple[str, ...] = ("val_size",)
-
-
-_KNOWN = {
-    "trilemma.datasets.mnist.MNIST": _Data((1, 28, 28), 10, 60_000),
-    "trilemma.datasets.mnist.FashionMNIST": _Data((1, 28, 28), 10, 60_000),
-    "trilemma.datasets.mnist_5k.MNIST5k": _Data((1, 28, 28), 10, 5_000, ("val_size", "test_size")),
-    "trilemma.datasets.cifar10.CIFAR10": _Data((3, 32, 32), 10, 50_000),
-    "trilemma.datasets.stacked_mnist.StackedMNIST": _Data((3, 28, 28), 1000, None),  # as many as data.train_size says
-}
 
 
 @dataclass
@@ -92,8 +76,8 @@ class PlannedModel:
 def plan_model(cfg: DictConfig) -> PlannedModel:
     """Check a configuration and build its model on the meta device.
 
-    The facts come from the configuration (`facts.image_shape`, ...), from the data set where its shape is known without
-    reading it, and from the recipe of the first stage.
+    The facts come from the configuration (`facts.image_shape`, ...), from the data set where it knows them without
+    reading a file, and from the recipe of the first stage.
 
     Raises:
         UserError: If the configuration is wrong, or a fact is missing.
@@ -101,7 +85,8 @@ def plan_model(cfg: DictConfig) -> PlannedModel:
     _fill_missing(cfg)
     check_config(cfg, schema.TRAIN)
     notes: list[str] = []
-    _declare_data(cfg, notes)
+    declared = _declared(cfg)
+    _declare_data(cfg, declared, notes)
     has_codes = OmegaConf.select(cfg, "codec") is not None and "_target_" not in cfg.codec
     codec = None
     if OmegaConf.select(cfg, "codec") is not None:
@@ -130,7 +115,7 @@ def plan_model(cfg: DictConfig) -> PlannedModel:
         optimiser_bytes=sum(probe.bytes() for probe in probes.values()),
         image_shape=tuple(cfg.facts.image_shape),
         num_labels=cfg.facts.num_labels,
-        num_train_images=_num_train_images(cfg),
+        num_train_images=_num_train_images(cfg, declared),
         notes=notes,
     )
 
@@ -144,18 +129,24 @@ def _fill_missing(cfg: DictConfig) -> None:
                 OmegaConf.update(cfg, f"{group}.{key!s}", _UNKNOWN)
 
 
-def _declare_data(cfg: DictConfig, notes: list[str]) -> None:
+def _declared(cfg: DictConfig) -> DeclaredData | None:
+    """What the data set knows of itself without reading a file."""
+    kind = locate(cfg.data._target_, COMMAND_LINE, "data")
+    if not (isinstance(kind, type) and issubclass(kind, ImageData)):
+        raise UserError(f"data._target_={cfg.data._target_} is not a data set")
+    defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items() if p.default is not p.empty}
+    return kind.declared(defaults | plain(cfg, "data"))
+
+
+def _declare_data(cfg: DictConfig, declared: DeclaredData | None, notes: list[str]) -> None:
     """Write the shape of the images and the number of labels, unless the configuration says them."""
-    facts, data, known = cfg.facts, cfg.data, _KNOWN.get(cfg.data._target_)
+    facts = cfg.facts
     if any(side is None for side in facts.image_shape):
-        if known is not None:
-            facts.image_shape = list(known.image_shape)
-        elif "size" in data and "channels" in data:
-            facts.image_shape = [data.channels, data.size, data.size]
-        else:
+        if declared is None:
             raise UserError("a plan reads no data: give facts.image_shape=[C,H,W]")
-    if facts.num_labels is None and known is not None:
-        facts.num_labels = known.num_labels
+        facts.image_shape = list(declared.image_shape)
+    if facts.num_labels is None and declared is not None:
+        facts.num_labels = declared.num_labels
     if facts.num_labels is None and _asks_for_labels(cfg):
         facts.num_labels = _ASSUMED_LABELS
         notes.append(f"{_ASSUMED_LABELS} labels are assumed: facts.num_labels=N says otherwise")
@@ -168,15 +159,11 @@ def _asks_for_labels(cfg: DictConfig) -> bool:
     return any("${facts.num_labels}" in text for text in nodes)
 
 
-def _num_train_images(cfg: DictConfig) -> int | None:
+def _num_train_images(cfg: DictConfig, declared: DeclaredData | None) -> int | None:
     """Images that are trained on, where that is known without reading them."""
     if cfg.facts.num_train_images is not None:
         return int(cfg.facts.num_train_images)
-    known = _KNOWN.get(cfg.data._target_)
-    if known is None or known.num_images is None:
-        given = cfg.data.get("train_size")
-        return None if given is None else int(given)
-    return known.num_images - sum(int(cfg.data.get(key, 0)) for key in known.set_aside)
+    return None if declared is None else declared.num_train_images
 
 
 def _codec(cfg: DictConfig, notes: list[str]) -> Codec:
