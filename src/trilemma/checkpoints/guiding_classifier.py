@@ -6,19 +6,28 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from omegaconf import DictConfig
 
+from trilemma.capabilities import supports
 from trilemma.checkpoints.load import load_with_config
 from trilemma.codecs.base import Codec
 from trilemma.errors import UserError
 from trilemma.models.base import Family
-from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.samplers.classifier_guidance import NoisyLogProb
 
 _TIMES = torch.linspace(0.01, 1.0, 100, dtype=torch.float64)
+
+
+@runtime_checkable
+class GuidesSampling(NoisyLogProb, Protocol):
+    """A family whose gradient can guide the samples of another one."""
+
+    def reads(self) -> tuple[Codec, GaussianProcess]:
+        """The codec and the process whose noisy codes xt it reads: those of the models that it can guide."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +35,12 @@ class GuidingClassifier:
     """A classifier that fits the model it is to guide.
 
     Attributes:
-        module: The classifier, in evaluation mode, with averaged weights where its run kept them.
+        module: The classifier, which `GuidesSampling`, in evaluation mode, with averaged weights where its run kept them.
         sha256: Content hash of its checkpoint.
         experiment: Name of the experiment that trained it.
     """
 
-    module: NoisyClassifier
+    module: Family
     sha256: str
     experiment: str
 
@@ -71,7 +80,7 @@ def guiding_classifier(cfg: DictConfig, model: Family, config: Mapping[str, Any]
     if not Path(path).is_file():
         raise UserError(f"{where}: there is no such file; train one with experiment=.../noisy_classifier")
     classifier, own = load_with_config(path, device=str(cfg.device))
-    if not isinstance(classifier, NoisyClassifier):
+    if not supports(classifier, GuidesSampling):
         raise UserError(
             f"{where} holds a {type(classifier).__name__}, not a classifier of noisy images: train one with "
             "experiment=.../noisy_classifier"
@@ -80,15 +89,15 @@ def guiding_classifier(cfg: DictConfig, model: Family, config: Mapping[str, Any]
         raise UserError(
             f"{where} is a classifier for another data set: it was trained on {theirs}, {cfg.ckpt} on {ours}"
         )
-    codec = getattr(model, "codec", None)
-    if not isinstance(codec, Codec) or not _same_codec(classifier.codec, codec):
+    codec, (its_codec, its_process) = getattr(model, "codec", None), classifier.reads()
+    if not isinstance(codec, Codec) or not _same_codec(its_codec, codec):
         raise UserError(
-            f"{where} reads codes {_shape(classifier.codec)} and {cfg.ckpt} has codes {_shape(codec)} of its own codec: train a "
+            f"{where} reads codes {_shape(its_codec)} and {cfg.ckpt} has codes {_shape(codec)} of its own codec: train a "
             "classifier on the same one (codec=, codec.checkpoint=)"
         )
-    if not _same_process(classifier.process, process):
+    if not _same_process(its_process, process):
         raise UserError(
-            f"{where} was trained on {_schedule(classifier.process)} and {cfg.ckpt} on {_schedule(process)}: "
+            f"{where} was trained on {_schedule(its_process)} and {cfg.ckpt} on {_schedule(process)}: "
             "train a classifier with the same process/schedule"
         )
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()

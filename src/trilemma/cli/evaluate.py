@@ -19,14 +19,12 @@ from trilemma.evaluation.rows import write_row
 from trilemma.evaluation.samples import NEAREST_K
 from trilemma.evaluation.table import print_row, print_sweep
 from trilemma.loggers.evaluation import EvaluationLogger, take_logger
-from trilemma.measuring.classification import evaluate_classifier, evaluate_noisy_classifier
+from trilemma.measuring.classification import evaluate_classifier
 from trilemma.measuring.inputs import load_all, load_with_data, prepare_measurement
 from trilemma.measuring.measure import is_complete, measure_setup, measurement, reconstruction_row
 from trilemma.measuring.oracle import run_oracle
-from trilemma.models.base import Reconstructs
-from trilemma.models.classifier import Classifier
+from trilemma.models.base import Classifies, Reconstructs
 from trilemma.models.generator import ImageGenerator
-from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.quiet import quieten
 from trilemma.runs.directory import prepare
 
@@ -80,13 +78,9 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
     loaded = load_with_data(cfg, cfg.ckpt)
     folder = Path(cfg.output_dir) if cfg.output_dir else loaded.run_dir / "evaluation"
     prepare(folder)
-    if isinstance(loaded.model, Classifier):
+    if supports(loaded.model, Classifies):
         log.refuse(f"{cfg.ckpt} is a classifier")
-        evaluate_classifier(loaded, folder, device=cfg.device)
-        return
-    if isinstance(loaded.model, NoisyClassifier):
-        log.refuse(f"{cfg.ckpt} is a classifier")
-        evaluate_noisy_classifier(loaded, device=cfg.device, seed=cfg.seed)
+        evaluate_classifier(loaded, folder, device=cfg.device, seed=cfg.seed)
         return
     if not isinstance(loaded.model, ImageGenerator) and not supports(loaded.model, Reconstructs):
         raise UserError(

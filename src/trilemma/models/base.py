@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import lightning as L
 import torch
@@ -24,6 +24,7 @@ from trilemma.processes.noise import NoiseSource, TorchNoise, mixed_seed
 from trilemma.training.diagnostics import Diagnostics
 
 if TYPE_CHECKING:
+    from trilemma.networks.classifier import FeatureClassifier
     from trilemma.samplers.base import OnStep, Sampler
     from trilemma.samplers.guidance import Guidance
 
@@ -294,3 +295,26 @@ class ScoresLikelihood(Protocol):
 
     def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
         """Score a batch."""
+
+
+class LabelScore(NamedTuple):
+    """How labelled images were classified.
+
+    Attributes:
+        right: Whether the most likely label is the image's own, bool [B].
+        nats: Cross-entropy of the image's own label, [B].
+    """
+
+    right: Tensor
+    nats: Tensor
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """A family that tells the labels of images."""
+
+    def score_labels(self, batch: Batch, *, seed: int = 0) -> dict[str, LabelScore]:
+        """Score labelled images under each condition that the family names ("t = 0.1"), the easiest first."""
+
+    def feature_network(self) -> FeatureClassifier | None:
+        """The network of clean images whose hidden layer can measure quality; None where the family has none."""

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.data.batch import Batch
-from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.base import Family, LabelScore, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.networks.classifier import FeatureClassifier
 from trilemma.processes.noise import NoiseSource
 
 
@@ -67,3 +68,14 @@ class Classifier(Family):
         accuracy = (logits.argmax(1) == batch["label"]).float().mean()
         self.log("val/accuracy", accuracy, batch_size=size, sync_dist=True, prog_bar=True)
         self.log("val/cross_entropy", F.cross_entropy(logits, batch["label"]), batch_size=size, sync_dist=True)
+
+    @torch.no_grad()
+    def score_labels(self, batch: Batch, *, seed: int = 0) -> dict[str, LabelScore]:
+        """See `Classifies`: of clean images, as they are."""
+        logits = self.network(batch["image"])
+        nats = F.cross_entropy(logits, batch["label"], reduction="none")
+        return {"clean images": LabelScore(logits.argmax(1) == batch["label"], nats)}
+
+    def feature_network(self) -> FeatureClassifier | None:
+        """See `Classifies`."""
+        return self.network if isinstance(self.network, FeatureClassifier) else None

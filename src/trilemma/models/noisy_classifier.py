@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from trilemma.codecs.base import Codec
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
-from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.base import Family, LabelScore, Loss, OptimizerFactory, SchedulerFactory
 from trilemma.processes.categorical.schedules import as_float64
 from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.noise import Noise, NoiseSource
@@ -18,6 +18,9 @@ from trilemma.training.timesteps import TimestepSampler
 
 LOW_NOISE = 0.25
 """Times up to here are what the validation calls low noise."""
+
+NOISE_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Times at which labelled images are scored."""
 
 _GOLDEN = 0.5 * (5**0.5 - 1)
 
@@ -109,6 +112,27 @@ class NoisyClassifier(Family):
         """Cross-entropy in nats and whether the most likely label is right, both [B], at xt ~ q(xt | x0)."""
         logits = self.logits(self.process.sample(x0, t, noise), t)
         return F.cross_entropy(logits, label, reduction="none"), logits.argmax(1) == label
+
+    @torch.no_grad()
+    def score_labels(self, batch: Batch, *, seed: int = 0) -> dict[str, LabelScore]:
+        """See `Classifies`: of noisy images, at each of `NOISE_LEVELS`."""
+        scores = {}
+        for level in NOISE_LEVELS:
+            noise = Noise(seed, batch["index"], self.device)
+            x0 = self.codes(batch, noise)
+            nats, right = self._score(
+                x0, torch.full((len(x0),), level, dtype=torch.float64, device=x0.device), batch["label"], noise
+            )
+            scores[f"t = {level}"] = LabelScore(right, nats)
+        return scores
+
+    def feature_network(self) -> None:
+        """See `Classifies`: its network reads noisy images."""
+        return
+
+    def reads(self) -> tuple[Codec, GaussianProcess]:
+        """See `GuidesSampling`."""
+        return self.codec, self.process
 
     def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
         """The batch's codes, float [B, c, h, w]: the cached ones, else encoded now."""
