@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from trilemma.distributions.truncation import truncate
 from trilemma.errors import UserError
 from trilemma.processes.categorical.base import CategoricalProcess
 from trilemma.samplers.base import Prediction
-from trilemma.samplers.categorical.truncation import truncate
 from trilemma.samplers.denoising import DenoisingSampler
 from trilemma.samplers.guided import GuidedDenoiser
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trilemma.samplers.categorical.truncation import truncate
+from trilemma.distributions.truncation import truncate
 
 
 def by_sorting(p, mass):
