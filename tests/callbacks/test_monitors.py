@@ -291,6 +291,9 @@ class Painter(Tiny):
     def validation_step(self, batch, batch_idx):
         pass
 
+    def examples(self, num):
+        return None if self.condition is None else self.condition.examples(num)
+
     def sample(self, num_images, *, condition=None, sampler=None, guidance=None, seed=0, first_index=0, on_step=None):
         torch.rand(5)
         self.asked.append(condition)

@@ -35,6 +35,9 @@ class Painter(Tiny):
     def validation_step(self, batch, batch_idx):
         pass
 
+    def examples(self, num):
+        return self.condition.examples(num)
+
     def sample(self, num_images, *, condition=None, sampler=None, guidance=None, seed=0, first_index=0, on_step=None):
         torch.rand(9), random.random(), np.random.rand()  # noqa: NPY002
         self.train()

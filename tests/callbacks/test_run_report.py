@@ -45,6 +45,9 @@ class Painter(Tiny):
     def validation_step(self, batch, batch_idx):
         self.log("val/loss", self.net(batch["image"].flatten(1)[:, :3]).square().mean())
 
+    def examples(self, num):
+        return None
+
     def sample(self, num_images, *, condition=None, sampler=None, guidance=None, seed=0, first_index=0, on_step=None):
         return torch.linspace(-1, 1, num_images * 16).view(num_images, 1, 4, 4)
 

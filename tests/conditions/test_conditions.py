@@ -74,6 +74,41 @@ def test_raw_labels_are_kept_whether_they_steer_the_network_or_not():
     assert not NoCondition().steers
 
 
+def test_an_encoder_takes_its_own_from_a_batch():
+    batch = {"label": torch.tensor([3, 0]), "caption": ["a three", "a nought"], "index": torch.arange(2)}
+    assert torch.equal(labels().raw_from(batch), batch["label"])
+    assert NoCondition().raw_from(batch) is None
+    with pytest.raises(UserError, match="condition=label needs a data set with labels"):
+        labels().raw_from({"caption": ["a three"], "index": torch.arange(1)})
+    with pytest.raises(UserError, match="condition=label needs a data set with labels"):
+        LabelCondition(None, 6)
+
+
+def test_examples_are_all_labels_in_turn():
+    assert labels().examples(12) == [*range(10), 0, 1]
+    assert NoCondition().examples(12) is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (None, "none"),
+        ([*range(10), 0, 1], "label: all in turn"),
+        ([7] * 12, "label: 7"),
+        ([0, 7] * 6, "label: [0, 7]"),
+        ([0, 7, 0], "label: [0, 7]"),
+        (torch.tensor([0, 7, 0, 7]), "label: [0, 7]"),
+        ([0], "label: all in turn"),
+    ],
+)
+def test_labels_are_described_by_what_repeats(raw, words):
+    assert labels().describe(raw) == words
+
+
+def test_nothing_is_described_as_none():
+    assert NoCondition().describe(None) == "none"
+
+
 def test_labels_are_moved_and_stacked_where_all_have_them():
     labelled, bare = NoCondition()([1, 2], num=2), NoCondition()(None, num=2)
     assert labelled.to("meta").label.device.type == "meta"

@@ -1,4 +1,4 @@
-"""The denoising diffusion GAN: its losses against their definitions, its walk, its checkpoint."""
+"""The denoising diffusion GAN: its losses against their definitions, its trajectory, its checkpoint."""
 
 import math
 from itertools import pairwise
@@ -13,6 +13,7 @@ from trilemma.conditions.none import NoCondition
 from trilemma.config.build import build
 from trilemma.config.targets import CHECKPOINT
 from trilemma.errors import UserError
+from trilemma.figures.trajectory import noise_then_denoise
 from trilemma.models.ddgan import DDGAN
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.gaussian.schedules import VPSDE
@@ -48,8 +49,8 @@ class Linear(nn.Module):
         self.v, self.c = v, c
         self.calls = []
 
-    def forward(self, xs, xt, t, label=None):
-        self.calls.append((xs, xt, t, label))
+    def forward(self, xs, xt, t, pooled=None):
+        self.calls.append((xs, xt, t, pooled))
         return (self.w * xs).flatten(1).sum(1) + self.v * xt.flatten(1).sum(1) + self.c * t
 
 
@@ -66,6 +67,7 @@ def toy(function=half, discriminator=None, **options):
             "network": Network(function),
             "discriminator": discriminator or Linear(),
             "condition": NoCondition(),
+            "discriminator_condition": NoCondition(),
             "sampler": GaussianAncestral(T),
             "guidance": Guidance(),
             "num_timesteps": T,
@@ -134,20 +136,20 @@ def test_the_losses_are_those_of_the_definition():
     assert model.network.scale.grad.abs() > 0
 
 
-def test_steps_of_data_have_the_law_of_the_process():
+def test_steps_of_data_have_the_distribution_of_the_process():
     """At x0 = 0.6: xs and xt have the moments of q(xs|x0) and q(xt|x0), and the covariance alpha_ts sigma_s^2."""
     model = toy(r1_weight=0.0)
     images = torch.full((20000, 1, 4, 4), 0.6, dtype=torch.float64)
     torch.manual_seed(0)
-    walk = model._walk({"image": images}, TorchNoise(), 0.0)
-    assert set((walk.t * T).tolist()) == {1.0, 2.0, 3.0, 4.0}
-    assert torch.equal(walk.s, walk.t - 1 / T)
+    step = model._forward_step({"image": images}, TorchNoise(), 0.0)
+    assert set((step.t * T).tolist()) == {1.0, 2.0, 3.0, 4.0}
+    assert torch.equal(step.s, step.t - 1 / T)
     process = model.process
     for i in range(1, T + 1):
-        mine = walk.t == i / T
+        mine = step.t == i / T
         assert float(mine.double().mean()) == pytest.approx(1 / T, abs=0.02)
         s, t = (i - 1) / T, i / T
-        xs, xt = walk.xs[mine].flatten(), walk.xt[mine].flatten()
+        xs, xt = step.xs[mine].flatten(), step.xt[mine].flatten()
         for x, time in ((xs, s), (xt, t)):
             assert float(x.mean()) == pytest.approx(0.6 * float(process.alpha(time)), abs=0.02)
             assert float(x.std()) == pytest.approx(float(process.sigma(time)), abs=0.02)
@@ -155,21 +157,21 @@ def test_steps_of_data_have_the_law_of_the_process():
         assert float(torch.cov(torch.stack([xs, xt]))[0, 1]) == pytest.approx(covariance, abs=0.02)
 
 
-def test_steps_of_a_generator_that_knows_the_data_have_the_law_of_data():
+def test_steps_of_a_generator_that_knows_the_data_have_the_distribution_of_data():
     """xs drawn from q(xs | xt, G) at G = x0: moments of q(xs|x0) and covariance with xt as for data."""
     model = toy(function=lambda x, t, z: torch.full_like(x, 0.6), r1_weight=0.0)
     images = torch.full((20000, 1, 4, 4), 0.6, dtype=torch.float64)
     torch.manual_seed(0)
-    walk = model._walk({"image": images}, TorchNoise(), 0.0)
-    drawn = model._drawn(walk, TorchNoise()).detach()
+    step = model._forward_step({"image": images}, TorchNoise(), 0.0)
+    drawn = model._drawn(step, TorchNoise()).detach()
     for i in range(1, T + 1):
-        mine = walk.t == i / T
-        data, sample, xt = walk.xs[mine].flatten(), drawn[mine].flatten(), walk.xt[mine].flatten()
+        mine = step.t == i / T
+        data, sample, xt = step.xs[mine].flatten(), drawn[mine].flatten(), step.xt[mine].flatten()
         assert float(sample.mean() - data.mean()) == pytest.approx(0.0, abs=0.02)
         assert float(sample.std() - data.std()) == pytest.approx(0.0, abs=0.02)
         both = [float(torch.cov(torch.stack([x, xt]))[0, 1]) for x in (sample, data)]
         assert both[0] == pytest.approx(both[1], abs=0.02)
-    first = walk.t == 1 / T
+    first = step.t == 1 / T
     torch.testing.assert_close(drawn[first], torch.full_like(drawn[first], 0.6))
 
 
@@ -197,21 +199,38 @@ def test_samples_do_not_depend_on_the_batch():
     torch.testing.assert_close(model.sample(2, seed=5, first_index=4), whole[4:6], atol=1e-6, rtol=0)
 
 
-def test_a_coarser_walk_on_the_grid_is_taken():
+def test_a_coarser_trajectory_on_the_grid_is_taken():
     model = toy()
     model.sample(1, sampler=GaussianAncestral(2))
     assert [float(t[0]) for _, t, _ in model.network.calls] == [1.0, 0.5]
 
 
-def test_a_walk_off_the_grid_is_refused():
-    with pytest.raises(UserError, match=r"the times i/4 alone, and the sampler asks for 0\.6667: .*num_steps=4"):
+def test_a_trajectory_off_the_grid_is_refused():
+    refusal = r"the times i/4 alone, and the sampler asks for 0\.6667: .*num_steps=4"
+    with pytest.raises(UserError, match=refusal):
         toy().sample(1, sampler=GaussianAncestral(3))
+    with pytest.raises(UserError, match=refusal):
+        toy().check_sampler(GaussianAncestral(3))
+    with pytest.raises(UserError, match=refusal):
+        toy(sampler=GaussianAncestral(3))
+
+
+@pytest.mark.parametrize(
+    ("asked", "times"),
+    [(0.01, [0.25]), (0.2, [0.25]), (0.6, [0.5, 0.25]), (0.8, [0.75, 0.5, 0.25]), (1.0, [1.0, 0.75, 0.5, 0.25])],
+)
+def test_images_are_noised_to_the_nearest_time_of_the_chain_and_denoised(asked, times):
+    model = toy()
+    found = noise_then_denoise(model, batch()["image"], asked)
+    assert found.shape == (6, 1, 4, 4)
+    assert [float(t[0]) for _, t, _ in model.network.calls] == times
+    assert model.nearest_time(asked) == times[0]
 
 
 # --- conditions ---------------------------------------------------------------------------------------------------------
 
 
-def real_networks(*, num_labels=None):
+def real_networks(*, condition_dim=None):
     torch.manual_seed(0)
     unet = {
         "_target_": "trilemma.networks.unet.unet.UNet",
@@ -238,7 +257,7 @@ def real_networks(*, num_labels=None):
         "image_size": 4,
         "channels": [4, 4],
         "embedding_dim": 4,
-        "num_labels": num_labels,
+        "condition_dim": condition_dim,
     }
     return network, discriminator
 
@@ -250,22 +269,38 @@ def shaken(model):
 
 
 def conditional():
-    network, discriminator = (build(node) for node in real_networks(num_labels=3))
-    condition = LabelCondition(3, 6)
-    return shaken(toy(network=network, discriminator=discriminator, condition=condition, condition_dropout=0.5))
+    network, discriminator = (build(node) for node in real_networks(condition_dim=5))
+    return shaken(
+        toy(
+            network=network,
+            discriminator=discriminator,
+            condition=LabelCondition(3, 6),
+            discriminator_condition=LabelCondition(3, 5),
+            condition_dropout=0.5,
+        )
+    )
 
 
 def test_labels_reach_both_networks():
+    """Each through an encoder of its own, and dropped for both at once."""
     model, seen = conditional(), []
-    model.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[3]))
+    model.network.register_forward_pre_hook(lambda _, given: seen.append((model.condition, given[3])))
+    model.discriminator.register_forward_pre_hook(
+        lambda _, given: seen.append((model.discriminator_condition, given[3]))
+    )
     rows = {"image": batch(60)["image"].float(), "label": torch.arange(60) % 3}
     torch.manual_seed(0)
-    (model.discriminator_loss(rows).total + model.generator_loss(rows).total).backward()
-    assert model.condition.embedding.weight.grad.abs().sum(1).min() > 0
-    for labels in seen:
-        kept = labels >= 0
-        assert torch.equal(labels[kept], rows["label"][kept])
-        assert 15 < int(kept.sum()) < 45
+    model.generator_loss(rows).total.backward()
+    assert [len(pooled) for _, pooled in seen] == [60, 60]
+    kept = []
+    for encoder, pooled in seen:
+        table = encoder.embedding.weight
+        assert table.grad.abs().sum(1).min() > 0
+        of_label, null = table[rows["label"]], table[-1]
+        kept.append((pooled == of_label).all(1))
+        assert (kept[-1] | (pooled == null).all(1)).all()
+    assert torch.equal(*kept)
+    assert 15 < int(kept[0].sum()) < 45
     images = [model.sample(2, condition=label) for label in (0, 1, None)]
     assert not torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
@@ -295,6 +330,7 @@ def test_it_is_rebuilt_from_its_checkpoint_alone():
         "network": network,
         "discriminator": discriminator,
         "condition": {"_target_": "trilemma.conditions.none.NoCondition"},
+        "discriminator_condition": {"_target_": "trilemma.conditions.none.NoCondition"},
         "sampler": {"_target_": "trilemma.samplers.gaussian.ancestral.GaussianAncestral", "num_steps": 4},
         "guidance": {"_target_": "trilemma.samplers.guidance.Guidance"},
         "gradient_clip_val": 1.0,

@@ -52,15 +52,15 @@ def test_a_group_of_one_scores_each_pair_alone():
     torch.testing.assert_close(net(xs, xt, t)[:2], net(xs[:2], xt[:2], t[:2]), atol=1e-5, rtol=1e-5)
 
 
-def test_labels_count_and_the_missing_one_is_the_last():
-    net, given = discriminator(num_labels=3, group_size=1), inputs()
-    scores = [net(*given, torch.full((4,), label)) for label in (0, 1, 2, 3, -1)]
-    assert torch.equal(scores[3], scores[4])
-    assert all(not torch.equal(a, b) for a, b in pairwise(scores[:4]))
-    with pytest.raises(ValueError, match="`label` is missing"):
+def test_the_score_depends_on_the_condition_where_there_is_one():
+    net, given = discriminator(condition_dim=3, group_size=1), inputs()
+    conditions = torch.eye(3)
+    scores = [net(*given, one.expand(4, 3)) for one in conditions]
+    assert all(((a - b).abs() > 1e-6).all() for a, b in pairwise(scores))
+    with pytest.raises(ValueError, match="`pooled` is missing"):
         net(*given)
-    with pytest.raises(ValueError, match="`label` was given"):
-        discriminator()(*given, torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ValueError, match="`pooled` was given"):
+        discriminator()(*given, torch.zeros(4, 3))
 
 
 def test_it_has_a_second_derivative():

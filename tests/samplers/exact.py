@@ -1,4 +1,4 @@
-"""What a walk does to a Gaussian, measured without sampling."""
+"""What a sampler does to a Gaussian, measured without sampling."""
 
 import torch
 

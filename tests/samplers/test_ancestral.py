@@ -106,7 +106,7 @@ def test_the_masked_share_at_every_time_is_that_of_the_forward_process(process, 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=IDS)
 @pytest.mark.parametrize("num_steps", [3, 10])
-def test_knowing_x0_the_walk_has_the_forward_marginals(process, num_steps):
+def test_knowing_x0_the_trajectory_has_the_forward_marginals(process, num_steps):
     num = 800
     x0 = torch.arange(L) % K
     certain = torch.nn.functional.one_hot(x0, K).double().log().expand(num, L, K)
@@ -211,7 +211,7 @@ def test_cold_is_greedy_and_truncation_drops_the_tail():
     assert torch.equal(x0, seen[0].argmax(-1))
 
 
-def test_a_walk_may_start_from_a_state():
+def test_a_trajectory_may_start_from_a_state():
     process = PROCESSES[2]
     start = torch.arange(8 * L).view(8, L) % (K + 1)
     known = process.is_known(start)

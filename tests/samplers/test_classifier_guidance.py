@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from trilemma.conditions.base import Condition
+from trilemma.conditions.none import NoCondition
 from trilemma.errors import UserError
 from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.gaussian.schedules import EDM, VPSDE, CosineBeta, LinearBeta, LinearPath
@@ -63,7 +64,7 @@ class Exact(nn.Module):
         return Prediction(x0=(weight.view(-1, 3, 1, 1, 1) * x0).sum(1))
 
 
-def walk(exact, sampler, condition, guidance, *, t_start=T_START, **options):
+def draw(exact, sampler, condition, guidance, *, t_start=T_START, **options):
     start = Noise(7, torch.arange(len(condition))).normal((len(condition), *SHAPE[1:]), dtype=torch.float64)
     return sampler(
         exact.denoise,
@@ -87,13 +88,13 @@ CONDITIONAL = Condition(8, LABELS, null=Condition(8, torch.full((8,), -1)))
     "sampler", [DDIM(7), DDIM(7, eta=0.5), Heun(6), DPMSolver(7)], ids=["ddim", "eta", "heun", "dpm"]
 )
 @pytest.mark.parametrize("scale", [1.0, 2.5, -0.5])
-def test_a_walk_of_the_unconditional_model_is_that_of_the_guided_score(process, sampler, scale):
-    """At scale 1 the conditional walk; at any other u + scale (c - u), which classifier-free guidance takes directly."""
+def test_a_trajectory_of_the_unconditional_model_is_that_of_the_guided_score(process, sampler, scale):
+    """At scale 1 the conditional trajectory; at any other u + scale (c - u), which classifier-free guidance takes directly."""
     exact = Exact(process)
-    guided = walk(exact, sampler, UNCONDITIONAL, ClassifierGuidance(exact, scale))
-    free = walk(exact, sampler, CONDITIONAL, ClassifierFree(scale))
+    guided = draw(exact, sampler, UNCONDITIONAL, ClassifierGuidance(exact, scale))
+    free = draw(exact, sampler, CONDITIONAL, ClassifierFree(scale))
     torch.testing.assert_close(guided, free, rtol=0, atol=1e-7 if isinstance(process.schedule, EDM) else 1e-9)
-    assert not torch.allclose(guided, walk(exact, sampler, UNCONDITIONAL, Guidance()), atol=1e-2)
+    assert not torch.allclose(guided, draw(exact, sampler, UNCONDITIONAL, Guidance()), atol=1e-2)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p.schedule).__name__)
@@ -103,7 +104,7 @@ def test_the_ancestral_mean_moves_by_the_variance_times_the_gradient(process, va
     sampler = GaussianAncestral(3, variance=variance)
     seen = {}
     for name, guidance in (("plain", Guidance()), ("guided", ClassifierGuidance(exact, 1.7))):
-        walk(
+        draw(
             exact, sampler, UNCONDITIONAL, guidance, on_step=lambda step, s, xs, _, n=name: seen.setdefault(n, (s, xs))
         )
     (s, plain), (_, guided) = seen["plain"], seen["guided"]
@@ -134,36 +135,44 @@ def test_the_gradient_is_the_difference_quotient_and_needs_no_autograd_around_it
 
 def test_an_image_does_not_depend_on_its_batch():
     exact = Exact(PROCESSES[1])
-    whole = walk(exact, DDIM(5), UNCONDITIONAL, ClassifierGuidance(exact, 2.0))
+    whole = draw(exact, DDIM(5), UNCONDITIONAL, ClassifierGuidance(exact, 2.0))
     for num in (1, 5):
-        part = walk(exact, DDIM(5), Condition(num, label=LABELS[:num]), ClassifierGuidance(exact, 2.0))
+        part = draw(exact, DDIM(5), Condition(num, label=LABELS[:num]), ClassifierGuidance(exact, 2.0))
         assert torch.equal(part, whole[:num])
 
 
-def test_scale_zero_is_the_unguided_walk_and_calls_nothing():
+def test_scale_zero_is_the_unguided_trajectory_and_calls_nothing():
     exact = Exact(PROCESSES[1])
     for sampler in (DDIM(4), GaussianAncestral(4)):
-        plain = walk(exact, sampler, UNCONDITIONAL, Guidance(), t_start=1.0)
-        assert torch.equal(walk(exact, sampler, UNCONDITIONAL, ClassifierGuidance(exact, 0.0), t_start=1.0), plain)
+        plain = draw(exact, sampler, UNCONDITIONAL, Guidance(), t_start=1.0)
+        assert torch.equal(draw(exact, sampler, UNCONDITIONAL, ClassifierGuidance(exact, 0.0), t_start=1.0), plain)
         bare = Condition(8)
-        assert torch.equal(walk(exact, sampler, bare, ClassifierGuidance(exact, 0.0), t_start=1.0), plain)
+        assert torch.equal(draw(exact, sampler, bare, ClassifierGuidance(exact, 0.0), t_start=1.0), plain)
     assert exact.times == []
 
 
 def test_outside_the_interval_the_classifier_is_not_called():
     exact = Exact(PROCESSES[1])
-    outside = walk(exact, DDIM(10), UNCONDITIONAL, ClassifierGuidance(exact, 2.0, start=0.55, stop=0.52), t_start=1.0)
+    outside = draw(exact, DDIM(10), UNCONDITIONAL, ClassifierGuidance(exact, 2.0, start=0.55, stop=0.52), t_start=1.0)
     assert exact.times == []
-    assert torch.equal(outside, walk(exact, DDIM(10), UNCONDITIONAL, Guidance(), t_start=1.0))
-    walk(exact, DDIM(10), UNCONDITIONAL, ClassifierGuidance(exact, 2.0, start=0.75, stop=0.3), t_start=1.0)
+    assert torch.equal(outside, draw(exact, DDIM(10), UNCONDITIONAL, Guidance(), t_start=1.0))
+    draw(exact, DDIM(10), UNCONDITIONAL, ClassifierGuidance(exact, 2.0, start=0.75, stop=0.3), t_start=1.0)
     assert exact.times == pytest.approx([0.7, 0.6, 0.5, 0.4, 0.3])
 
 
 def test_it_runs_one_branch_and_keeps_the_condition():
+    assert ClassifierGuidance(Exact(PROCESSES[0]), 2.0).branches(CONDITIONAL, 0.5) == [CONDITIONAL]
+
+
+def test_it_reads_the_condition_itself():
     guidance = ClassifierGuidance(Exact(PROCESSES[0]), 2.0)
-    assert guidance.branches(CONDITIONAL, 0.5) == [CONDITIONAL]
-    assert guidance.num_labels == 3
-    assert Guidance().num_labels is None
+    guidance.check_encoder(NoCondition())
+    assert guidance.reads_condition
+    assert guidance.examples(5) == [0, 1, 2, 0, 1]
+    described = [guidance.describe(raw) for raw in (guidance.examples(5), [1, 1], [2, 0, 2, 0], None)]
+    assert described == ["label: all in turn", "label: 1", "label: [2, 0]", "none"]
+    assert not Guidance().reads_condition
+    assert (Guidance().examples(5), Guidance().describe(None)) == (None, "none")
 
 
 @pytest.mark.parametrize("raw", [None, ["a three", "a one"], "seven"])
@@ -171,7 +180,7 @@ def test_without_labels_there_is_nothing_to_steer_to(raw):
     with pytest.raises(UserError, match=r"guidance=classifier needs condition\.label"):
         ClassifierGuidance(Exact(PROCESSES[0]), 2.0).check(raw)
     with pytest.raises(UserError, match=r"guidance=classifier needs condition\.label"):
-        walk(Exact(PROCESSES[0]), DDIM(2), Condition(8), ClassifierGuidance(Exact(PROCESSES[0]), 2.0))
+        draw(Exact(PROCESSES[0]), DDIM(2), Condition(8), ClassifierGuidance(Exact(PROCESSES[0]), 2.0))
 
 
 def test_labels_are_the_classifiers():

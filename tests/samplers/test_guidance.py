@@ -3,6 +3,7 @@ import torch
 
 from trilemma.conditions.base import Condition
 from trilemma.conditions.label import LabelCondition
+from trilemma.conditions.none import NoCondition
 from trilemma.errors import UserError
 from trilemma.samplers.base import Prediction
 from trilemma.samplers.guidance import ClassifierFree, Guidance
@@ -14,7 +15,7 @@ def prediction(seed):
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 3.0])
-def test_the_guided_law_is_proportional_to_the_weighted_product(scale):
+def test_the_guided_distribution_is_proportional_to_the_weighted_product(scale):
     null, conditional = prediction(0), prediction(1)
     guided = ClassifierFree(scale).on_prediction([null, conditional], None, torch.zeros(2, 3), 0.5)
     product = null.log_x0.exp() ** (1 - scale) * conditional.log_x0.exp() ** scale
@@ -64,6 +65,16 @@ def test_a_model_without_a_null_condition_cannot_be_guided():
     for scale in (0.0, 2.0):
         with pytest.raises(UserError, match="unconditional checkpoint"):
             ClassifierFree(scale).branches(plain, 0.5)
+
+
+def test_an_encoder_without_a_null_is_refused_unless_the_scale_needs_none():
+    for encoder in (LabelCondition(3, 4), NoCondition()):
+        ClassifierFree(1.0).check_encoder(encoder)
+        Guidance().check_encoder(encoder)
+    ClassifierFree(2.0).check_encoder(LabelCondition(3, 4))
+    for scale in (0.0, 2.0):
+        with pytest.raises(UserError, match=rf"guidance\.scale={scale:g} .*condition=none.*guidance\.scale=1"):
+            ClassifierFree(scale).check_encoder(NoCondition())
 
 
 @pytest.mark.parametrize("options", [{"scale": float("nan")}, {"scale": 2.0, "start": 0.2, "stop": 0.5}])

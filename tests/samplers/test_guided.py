@@ -67,4 +67,6 @@ def test_the_time_has_the_precision_of_the_state(state, dtype):
         assert t.tolist() == torch.full((B,), 0.1, dtype=dtype).tolist()
         return Prediction(x0=xt)
 
-    GuidedDenoiser(denoiser, None, condition(), Guidance(), Noise(0, torch.arange(B))).predict(torch.zeros(B, 4, dtype=state), 0.1)
+    GuidedDenoiser(denoiser, None, condition(), Guidance(), Noise(0, torch.arange(B))).predict(
+        torch.zeros(B, 4, dtype=state), 0.1
+    )

@@ -84,9 +84,7 @@ def test_classifier_free_guidance_has_the_closed_form_score(process, scale):
     """(1 - s) score_u + s score_c: x0 and score are affine in one another."""
     t = 0.4
     denoiser, x = exact(process), states(process, t)
-    found = GuidedDenoiser(
-        denoiser, process, denoiser.condition(LABELS), ClassifierFree(scale), noise()
-    ).predict(x, t)
+    found = GuidedDenoiser(denoiser, process, denoiser.condition(LABELS), ClassifierFree(scale), noise()).predict(x, t)
     expected = (1 - scale) * score(process, x, t) + scale * score(process, x, t, LABELS)
     torch.testing.assert_close(process.score_from_x0(found.x0, x, t), expected)
 

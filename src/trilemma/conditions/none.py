@@ -19,7 +19,8 @@ class NoCondition(ConditionEncoder):
 
     def forward(self, raw: Any, *, num: int, drop: Tensor | None = None) -> Condition:
         """Return a condition that carries the batch size, and labels where labels were given."""
-        return Condition(num, label=None if raw is None else torch.as_tensor(raw))
+        labelled = isinstance(raw, Tensor) or (raw is not None and not any(isinstance(value, str) for value in raw))
+        return Condition(num, label=torch.as_tensor(raw) if labelled else None)
 
     def raw_from(self, batch: Batch) -> None:
         """See `ConditionEncoder`."""

@@ -5,9 +5,9 @@ import pytest
 from trilemma.evaluation.oracles import gaussian as module
 from trilemma.evaluation.oracles.gaussian import GaussianSampling
 from trilemma.processes.gaussian.process import GaussianProcess
+from trilemma.samplers.gaussian import base as gaussian_sampler
+from trilemma.samplers.gaussian import ddim, dpm_solver, heun
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
-from trilemma.samplers.gaussian.base import GuidedDenoiser
-from trilemma.samplers.gaussian.base import base as gaussian_sampler
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.gaussian.dpm_solver import DPMSolver
 from trilemma.samplers.gaussian.heun import Heun
@@ -85,7 +85,8 @@ def scale_off_by_one(monkeypatch):
 
 
 def no_gradient(monkeypatch):
-    monkeypatch.setattr(GuidedDenoiser, "guided_x0", GuidedDenoiser.mean)
+    for sampler in (ddim, dpm_solver, heun):
+        monkeypatch.setattr(sampler, "guided_x0", gaussian_sampler.conditional_x0)
 
 
 def short_of_noise(monkeypatch):

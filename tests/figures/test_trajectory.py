@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from exact_family import MEANS, STD, exact_family
+from trilemma.capabilities import supports
 from trilemma.conditions.none import NoCondition
 from trilemma.data.split import Split
+from trilemma.errors import UserError
 from trilemma.figures.trajectory import (
-    Walks,
     even_times,
     forward_states,
     images_of,
@@ -17,6 +18,7 @@ from trilemma.figures.trajectory import (
     states_of,
 )
 from trilemma.models.classifier import Classifier
+from trilemma.models.diffusion import ShowsTrajectory
 from trilemma.processes.gaussian.schedules import EDM, CosineBeta
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.gaussian.ddim import DDIM
@@ -24,9 +26,9 @@ from trilemma.samplers.gaussian.ddim import DDIM
 IMAGES = torch.linspace(-1, 1, 3 * 16).view(3, 1, 4, 4)
 
 
-def test_who_walks():
-    assert isinstance(exact_family(), Walks)
-    assert not issubclass(Classifier, Walks)
+def test_who_shows_a_trajectory():
+    assert supports(exact_family(), ShowsTrajectory)
+    assert not issubclass(Classifier, ShowsTrajectory)
 
 
 def test_one_noise_grows():
@@ -55,7 +57,7 @@ def test_wide_states_are_shrunk_to_the_width_of_data():
 
 @pytest.mark.parametrize("schedule", [CosineBeta(100), EDM(), None], ids=["chain", "edm", "straight"])
 @pytest.mark.parametrize("sampler", [DDIM(10), GaussianAncestral(10)], ids=["ddim", "ddpm"])
-def test_the_walk_ends_in_the_sample_of_its_seed(schedule, sampler):
+def test_the_trajectory_ends_in_the_sample_of_its_seed(schedule, sampler):
     model = exact_family(schedule=schedule, sampler=sampler, labels=True)
     points = reverse_trajectory(model, 3, [0, 1, 2], times=even_times(11), seed=5)
     assert torch.equal(states_of(model, points)[:, -1], model.sample(3, condition=[0, 1, 2], seed=5))
@@ -75,7 +77,7 @@ def test_predictions_belong_to_their_states():
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
-def test_a_short_walk_has_fewer_moments(num_steps):
+def test_a_short_trajectory_has_fewer_points(num_steps):
     model = exact_family(sampler=DDIM(num_steps))
     points = reverse_trajectory(model, 1, times=even_times(31))
     assert len(points) == num_steps + 1
@@ -83,7 +85,7 @@ def test_a_short_walk_has_fewer_moments(num_steps):
     assert points[-1].time == 0
 
 
-def test_nearest_moments():
+def test_nearest_points():
     model = exact_family(sampler=DDIM(4))
     points = reverse_trajectory(model, 1, times=even_times(31))
     assert [point.time for point in nearest_points(points, even_times(11))] == [1, 0.75, 0.5, 0.25, 0]
@@ -112,7 +114,7 @@ def test_the_labels_steer():
 
 
 @pytest.mark.parametrize(("strength", "calls"), [(0.2, 20), (0.207, 20), (0.001, 1), (1.0, 100)])
-def test_the_walk_back_takes_its_share_of_the_chain(strength, calls):
+def test_the_way_back_takes_its_share_of_the_chain(strength, calls):
     model = exact_family(schedule=CosineBeta(100), sampler=GaussianAncestral(100))
     seen = []
     model.network.register_forward_hook(lambda module, args, output: seen.append(float(args[1][0])))
@@ -133,4 +135,6 @@ def test_the_images_own_condition():
     encoder = exact_family(labels=True).condition
     assert own_condition(encoder, split, 2) == [2, 0]
     assert own_condition(NoCondition(), split, 2) is None
-    assert own_condition(torch.nn.Identity(), split, 2) == ["a", "b"]
+    bare = Split(split.images, None, split.captions, split.index)
+    with pytest.raises(UserError, match="condition=label needs a data set with labels"):
+        own_condition(encoder, bare, 2)
