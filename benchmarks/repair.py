@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from trilemma.checkpoints.load import load_with_config
-from trilemma.cli.evaluate import data_of
+from trilemma.checkpoints.loaded import data_of
 from trilemma.codecs.base import flatten
 from trilemma.data.images import to_float
 from trilemma.data.split import Split

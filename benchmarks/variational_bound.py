@@ -14,8 +14,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # before torch loads
 import torch
 
 import trilemma
+from trilemma.checkpoints.loaded import data_of
 from trilemma.data.loader import EvalLoader
-from trilemma.measuring.subject import data_of
 from trilemma.models.ddpm import BIN_WIDTH, DDPM
 from trilemma.processes.gaussian.bound import interpolated_log_variance, step_terms
 from trilemma.processes.gaussian.process import broadcast_like

@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from trilemma.config.small_options import all_groups, group_nodes
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("slurm/*.md"), *ROOT.glob("benchmarks/*.md")])
 CODE_FOLDERS = ("src", "tests", "benchmarks")
@@ -70,12 +72,12 @@ def test_entry_points_and_experiments_that_are_named_exist(path: Path):
 
 
 def test_group_options_of_the_readme_exist():
-    """`process/schedule=cosine,linear` names files; `seed=1,2,3` and `ckpt=CKPT` name none."""
+    """`process/schedule=cosine,linear` names options; `seed=1,2,3` and `ckpt=CKPT` name none."""
     commands = re.findall(r"^(?:python \w+\.py).*", (ROOT / "README.md").read_text(), re.MULTILINE)
     choices = [choice for line in commands for choice in re.findall(r"\s([a-z_]+(?:/[a-z_]+)?)=([\w,]+)(?=\s|$)", line)]
-    groups = [(g, option) for g, options in choices if (ROOT / "conf" / g).is_dir() for option in options.split(",")]
+    groups = [(g, option) for g, options in choices if g in all_groups() for option in options.split(",")]
     assert ("process/schedule", "cosine") in groups, "the pattern no longer finds what it is to check"
-    missing = [f"{g}={option}" for g, option in groups if not (ROOT / "conf" / g / f"{option}.yaml").is_file()]
+    missing = [f"{g}={option}" for g, option in groups if option not in group_nodes(g)]
     assert not missing
 
 

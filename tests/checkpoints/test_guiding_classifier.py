@@ -7,14 +7,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from exact_family import exact_family
 from trilemma.checkpoints.guiding_classifier import guiding_classifier
-from trilemma.checkpoints.settings import build_sampling, sampling_settings
+from trilemma.checkpoints.sampling_setup import sampling_setup
+from trilemma.checkpoints.settings import sampling_settings
 from trilemma.cli.main import register_resolvers
-from trilemma.cli.sample import conditioned_on
 from trilemma.config.build import build
 from trilemma.config.targets import CHECKPOINT
 from trilemma.errors import UserError
-from trilemma.measuring.cells import cells_of
+from trilemma.measuring.setups import setups_of
 from trilemma.models.base import CHECKPOINT_FORMAT
 from trilemma.models.noisy_classifier import NoisyClassifier
 
@@ -52,7 +53,6 @@ GUIDED = {
     **CONFIG,
     "experiment": "mnist/ddpm",
     "weights": "ema",
-    "model": {"condition": {}},
     "sampler": {"_target_": "trilemma.samplers.gaussian.ddim.DDIM", "num_steps": 5},
     "guidance": {"_target_": "trilemma.samplers.guidance.Guidance"},
 }
@@ -87,38 +87,39 @@ def test_a_classifier_that_fits_is_built_and_named_by_its_content(tmp_path, mode
     found = guiding_classifier(cfg, model, GUIDED)
     assert isinstance(found.module, NoisyClassifier)
     assert not found.module.training
-    sampler, guidance = sampling_settings(cfg, GUIDED, found)
+    _, guidance = sampling_settings(cfg, GUIDED, found)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert guidance["classifier"] == {"experiment": "mnist/noisy_classifier", "sha256": digest}
     assert str(tmp_path) not in str(guidance)
-    _, built = build_sampling(sampler, guidance, found)
-    assert (built.scale, built.num_labels) == (2.0, 10)
-    assert conditioned_on(GUIDED) is None
-    assert conditioned_on(GUIDED, built) == 10
+    setup = sampling_setup(cfg, exact_family(), GUIDED, found)
+    assert setup.guidance_node == guidance
+    assert (setup.guidance.scale, setup.guidance.num_labels) == (2.0, 10)
+    assert (setup.raw, setup.condition) == ([*range(10)] * 2, "label: all in turn")
+    assert sampling_setup(composed(), exact_family(), GUIDED).raw is None
 
 
 def test_a_sweep_of_scales_over_an_unconditional_model(tmp_path, model):
     path = save(tmp_path, CONFIG)
     cfg = composed("guidance=classifier", f"guidance.classifier={path}", "sweep.scale=[0,1,2.5]")
-    cells = cells_of(cfg, GUIDED, guiding_classifier(cfg, model, GUIDED))
-    assert [cell.guidance.scale for cell in cells] == [0, 1, 2.5]
-    assert [cell.name for cell in cells] == [
+    setups = setups_of(cfg, exact_family(), GUIDED, guiding_classifier(cfg, model, GUIDED))
+    assert [setup.guidance.scale for setup in setups] == [0, 1, 2.5]
+    assert [setup.name for setup in setups] == [
         f"n20-steps5-scale{s}-classifierguidance-start0.95-seed0" for s in ("0", "1", "2.5")
     ]
-    assert all(cell.labels == [*range(10)] * 2 for cell in cells)
-    assert cells[0].condition == "label: all in turn"
+    assert all(setup.raw == [*range(10)] * 2 for setup in setups)
+    assert setups[0].condition == "label: all in turn"
     with pytest.raises(UserError, match="unconditional"):
-        cells_of(composed("sweep.scale=[1]"), GUIDED)
+        setups_of(composed("sweep.scale=[1]"), exact_family(), GUIDED)
 
 
-def test_labels_are_needed_before_the_first_cell(tmp_path, model):
+def test_labels_are_needed_before_the_first_setup(tmp_path, model):
     path = save(tmp_path, CONFIG)
     cfg = composed("guidance=classifier", f"guidance.classifier={path}", "sweep.scale=[0,1]", "condition.label=none")
     with pytest.raises(UserError, match=r"guidance=classifier needs condition\.label"):
-        cells_of(cfg, GUIDED, guiding_classifier(cfg, model, GUIDED))
+        setups_of(cfg, exact_family(), GUIDED, guiding_classifier(cfg, model, GUIDED))
     cfg.condition.label = [3, 12]
     with pytest.raises(UserError, match="labels are 0 to 9"):
-        cells_of(cfg, GUIDED, guiding_classifier(cfg, model, GUIDED))
+        setups_of(cfg, exact_family(), GUIDED, guiding_classifier(cfg, model, GUIDED))
 
 
 def test_without_the_option_there_is_no_classifier(model):

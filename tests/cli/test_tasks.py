@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +13,17 @@ from omegaconf import open_dict
 from PIL import Image
 
 from exact_family import MEANS, STD, exact_family
+from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.cli import pictures as tasks
+from trilemma.cli import sample as command
 from trilemma.cli.main import register_resolvers
 from trilemma.cli.pictures import pairs_of, run_task
-from trilemma.cli.sample import Opened
 from trilemma.config import CONF
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_uint8
 from trilemma.data.split import Split
 from trilemma.errors import UserError
 from trilemma.models.classifier import Classifier
-from trilemma.samplers.gaussian.ddim import DDIM
-from trilemma.samplers.guidance import Guidance
 
 SIZE = 4 * 4 + 2  # an image and its margin
 SAMPLER = {"_target_": "trilemma.samplers.gaussian.ddim.DDIM", "num_steps": 20}
@@ -51,9 +51,8 @@ def draw(monkeypatch, tmp_path, capsys):
 
     def call(*overrides, labels=True, family=None):
         model = family or exact_family(labels=labels)
-        config = {"model": {"condition": {"num_labels": 3} if labels else {}}, "sampler": SAMPLER, "guidance": GUIDANCE}
-        opened = Opened(model, config, DDIM(20), Guidance(), SAMPLER, GUIDANCE)
-        monkeypatch.setattr(tasks, "open_checkpoint", lambda cfg: opened)
+        config = {"sampler": SAMPLER, "guidance": GUIDANCE, "weights": "ema"}
+        monkeypatch.setattr(command, "load_model", lambda cfg, ckpt: LoadedModel(Path(ckpt), model, config))
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("sample", overrides=[f"ckpt={tmp_path}/run/checkpoints/last.ckpt", *overrides])
         with open_dict(cfg):
@@ -182,7 +181,7 @@ def test_refuses_before_anything_is_written(draw, tmp_path, overrides, message):
     assert list(tmp_path.rglob("*.*")) == []
 
 
-def test_refuses_a_family_that_does_not_walk(draw, tmp_path):
-    with pytest.raises(UserError, match="holds a Classifier: leave out task"):
+def test_refuses_a_family_that_has_no_trajectory(draw, tmp_path):
+    with pytest.raises(UserError, match="holds a Classifier, which draws no images"):
         draw("task=reverse", family=Classifier.__new__(Classifier))
     assert list(tmp_path.rglob("*.*")) == []

@@ -98,7 +98,7 @@ def test_examples_are_all_labels_in_turn():
         ([0, 7] * 6, "label: [0, 7]"),
         ([0, 7, 0], "label: [0, 7]"),
         (torch.tensor([0, 7, 0, 7]), "label: [0, 7]"),
-        ([0], "label: all in turn"),
+        ([0], "label: 0"),
     ],
 )
 def test_labels_are_described_by_what_repeats(raw, words):

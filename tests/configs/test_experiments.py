@@ -11,6 +11,7 @@ from trilemma.cli import main as cli
 from trilemma.cli.main import register_resolvers
 from trilemma.config import schema
 from trilemma.config.check import check_config
+from trilemma.config.small_options import all_groups, group_nodes, small_options
 from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.evaluation.oracles.base import Oracle
 
@@ -88,14 +89,49 @@ def test_the_other_entry_points_compose(entry, keys):
 
 @pytest.mark.parametrize(
     "group",
-    ["trainer", "process/schedule", "process", "sampler", "guidance", "optimizer", "scheduler", "logger"],
+    [
+        "trainer",
+        "process/schedule",
+        "process",
+        "sampler",
+        "guidance",
+        "optimizer",
+        "scheduler",
+        "logger",
+        "model/times",
+        "model/weight",
+    ],
 )
 def test_every_option_of_a_group_composes_with_the_flagship(group):
-    for option in sorted((CONF / group).glob("*.yaml")):
-        if option.stem == "from_checkpoint":
+    options = group_nodes(group)
+    assert options
+    for option in options:
+        if option == "from_checkpoint":
             continue
-        cfg = composed("train", "experiment=mnist/vq_diffusion", f"{group}={option.stem}")
+        cfg = composed("train", "experiment=mnist/vq_diffusion", f"{group}={option}")
         check_config(cfg, schema.TRAIN)
+
+
+@pytest.mark.parametrize("group", ["model/parameterization", "model/times", "model/weight"])
+def test_every_option_of_a_group_composes_with_a_gaussian_model(group):
+    for option in group_nodes(group):
+        cfg = composed("train", "experiment=mnist/ddpm", f"{group}={option}")
+        check_config(cfg, schema.TRAIN)
+
+
+def test_small_options_stand_beside_files():
+    """Hydra finds both; no name means two things; what a small option says is what is composed."""
+    for group, options in small_options().items():
+        assert not {path.stem for path in (CONF / group).glob("*.yaml")} & set(options)
+    edm = composed("train", "experiment=mnist/ddpm", "process/schedule=edm").process.schedule
+    assert OmegaConf.to_container(edm) == small_options()["process/schedule"]["edm"]
+
+
+def test_a_group_has_small_options_and_files():
+    assert {"cosine", "edm"} <= set(group_nodes("process/schedule"))
+    assert "uniform" in group_nodes("process")
+    assert group_nodes("model/schedule") == {}
+    assert {"process", "process/schedule", "model/times", "hydra/launcher"} <= set(all_groups())
 
 
 def test_the_config_folder_is_found():

@@ -19,7 +19,7 @@ from trilemma.errors import UserError
 from trilemma.distributed.job import this_job
 
 job = this_job()
-first = job.decide("first", lambda: {"rank": job.rank})
+first = job.broadcast("first", lambda: {"rank": job.rank})
 order = Path(sys.argv[1], "order.txt")
 
 def sign():
@@ -28,7 +28,7 @@ def sign():
         file.write(str(job.rank))
     return job.rank
 
-assert job.in_turn("own", sign) == job.rank
+assert job.rank_zero_first("own", sign) == job.rank
 job.join()
 import torch, torch.distributed as dist
 total = torch.tensor([job.rank + 1])
@@ -40,7 +40,7 @@ def refuse():
     raise UserError("no")
 
 try:
-    job.decide("second", refuse)
+    job.broadcast("second", refuse)
 except UserError:
     raise SystemExit(2)
 """
@@ -59,17 +59,17 @@ def anew(monkeypatch):
 def test_alone():
     job = this_job()
     assert (job.rank, job.world_size, job.slurm_id) == (0, 1, None)
-    assert job.decide("question", lambda: [1, 2]) == [1, 2]
+    assert job.broadcast("question", lambda: [1, 2]) == [1, 2]
 
 
 def test_processes_that_lightning_starts_inherit_what_was_decided(monkeypatch):
     monkeypatch.setenv("TRILEMMA_DECISIONS", "{}")
-    assert this_job().decide("question", lambda: {"path": "a"}) == {"path": "a"}
+    assert this_job().broadcast("question", lambda: {"path": "a"}) == {"path": "a"}
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     this_job.cache_clear()
     assert this_job().rank == 1
-    assert this_job().decide("question", pytest.fail) == {"path": "a"}
+    assert this_job().broadcast("question", pytest.fail) == {"path": "a"}
 
 
 def test_two_started_by_torchrun(tmp_path):

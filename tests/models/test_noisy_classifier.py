@@ -2,13 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from exact_family import exact_family
 from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.conditions.base import Condition
-from trilemma.conditions.none import NoCondition
 from trilemma.errors import UserError
 from trilemma.evaluation.cost.work import count_work
 from trilemma.models.noisy_classifier import LOW_NOISE, NoisyClassifier
-from trilemma.models.sampling import check_condition, in_batches
 from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.gaussian.schedules import EDM, CosineBeta
 from trilemma.samplers.classifier_guidance import ClassifierGuidance
@@ -180,27 +179,17 @@ def test_the_ledger_counts_the_backward_pass_of_one_evaluation():
     assert work.flops_outside_per_image == 0
 
 
-class Unconditional(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.condition = NoCondition()
-
-
 def test_an_unconditional_model_takes_labels_where_the_guidance_reads_them():
-    model, seen = Unconditional(), []
-
-    def draw(raw, indices):
-        seen.append(raw)
-        return torch.zeros(len(indices), 1)
-
-    guidance = ClassifierGuidance(classifier(), 2.0)
-    in_batches(model, draw, 3, [0, 1, 2], 0, 2, guidance)
-    in_batches(model, draw, 3, None, 0, 2, Guidance())
-    assert seen == [[0, 1], [2], None, None]
+    model, guidance = exact_family(), ClassifierGuidance(classifier(), 2.0)
+    plain = model.sample(3)
     for other in (None, Guidance()):
         with pytest.raises(UserError, match="unconditional"):
-            in_batches(model, draw, 3, 1, 0, 2, other)
+            model.sample(3, condition=1, guidance=other)
+    steered = model.sample(3, condition=[0, 1, 2], guidance=guidance, batch_size=2)
+    assert steered.shape == plain.shape
+    assert not torch.equal(steered, plain)
+    assert not torch.equal(steered, model.sample(3, condition=0, guidance=guidance))
     with pytest.raises(UserError, match="labels are 0 to 2"):
-        in_batches(model, draw, 3, 7, 0, 2, guidance)
+        model.sample(3, condition=7, guidance=guidance)
     with pytest.raises(UserError, match=r"needs condition\.label"):
-        check_condition(model.condition, guidance, None)
+        model.sample(3, guidance=guidance)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from trilemma.cli.main import register_resolvers
 from trilemma.config import schema
 from trilemma.config.check import check_config
-from trilemma.distributed.devices import Layout, is_multi_process, layout
+from trilemma.distributed.devices import ProcessCount, is_multi_process, process_count
 from trilemma.distributed.strategies import DDP, FullyShard, HandAveragedDDP
 from trilemma.errors import UserError
 from trilemma.runs.trainer import build_trainer, check_compiler
@@ -196,20 +196,20 @@ def test_compiling_on_a_cpu_needs_a_compiler(tmp_path, monkeypatch):
 def test_a_lone_process_is_one_device_and_a_strategy_takes_every_gpu(monkeypatch):
     node = {"devices": "auto", "num_nodes": 1, "accelerator": "auto", "strategy": "auto"}
     with_strategy = node | {"strategy": {"_target_": "DDP"}}
-    assert layout(node) == layout(with_strategy) == Layout(1, 1)
+    assert process_count(node) == process_count(with_strategy) == ProcessCount(1, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert layout(node) == Layout(1, 1)
-    assert layout(with_strategy) == Layout(4, 1)
-    assert layout(with_strategy | {"accelerator": "cpu"}) == Layout(1, 1)
-    assert layout(node | {"devices": [1, 3]}).num_processes == 2
-    assert layout(node | {"devices": "2"}).num_processes == 2
+    assert process_count(node) == ProcessCount(1, 1)
+    assert process_count(with_strategy) == ProcessCount(4, 1)
+    assert process_count(with_strategy | {"accelerator": "cpu"}) == ProcessCount(1, 1)
+    assert process_count(node | {"devices": [1, 3]}).num_processes == 2
+    assert process_count(node | {"devices": "2"}).num_processes == 2
 
 
 def test_slurm_has_the_say(monkeypatch, tmp_path):
     slurm(monkeypatch, 8, 2, 4)
     cfg = composed(tmp_path, "trainer=ddp")
-    assert layout(cfg.trainer) == Layout(4, 2, "SLURM")
+    assert process_count(cfg.trainer) == ProcessCount(4, 2, "SLURM")
     assert is_multi_process(cfg)
     made = build_trainer(cfg)
     assert (made.world_size, made.num_nodes) == (8, 2)
@@ -237,7 +237,7 @@ def test_torchrun_has_the_say_too(monkeypatch, tmp_path):
     for name, value in {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert layout(composed(tmp_path).trainer) == Layout(2, 2, "torchrun")
+    assert process_count(composed(tmp_path).trainer) == ProcessCount(2, 2, "torchrun")
     with pytest.raises(UserError, match=r"torchrun has started 2 processes a node: .* --nproc-per-node=3"):
         built(tmp_path, "trainer.devices=3")
 
@@ -245,4 +245,4 @@ def test_torchrun_has_the_say_too(monkeypatch, tmp_path):
 def test_an_interactive_shell_of_slurm_is_no_job(monkeypatch, tmp_path):
     slurm(monkeypatch, 8, 2, 4)
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
-    assert layout(composed(tmp_path).trainer) == Layout(1, 1)
+    assert process_count(composed(tmp_path).trainer) == ProcessCount(1, 1)

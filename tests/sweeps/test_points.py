@@ -6,7 +6,7 @@ import math
 import pytest
 
 from trilemma.errors import Stopped, TrainingError, UserError
-from trilemma.sweeps.points import Outcome, conclude, point_id, tasks_per_node
+from trilemma.sweeps.points import PointResult, conclude, point_id, tasks_per_node
 
 POINT = ["optimizer.lr=0.00123456789", "seed=1", "experiment=demo/vqvae", "debug=fast"]
 
@@ -34,9 +34,9 @@ def test_points_that_differ_have_names_that_differ():
 
 
 def test_hydra_sees_a_point_that_failed_as_no_number():
-    assert float(Outcome("a", value=2.5)) == 2.5
-    assert math.isnan(float(Outcome("a", 1, "broken")))
-    assert math.isnan(float(Outcome("a")))
+    assert float(PointResult("a", value=2.5)) == 2.5
+    assert math.isnan(float(PointResult("a", 1, "broken")))
+    assert math.isnan(float(PointResult("a")))
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_hydra_sees_a_point_that_failed_as_no_number():
 )
 def test_the_end_of_a_sweep(statuses, error, words):
     with pytest.raises(error, match=words):
-        conclude([Outcome(name, status, "no") for name, status in zip("abc", statuses, strict=True)])
-    conclude([Outcome("a"), Outcome("b")])
+        conclude([PointResult(name, status, "no") for name, status in zip("abc", statuses, strict=True)])
+    conclude([PointResult("a"), PointResult("b")])
 
 
 @pytest.mark.parametrize(("devices", "num"), [(4, 4), ("2", 2), ("auto", 1), (-1, 1)])

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 
-from trilemma.sweeps.points import Outcome, lost
+from trilemma.sweeps.points import PointResult, lost
 
 _SITE_GPUS = "SBATCH_GPUS_PER_NODE"  # of slurm/sites; one process uses one GPU
 _OF_EXECUTOR = ("submitit_folder", "max_num_timeout")
@@ -62,7 +62,7 @@ with suppress(ImportError):
             print(f"SLURM job {first}: {len(jobs)} points; what they print: {jobs[0].paths.folder.parent}", flush=True)
             returned = [_result(job, overrides) for job, overrides in zip(jobs, job_overrides, strict=True)]
             for outcome in (result.return_value for result in returned):
-                if isinstance(outcome, Outcome) and outcome.status:
+                if isinstance(outcome, PointResult) and outcome.status:
                     print(f"error: {outcome.point}: {outcome.line}", file=sys.stderr, flush=True)
             return returned
 

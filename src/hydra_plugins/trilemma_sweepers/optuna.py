@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trilemma.errors import REFUSED, TrainingError, UserError
 from trilemma.sweeps.launchers import explained
-from trilemma.sweeps.points import Outcome, check_sweep
+from trilemma.sweeps.points import PointResult, check_sweep
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -193,7 +193,7 @@ def _has_outcome(trial: FrozenTrial) -> bool:
     return trial.value is not None or _ERROR in trial.user_attrs
 
 
-def _tell(study: Study, trial: Trial, outcome: Outcome) -> None:
+def _tell(study: Study, trial: Trial, outcome: PointResult) -> None:
     from optuna.trial import TrialState
 
     trial.set_user_attr("run", outcome.point)

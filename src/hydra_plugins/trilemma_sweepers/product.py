@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from trilemma.sweeps.launchers import explained
-from trilemma.sweeps.points import Outcome, check_sweep, conclude
+from trilemma.sweeps.points import PointResult, check_sweep, conclude
 
 
 class ProductSweeper(BasicSweeper):
@@ -56,7 +56,7 @@ class ProductSweeper(BasicSweeper):
         """
         returned = super().sweep(arguments)
         values = [result.return_value for batch in returned for result in batch]
-        outcomes = [value for value in values if isinstance(value, Outcome)]
+        outcomes = [value for value in values if isinstance(value, PointResult)]
         for outcome in outcomes:
             if outcome.value is not None:
                 print(f"{outcome.value:.6g}  {outcome.point}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.checkpoints.sampling_setup import SamplingSetup, require_generator
 from trilemma.data.images import to_uint8
-from trilemma.distributed.crew import raise_if_stopped
+from trilemma.distributed.ranks import raise_if_stopped
 from trilemma.evaluation.protocol import Machine
 from trilemma.figures.images import make_grid, short_name
 

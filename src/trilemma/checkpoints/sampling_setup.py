@@ -81,6 +81,7 @@ def sampling_setup(
     if not (sampler is None or isinstance(sampler, Sampler)) or not isinstance(guidance, Guidance):
         raise UserError("sampler and guidance must name a Sampler and a Guidance")
     model.check_sampler(sampler)
+    model.check_guidance(guidance)
     raw = asked_condition(cfg, model, guidance)
     return SamplingSetup(
         number=number,

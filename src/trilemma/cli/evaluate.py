@@ -12,7 +12,7 @@ from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.checkpoints.settings import set_threads, settle_batch_size
 from trilemma.config import schema
 from trilemma.config.check import check_config
-from trilemma.distributed.crew import Crew, in_crew
+from trilemma.distributed.ranks import Ranks, run_on_ranks
 from trilemma.errors import UserError
 from trilemma.evaluation.report import Row, check_comparable, entries_of, read_row, write_frontier, write_report
 from trilemma.evaluation.rows import write_row
@@ -40,10 +40,10 @@ def evaluate(cfg: DictConfig) -> None:
     Raises:
         UserError: For anything that the user can fix, before anything is drawn.
     """
-    in_crew(lambda crew: _evaluate(cfg, crew), str(cfg.device))
+    run_on_ranks(lambda ranks: _evaluate(cfg, ranks), str(cfg.device))
 
 
-def _evaluate(cfg: DictConfig, crew: Crew) -> None:
+def _evaluate(cfg: DictConfig, ranks: Ranks) -> None:
     log = take_logger(cfg)
     if cfg.oracle is not None:
         log.refuse("an oracle writes a row of checks")
@@ -69,12 +69,12 @@ def _evaluate(cfg: DictConfig, crew: Crew) -> None:
     if cfg.rows is not None:
         _report_rows(cfg, log)
     elif cfg.ckpts is not None:
-        _compare(cfg, log, crew)
+        _compare(cfg, log, ranks)
     else:
-        _measure_one(cfg, log, crew)
+        _measure_one(cfg, log, ranks)
 
 
-def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
+def _measure_one(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
     loaded = load_with_data(cfg, cfg.ckpt)
     folder = Path(cfg.output_dir) if cfg.output_dir else loaded.run_dir / "evaluation"
     prepare(folder)
@@ -87,9 +87,9 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
             f"{cfg.ckpt} holds a {type(loaded.model).__name__}, which neither samples nor reconstructs: nothing to measure"
         )
     loaded = prepare_measurement(cfg, loaded)
-    crew.prepare([loaded], load_all, cfg, [str(cfg.ckpt)])
+    ranks.prepare([loaded], load_all, cfg, [str(cfg.ckpt)])
     if loaded.setups:
-        rows = _measure_all(cfg, loaded, folder, log, crew)
+        rows = _measure_all(cfg, loaded, folder, log, ranks)
         if len(rows) > 1:
             print_sweep([row.content for row in rows])
             print(f"frontier: {write_frontier(rows, folder)}")
@@ -97,7 +97,7 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
             print_row(rows[0].content)
             print(f"row: {folder / rows[0].name}.json")
         return
-    row = reconstruction_row(cfg, loaded, crew)
+    row = reconstruction_row(cfg, loaded, ranks)
     path = folder / f"{loaded.slug}-reconstruction.json"
     write_row(path, row)
     log.row(row, path, loaded)
@@ -105,7 +105,7 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
     print(f"row: {path}")
 
 
-def _compare(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
+def _compare(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
     """Measure every checkpoint by one protocol and write the report; all are checked before the first is measured."""
     paths = [str(path) for path in cfg.ckpts]
     if not paths:
@@ -134,8 +134,8 @@ def _compare(cfg: DictConfig, log: EvaluationLogger, crew: Crew) -> None:
             raise UserError(
                 f"extractors {first.extractor.name} and {one.extractor.name} do not compare: name one with extractor="
             )
-    crew.prepare(models, load_all, cfg, [str(one.path) for one in models])
-    rows = [row for one in models for row in _measure_all(cfg, one, _folder_of(one), log, crew)]
+    ranks.prepare(models, load_all, cfg, [str(one.path) for one in models])
+    rows = [row for one in models for row in _measure_all(cfg, one, _folder_of(one), log, ranks)]
     _report(rows, folder, log)
 
 
@@ -183,11 +183,11 @@ def _report(rows: list[Row], folder: Path, log: EvaluationLogger) -> None:
     log.report(folder)
 
 
-def _measure_all(cfg: DictConfig, loaded: LoadedModel, folder: Path, log: EvaluationLogger, crew: Crew) -> list[Row]:
+def _measure_all(cfg: DictConfig, loaded: LoadedModel, folder: Path, log: EvaluationLogger, ranks: Ranks) -> list[Row]:
     """Measure the setups that are not measured yet, one row each."""
     rows: list[Row] = []
     for setup in loaded.setups:
-        what = measurement(cfg, loaded, setup, crew)
+        what = measurement(cfg, loaded, setup, ranks)
         if len(loaded.setups) > 1:
             state = "kept" if is_complete(what, folder) else "measuring"
             print(f"{setup.number + 1}/{len(loaded.setups)} {setup.name}: {state}", flush=True)

@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trilemma.config import CONF
+from trilemma.config.small_options import all_groups, group_nodes, register_options, small_options
 from trilemma.distributed import signals
 from trilemma.distributed.job import new_run_id, place
 from trilemma.distributed.requeue import requeue
@@ -25,7 +25,7 @@ _AFTER_THE_FIRST = 10.0  # seconds
 
 
 def register_resolvers() -> None:
-    """Register the resolvers of our configurations: `or`, `new_run_id`, `point_id` and `tasks_per_node`."""
+    """Register what our configurations need: the resolvers `or`, `new_run_id`, `point_id` and `tasks_per_node`, the small options."""
     from omegaconf import OmegaConf
 
     from trilemma.sweeps.points import point_id, tasks_per_node
@@ -38,6 +38,7 @@ def register_resolvers() -> None:
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+    register_options()
 
 
 def run(main: Callable[[], None], *, together: bool = False) -> None:
@@ -84,7 +85,7 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
 
 
 def job(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Run what an entry point does, inside Hydra's job; for a point of a sweep, return its `Outcome`.
+    """Run what an entry point does, inside Hydra's job; for a point of a sweep, return its `PointResult`.
 
     A `UserError` (status 2), a `TrainingError` (status 1) and a request to stop (75 or 130) end the program here: Hydra would
     otherwise first print a line of its own.
@@ -172,22 +173,24 @@ def _unknown_option(path: str) -> str | None:
     """`experiment/mnist/vqave` -> the nearest option of the longest group that exists."""
     parts = path.split("/")
     for cut in range(len(parts) - 1, 0, -1):
-        group = CONF.joinpath(*parts[:cut])
-        if not group.is_dir():
+        group = "/".join(parts[:cut])
+        if group not in all_groups():
             continue
-        # an experiment's name has a slash of its own: offer all options below its group
-        group = CONF / parts[0] if parts[0] == "experiment" else group
-        name = path[len(str(group.relative_to(CONF))) + 1 :]
-        options = sorted(str(p.relative_to(group).with_suffix("")) for p in group.rglob("*.yaml"))
+        if parts[0] == "experiment":  # whose names have a slash of their own: offer all options below its group
+            group = parts[0]
+            options = sorted(str(p.relative_to(CONF / group).with_suffix("")) for p in (CONF / group).rglob("*.yaml"))
+        else:
+            options = list(group_nodes(group))
+        name = path[len(group) + 1 :]
         near = get_close_matches(name, options, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"unknown {group.relative_to(CONF)}={name}: {hint}choose one of {', '.join(options)}"
+        return f"unknown {group}={name}: {hint}choose one of {', '.join(options)}"
     return None
 
 
 def _near_key(key: str) -> str | None:
     """The nearest config group or key of an entry point, as a question."""
-    groups = [str(p.relative_to(CONF)) for p in CONF.rglob("*") if p.is_dir()]
+    groups = all_groups()
     nodes = _nodes()
     head = key.split(".")[0].split("@")[0]
     near = get_close_matches(head, [*groups, *nodes], 1)
@@ -196,10 +199,10 @@ def _near_key(key: str) -> str | None:
     rest = key.split(".")[1:]
     if near[0] == head:
         own = nodes.get(head, [])
-        groups_below = [path.name for path in (CONF / head).glob("*/")] if (CONF / head).is_dir() else []
+        groups_below = [group.removeprefix(f"{head}/") for group in groups if group.startswith(f"{head}/")]
         if rest and (group := get_close_matches(rest[0], groups_below, 1)):
             return f"did you mean {head}/{group[0]}?"
-        leaf = get_close_matches(rest[-1], [*own, *_keys_of(CONF / head)], 1) if rest else []
+        leaf = get_close_matches(rest[-1], [*own, *_keys_of(head)], 1) if rest else []
         if leaf:
             return f"did you mean {'.'.join([head, *rest[:-1], leaf[0]])}?"
         return f"{head} has no such key" + (f"; it has {', '.join(own)}" if own else "")
@@ -212,6 +215,8 @@ def _nodes() -> dict[str, list[str]]:
 
     nodes: dict[str, list[str]] = {}
     for path in sorted(CONF.glob("*.yaml")):
+        if path.stem == "options":
+            continue
         for name, node in OmegaConf.to_container(OmegaConf.load(path), resolve=False).items():  # type: ignore[union-attr]
             if name not in ("defaults", "hydra"):
                 below = [str(k) for k in node] if isinstance(node, dict) else []
@@ -219,10 +224,14 @@ def _nodes() -> dict[str, list[str]]:
     return nodes
 
 
-def _keys_of(folder: Path) -> list[str]:
+def _keys_of(group: str) -> list[str]:
+    """Keys at any depth of the options of a group and of those below it."""
     keys: set[str] = set()
-    for path in folder.rglob("*.yaml"):
+    for path in (CONF / group).rglob("*.yaml"):
         keys.update(re.findall(r"^\s*(\w+):", path.read_text(), re.MULTILINE))
+    for name, options in small_options().items():
+        if f"{name}/".startswith(f"{group}/"):
+            keys.update(key for node in options.values() for key in node)
     return sorted(keys)
 
 

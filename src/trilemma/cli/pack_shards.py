@@ -107,11 +107,11 @@ def pack(cfg: DictConfig) -> None:
         UserError: For anything that the user can fix.
     """
     job = this_job()
-    job.in_turn("checked", lambda: _check(cfg))
+    job.rank_zero_first("checked", lambda: _check(cfg))
     folder = Path(cfg.output_dir)
-    source = job.in_turn("opened", lambda: _open(cfg))
+    source = job.rank_zero_first("opened", lambda: _open(cfg))
     shards = [s for name in _SPLITS for s in cut(name, source.sizes[name], cfg.shard_size, ".tar")]
-    job.decide("begun", lambda: _begin(folder, source, cfg.shard_size))
+    job.broadcast("begun", lambda: _begin(folder, source, cfg.shard_size))
     job.join()
     with Report("packing", sum(map(len, shards)), quiet=not job.is_first) as report:
         make_missing(

@@ -22,7 +22,7 @@ from trilemma.config import schema
 from trilemma.config.check import check_config
 from trilemma.data.base import Split
 from trilemma.data.images import to_float, to_uint8
-from trilemma.distributed.crew import Crew, in_crew
+from trilemma.distributed.ranks import Ranks, run_on_ranks
 from trilemma.errors import UserError
 from trilemma.evaluation.metrics.reconstruction import psnr_pooled, squared_errors
 from trilemma.figures.images import save_gif, save_png
@@ -66,13 +66,13 @@ def run_task(cfg: DictConfig) -> None:
     Raises:
         UserError: For anything that the user can fix, before drawing starts.
     """
-    in_crew(lambda crew: _run_task(cfg, crew), str(cfg.device))
+    run_on_ranks(lambda ranks: _run_task(cfg, ranks), str(cfg.device))
 
 
-def _run_task(cfg: DictConfig, crew: Crew) -> None:
+def _run_task(cfg: DictConfig, ranks: Ranks) -> None:
     check_config(cfg, schema.SAMPLE)
     if cfg.task == "samples":
-        sample(cfg, crew)
+        sample(cfg, ranks)
         return
     if cfg.task not in _TASKS:
         names = ["samples", *_TASKS]

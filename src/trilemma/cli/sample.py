@@ -20,8 +20,8 @@ from trilemma.checkpoints.sampling_setup import SamplingSetup, require_generator
 from trilemma.checkpoints.settings import set_threads, settle_batch_size
 from trilemma.config import schema
 from trilemma.config.check import check_config
-from trilemma.distributed.crew import Crew
 from trilemma.distributed.kept_blocks import discard
+from trilemma.distributed.ranks import Ranks
 from trilemma.errors import UserError
 from trilemma.figures.images import save_png, save_samples_npz, to_pil
 from trilemma.quiet import quieten
@@ -30,7 +30,7 @@ from trilemma.runs.directory import prepare
 NUM_IMAGES = 100
 
 
-def sample(cfg: DictConfig, crew: Crew) -> None:
+def sample(cfg: DictConfig, ranks: Ranks) -> None:
     """Draw `num_images` and write samples.npz, grid.png, single PNGs and settings.json.
 
     Raises:
@@ -42,9 +42,9 @@ def sample(cfg: DictConfig, crew: Crew) -> None:
     loaded = open_checkpoint(cfg)
     (setup,) = loaded.setups
     folder = output_folder(cfg, loaded, setup)
-    crew.prepare(loaded, open_checkpoint, cfg)
+    ranks.prepare(loaded, open_checkpoint, cfg)
     kept = folder / f".drawn-{_digest(cfg, loaded, setup)}"  # by an earlier run of this command that was stopped
-    images = torch.cat(crew.spread(draw_block, cfg.num_images, block=cfg.batch_size, keep=kept, title="Sampling"))
+    images = torch.cat(ranks.map(draw_block, cfg.num_images, block=cfg.batch_size, keep=kept, title="Sampling"))
     _write(folder, images, setup, num_png=cfg.num_png)
     write_settings(cfg, setup, folder)
     discard(kept)

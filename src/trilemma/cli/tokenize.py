@@ -47,12 +47,12 @@ def tokenize(cfg: DictConfig) -> None:
         UserError: For anything that the user can fix, before anything is encoded.
     """
     job = this_job()
-    job.in_turn("checked", lambda: _check(cfg))
+    job.rank_zero_first("checked", lambda: _check(cfg))
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
-    maker, folder, data = job.in_turn("opened", lambda: _open(cfg, job.local_rank))
+    maker, folder, data = job.rank_zero_first("opened", lambda: _open(cfg, job.local_rank))
     if cfg.verify:
-        for name in job.decide("verified", lambda: [path.name for path in maker.discard_damaged()]):
+        for name in job.broadcast("verified", lambda: [path.name for path in maker.discard_damaged()]):
             if job.is_first:
                 print(f"damaged, made again: {folder / name}", flush=True)
     job.join()

@@ -54,12 +54,12 @@ def train(cfg: DictConfig) -> float | None:
     job = this_job()
     with signals.waiting(*signals.PREEMPTION), ExitStack() as held:
         if OmegaConf.select(cfg, "plan") is not None:
-            job.decide("plan", lambda: _plan(cfg))  # debug=plan: nothing is read or trained
+            job.broadcast("plan", lambda: _plan(cfg))  # debug=plan: nothing is read or trained
             return None
-        job.in_turn("checked", lambda: _check(cfg))
-        run = job.decide("run", lambda: {"id": _run_id(cfg), "dir": str(cfg.paths.run_dir)})
+        job.rank_zero_first("checked", lambda: _check(cfg))
+        run = job.broadcast("run", lambda: {"id": _run_id(cfg), "dir": str(cfg.paths.run_dir)})
         cfg.run.id, cfg.paths.run_dir = run["id"], run["dir"]
-        job.decide("held", lambda: _hold(Path(run["dir"]), job, held))
+        job.broadcast("held", lambda: _hold(Path(run["dir"]), job, held))
         metrics = _train(cfg, Path(run["dir"]), job)
     return objective(cfg, metrics) if in_sweep() and job.is_first else None
 
@@ -100,13 +100,13 @@ def _train(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
     """Train; gives what the last validation of the run has logged."""
     recipe, identity = recipe_hash(cfg), recipe_hash(cfg, with_length=False)
     num_batches = _num_batches(cfg)
-    data = job.in_turn("data", lambda: _set_up(cfg))
+    data = job.rank_zero_first("data", lambda: _set_up(cfg))
     where = {"experiment": cfg.experiment_name, "recipe": recipe, "identity": identity, "data": data.fingerprint}
-    found = job.decide("found", lambda: _take_up(cfg, run_dir, job, identity, data.fingerprint, num_batches))
+    found = job.broadcast("found", lambda: _take_up(cfg, run_dir, job, identity, data.fingerprint, num_batches))
     if found["finished"]:
         return dict(found["metrics"])
     resume = found["resume"]
-    trainer, model = job.in_turn("built", lambda: _build(cfg, data, resume))
+    trainer, model = job.rank_zero_first("built", lambda: _build(cfg, data, resume))
     if job.is_first:
         _write_inputs(cfg, data, run_dir)
         write_record(run_dir, **where, status="running", checkpoint=None, num_batches=0, slurm_job=job.slurm_id)
@@ -118,7 +118,7 @@ def _train(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
     data.num_train_batches = num_batches
     for logger in trainer.loggers:
         logger.log_hyperparams(run_settings(cfg))
-    job.decide(
+    job.broadcast(
         "start", lambda: None
     )  # up to here the first process checks for a signal for all; from here on they agree
 

@@ -85,10 +85,10 @@ def describe_labels(raw: Any, num_labels: int) -> str:
     if raw is None:
         return "none"
     values = torch.as_tensor(raw).tolist()
-    if values == labels_in_turn(len(values), num_labels):
-        return "label: all in turn"
     cycle = shortest_cycle(values)
-    return f"label: {cycle[0] if len(cycle) == 1 else cycle}"
+    if len(cycle) == 1:
+        return f"label: {cycle[0]}"
+    return "label: all in turn" if values == labels_in_turn(len(values), num_labels) else f"label: {cycle}"
 
 
 def check_labels(raw: Any, num_labels: int) -> None:

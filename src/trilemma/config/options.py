@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from trilemma.config import CONF
+from trilemma.config.small_options import group_nodes
 from trilemma.config.targets import COMMAND_LINE, locate
 
 
 def group_targets(group: str) -> dict[str, str]:
     """Names of a config group's options, each with the class its file names; options that name none are left out."""
-    nodes = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted((CONF / group).glob("*.yaml"))}
-    return {name: node["_target_"] for name, node in nodes.items() if isinstance(node, dict) and "_target_" in node}
+    return {name: node["_target_"] for name, node in group_nodes(group).items() if "_target_" in node}
 
 
 def options_of(group: str, wanted: Callable[[type[Any]], bool]) -> list[str]:

@@ -66,6 +66,8 @@ _SAMPLING: dict[str, Any] = {
         "num_steps": _OPTIONAL_INT,
         "temperature": _OPTIONAL_FLOAT,
         "truncation": _OPTIONAL_FLOAT,
+        "top_k": _OPTIONAL_INT,
+        "top_p": _OPTIONAL_FLOAT,
         "eta": _OPTIONAL_FLOAT,
         "order": _OPTIONAL_INT,
         "variance": _OPTIONAL_STR,

@@ -1,1 +1,1 @@
-"""The wandb workspace as code: `python -m trilemma.dashboard` builds it from `conf/dashboard/`."""
+"""The wandb workspace as code: `python -m trilemma.dashboard` builds it from `conf/dashboard.yaml`."""

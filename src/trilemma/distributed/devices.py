@@ -17,7 +17,7 @@ from trilemma.errors import UserError
 
 
 @dataclass(frozen=True)
-class Layout:
+class ProcessCount:
     """Processes of a run.
 
     Attributes:
@@ -36,7 +36,7 @@ class Layout:
         return self.num_nodes * (self.devices if isinstance(self.devices, int) else len(self.devices))
 
 
-def layout(node: Mapping[str, Any]) -> Layout:
+def process_count(node: Mapping[str, Any]) -> ProcessCount:
     """The processes that a trainer is to have.
 
     `devices: auto` means what started the processes has given: SLURM's tasks a node, torchrun's processes a node. Where nothing
@@ -60,7 +60,7 @@ def layout(node: Mapping[str, Any]) -> Layout:
                 f"trainer.num_nodes={num_nodes}: nothing has started processes on other nodes; submit slurm/train.sbatch, or "
                 "start torchrun on each node"
             )
-        return Layout(devices, num_nodes)
+        return ProcessCount(devices, num_nodes)
     num_given = devices if isinstance(devices, int) or devices is None else len(devices)
     if num_given not in (None, given.devices):
         how = f"--ntasks-per-node={num_given}" if given.started_by == "SLURM" else f"--nproc-per-node={num_given}"
@@ -73,12 +73,12 @@ def layout(node: Mapping[str, Any]) -> Layout:
             f"trainer.num_nodes={num_nodes}, but {given.started_by} has given {given.num_nodes}: leave out trainer.num_nodes, "
             f"or give {given.started_by} {'--nodes' if given.started_by == 'SLURM' else '--nnodes'}={num_nodes}"
         )
-    return Layout(given.devices if devices is None else devices, given.num_nodes, given.started_by)
+    return ProcessCount(given.devices if devices is None else devices, given.num_nodes, given.started_by)
 
 
 def is_multi_process(cfg: DictConfig) -> bool:
     """Whether the trainer will run, or runs already, in several processes."""
-    return layout(plain(cfg, "trainer")).num_processes > 1
+    return process_count(plain(cfg, "trainer")).num_processes > 1
 
 
 def has_strategy(node: Mapping[str, Any]) -> bool:
@@ -96,11 +96,11 @@ def _devices(value: Any) -> int | list[int] | None:
     return value
 
 
-def _given() -> Layout | None:
+def _given() -> ProcessCount | None:
     """What SLURM or torchrun has started."""
     if TorchElasticEnvironment.detect():
         devices, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-        return Layout(devices, max(1, world // devices), "torchrun")
+        return ProcessCount(devices, max(1, world // devices), "torchrun")
     if not SLURMEnvironment.detect():
         return None
     tasks, nodes = (int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "SLURM_NNODES"))
@@ -111,12 +111,12 @@ def _given() -> Layout | None:
                 f"SLURM was given --ntasks={tasks} without --ntasks-per-node: give --nodes={nodes} and "
                 f"--ntasks-per-node={max(1, tasks // nodes)}"
             )
-        return Layout(1, 1, "SLURM")
+        return ProcessCount(1, 1, "SLURM")
     if int(per_node) * nodes != tasks:
         raise UserError(
             f"SLURM has started {tasks} tasks on {nodes} nodes with --ntasks-per-node={per_node}: start all of them in one srun"
         )
-    return Layout(int(per_node), nodes, "SLURM")
+    return ProcessCount(int(per_node), nodes, "SLURM")
 
 
 def _visible_gpus(accelerator: Any) -> int:

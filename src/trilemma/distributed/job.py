@@ -32,7 +32,7 @@ _FAREWELL = (
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """Where this process stands in its job, from its environment.
 
     Attributes:
@@ -48,7 +48,7 @@ class Place:
     started_by: str | None = None
 
 
-def place() -> Place:
+def place() -> ProcessRank:
     """The place of this process: srun's, torchrun's, Lightning's own or none.
 
     Raises:
@@ -57,7 +57,7 @@ def place() -> Place:
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:
         rank, world, local = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return Place(rank, world, local, "torchrun")
+        return ProcessRank(rank, world, local, "torchrun")
     # Lightning's own rule: a shell of salloc or srun --pty is no job.
     if "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         if "SLURM_STEP_NUM_TASKS" not in environment and int(environment["SLURM_NTASKS"]) > 1:
@@ -66,11 +66,11 @@ def place() -> Place:
             )
         world = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
         rank, local = int(environment.get("SLURM_PROCID", "0")), int(environment.get("SLURM_LOCALID", "0"))
-        return Place(rank, world, local, "srun")
+        return ProcessRank(rank, world, local, "srun")
     if int(environment.get("LOCAL_RANK", "0")) > 0 and "WORLD_SIZE" in environment:
         local = int(environment["LOCAL_RANK"])
-        return Place(local, int(environment["WORLD_SIZE"]), local, "lightning")
-    return Place()
+        return ProcessRank(local, int(environment["WORLD_SIZE"]), local, "lightning")
+    return ProcessRank()
 
 
 def slurm_id() -> str | None:
@@ -90,7 +90,7 @@ def new_run_id() -> str:
         step = os.environ["SLURM_STEP_ID"]
         return f"slurm-{slurm_id()}" + (f".{step}" if step != "0" else "")
     now = time.strftime("%Y-%m-%d_%H-%M-%S")
-    return this_job().decide("new run id", lambda: now) if place().started_by == "torchrun" else now
+    return this_job().broadcast("new run id", lambda: now) if place().started_by == "torchrun" else now
 
 
 def how_to_go_on(run_id: str) -> str:
@@ -129,7 +129,7 @@ class Job:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
-    def decide(self, name: str, make: Callable[[], T]) -> T:
+    def broadcast(self, name: str, make: Callable[[], T]) -> T:
         """What the first process makes of a question; the others wait for it, and end with it if it fails or is asked to stop.
 
         Args:
@@ -153,15 +153,15 @@ class Job:
         self._tell(name, {"value": made})
         return made
 
-    def in_turn(self, name: str, make: Callable[[], T]) -> T:
+    def rank_zero_first(self, name: str, make: Callable[[], T]) -> T:
         """Let every process make a thing of its own: the first one, then one on each other node, then the rest.
 
         So what is downloaded, decoded or computed for it is done once, or once a node where nodes do not share the place. And
-        what the first process refuses, it refuses for all, as in `decide`.
+        what the first process refuses, it refuses for all, as in `broadcast`.
         """
         made: list[T] = []
         here = f"{name} on {socket.gethostname()}"
-        self.decide(name, lambda: made.append(make()))
+        self.broadcast(name, lambda: made.append(make()))
         if self.store is None:
             return made[0] if made else make()
         if self.rank > 0 and self.local_rank > 0:

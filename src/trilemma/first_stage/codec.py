@@ -94,7 +94,7 @@ def resolve_codec(cfg: DictConfig, data: ImageData, resume: str | None = None) -
             f"{tuple(data.codec['code_shape'])}, hash {data.codec['hash']})"
         )
     elif node.checkpoint == "auto":
-        path = Path(this_job().decide("codec", lambda: str(_auto(cfg, data))))
+        path = Path(this_job().broadcast("codec", lambda: str(_auto(cfg, data))))
     else:
         path = Path(node.checkpoint)
         if not path.is_file():

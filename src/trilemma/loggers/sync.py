@@ -23,7 +23,7 @@ _TORN, _BEGUN = "incomplete record", "View run"
 _BAD_MARKS = ("ERROR", "Traceback", "Not authenticated")
 
 
-class Outcome(Enum):
+class SyncResult(Enum):
     """What became of a segment, as it is said to people."""
 
     SENT = "sent"
@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 1 if Outcome.TORN in outcomes or Outcome.FAILED in outcomes else 0
+    return 1 if SyncResult.TORN in outcomes or SyncResult.FAILED in outcomes else 0
 
 
-def sync(folders: Sequence[Path]) -> list[Outcome]:
+def sync(folders: Sequence[Path]) -> list[SyncResult]:
     """Send the offline segments below `folders` one by one, the oldest first, with a line for each on stdout.
 
     wandb's command says nothing by its exit status, and gives up all segments when one is torn: each gets a command of its
@@ -76,7 +76,7 @@ def sync(folders: Sequence[Path]) -> list[Outcome]:
         raise UserError(f"{len(waiting)} runs to send, and no login for {server}: wandb login, or WANDB_API_KEY")
     outcomes = []
     for number, segment in enumerate(waiting, start=1):
-        outcome, detail = (Outcome.WRITING, "") if _is_written(segment) else _send(segment)
+        outcome, detail = (SyncResult.WRITING, "") if _is_written(segment) else _send(segment)
         outcomes.append(outcome)
         print(f"[{number}/{len(waiting)}] {segment.folder}: {outcome.value}{detail}", flush=True)
     return outcomes
@@ -99,7 +99,7 @@ def _server() -> str:
     return str(wandb.setup().settings.base_url)
 
 
-def _send(segment: Segment) -> tuple[Outcome, str]:
+def _send(segment: Segment) -> tuple[SyncResult, str]:
     command = [sys.executable, "-m", "wandb", "sync", str(segment.folder)]
     # WANDB_MODE=offline, set for the runs, is not meant for this.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
@@ -108,12 +108,12 @@ def _send(segment: Segment) -> tuple[Outcome, str]:
     lines = [line.strip() for line in (answer.stdout + answer.stderr).splitlines() if line.strip()]
     bad = [line for line in lines if any(mark in line for mark in _BAD_MARKS)]
     if segment.is_sent and not bad:
-        return Outcome.SENT, ""
+        return SyncResult.SENT, ""
     if len(bad) == 1 and _TORN in bad[0] and any(_BEGUN in line for line in lines):
         # A log that was cut off stays so: sending it again would send its rows twice.
         segment.marker.touch()
-        return Outcome.TORN, ""
-    return Outcome.FAILED, f" ({(bad or lines or ['wandb sync said nothing'])[-1]})"
+        return SyncResult.TORN, ""
+    return SyncResult.FAILED, f" ({(bad or lines or ['wandb sync said nothing'])[-1]})"
 
 
 def _is_written(segment: Segment) -> bool:

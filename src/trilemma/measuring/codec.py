@@ -13,7 +13,7 @@ from trilemma.atomic import atomic_write_text
 from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
-from trilemma.distributed.crew import Crew
+from trilemma.distributed.ranks import Ranks
 from trilemma.evaluation.features.extractor import Extractor
 from trilemma.evaluation.protocol import METRICS
 from trilemma.evaluation.reconstruction import BATCH_SIZE, score_reconstruction
@@ -26,16 +26,16 @@ from trilemma.measuring.embedding import extractor_of
 Numbers = dict[str, Any]
 
 
-def reconstruction_metrics(cfg: DictConfig, loaded: LoadedModel, crew: Crew) -> Numbers:
+def reconstruction_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Numbers:
     """Scores of the model's reconstructions; those of a codec are kept, since every row of its priors shows them."""
-    data, extractor = loaded.data, extractor_of(loaded, crew)
+    data, extractor = loaded.data, extractor_of(loaded, ranks)
     codec = codec_of(loaded)
     images = data.split("test").images
 
     def score() -> Numbers:
         found = score_reconstruction(
             images,
-            crew.spread(return_block, len(images), loaded.number, cfg.device, block=BATCH_SIZE),
+            ranks.map(return_block, len(images), loaded.number, cfg.device, block=BATCH_SIZE),
             extractor=extractor,
             codec=codec,
             cache_dir=Path(cfg.cache_dir) / "features",
@@ -47,15 +47,15 @@ def reconstruction_metrics(cfg: DictConfig, loaded: LoadedModel, crew: Crew) -> 
     return once(Path(cfg.cache_dir) / "reconstruction" / f"{_codec_key(codec, data, extractor)}.json", score)
 
 
-def oracle_metrics(cfg: DictConfig, loaded: LoadedModel, crew: Crew) -> Numbers:
+def oracle_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Numbers:
     """Scores of a perfect prior on the codes of the model's codec; kept."""
-    data, extractor = loaded.data, extractor_of(loaded, crew)
+    data, extractor = loaded.data, extractor_of(loaded, ranks)
     codec = codec_of(loaded)
     assert codec is not None
 
     def score() -> Numbers:
         num = len(held_out(data, cfg.num_images, cfg.seed))
-        returned = crew.spread(oracle_block, num, loaded.number, cfg.num_images, cfg.device, cfg.seed, block=BATCH_SIZE)
+        returned = ranks.map(oracle_block, num, loaded.number, cfg.num_images, cfg.device, cfg.seed, block=BATCH_SIZE)
         found = score_oracle(returned, data, extractor, cache_dir=Path(cfg.cache_dir) / "features", seed=cfg.seed)
         return plain_numbers(found)
 

@@ -7,30 +7,30 @@ from torch import Tensor
 
 from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.data.base import SplitName
-from trilemma.distributed.crew import Crew
+from trilemma.distributed.ranks import Ranks
 from trilemma.evaluation.features.extractor import Embedding, Extractor, Images
 from trilemma.measuring.blocks import embed_block
 
 _SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 
-def extractor_of(loaded: LoadedModel, crew: Crew) -> Extractor:
+def extractor_of(loaded: LoadedModel, ranks: Ranks) -> Extractor:
     """The extractor that scores a model; of several processes, one that all of them run."""
-    return loaded.extractor if crew.size == 1 else SpreadExtractor(loaded, crew)
+    return loaded.extractor if ranks.size == 1 else DistributedExtractor(loaded, ranks)
 
 
-class SpreadExtractor(Extractor):
+class DistributedExtractor(Extractor):
     """Embeds with the help of the others, each batch as one process would form it: so with its features, bit for bit.
 
     Args:
         loaded: Whose extractor, which every process has.
-        crew: The processes.
+        ranks: The processes.
     """
 
-    def __init__(self, loaded: LoadedModel, crew: Crew) -> None:
+    def __init__(self, loaded: LoadedModel, ranks: Ranks) -> None:
         base = loaded.extractor
         super().__init__(name=base.name, label_names=base.label_names, device=base.device, batch_size=base.batch_size)
-        self._loaded, self._crew = loaded, crew
+        self._loaded, self._ranks = loaded, ranks
 
     def check(self, images: Images) -> None:
         """As the model's own extractor."""
@@ -46,6 +46,6 @@ class SpreadExtractor(Extractor):
         number, data = self._loaded.number, self._loaded.data
         split = next((name for name in _SPLITS if data.split(name).images is images), None)
         rows = images[:] if split is None else None
-        parts = self._crew.spread(embed_block, len(images), number, split, block=self.batch_size, rows=rows)
+        parts = self._ranks.map(embed_block, len(images), number, split, block=self.batch_size, rows=rows)
         logits = [part.logits for part in parts if part.logits is not None]
         return Embedding(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)

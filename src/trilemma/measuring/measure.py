@@ -15,8 +15,8 @@ from trilemma.capabilities import supports
 from trilemma.checkpoints.drawing import drawing_digest, sample_grid
 from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.checkpoints.sampling_setup import SamplingSetup
-from trilemma.distributed.crew import Crew
 from trilemma.distributed.kept_blocks import discard
+from trilemma.distributed.ranks import Ranks
 from trilemma.errors import UserError
 from trilemma.evaluation.cost.ledger import measure_ledger
 from trilemma.evaluation.features.cache import images_sha256
@@ -86,13 +86,13 @@ class Measurement:
         cfg: Configuration of `evaluate.py`, its seed that of the setup.
         loaded: The checkpoint with its data and extractor.
         setup: How it is sampled.
-        crew: The processes; what is written is written by the first.
+        ranks: The processes; what is written is written by the first.
     """
 
     cfg: DictConfig
     loaded: LoadedModel
     setup: SamplingSetup
-    crew: Crew
+    ranks: Ranks
 
     @property
     def protocol(self) -> Protocol:
@@ -100,11 +100,11 @@ class Measurement:
         return protocol_of(self.cfg, self.loaded, self.setup)
 
 
-def measurement(cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup, crew: Crew) -> Measurement:
+def measurement(cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup, ranks: Ranks) -> Measurement:
     """Put together what is measured at one setup."""
     own = cfg.copy()
     own.seed = setup.seed
-    return Measurement(own, loaded, setup, crew)
+    return Measurement(own, loaded, setup, ranks)
 
 
 def measure_setup(what: Measurement, folder: Path) -> tuple[Path, Row]:
@@ -163,7 +163,7 @@ def _kept(what: Measurement, path: Path) -> Path:
 
 
 def _sample_row(what: Measurement, path: Path) -> Row:
-    cfg, data, extractor = what.cfg, what.loaded.data, extractor_of(what.loaded, what.crew)
+    cfg, data, extractor = what.cfg, what.loaded.data, extractor_of(what.loaded, what.ranks)
     images, labels = _draw(what, path)
     train = data.split("train")
     evaluation = evaluate_samples(
@@ -186,7 +186,7 @@ def _draw(what: Measurement, path: Path) -> tuple[Tensor, Tensor | None]:
     """The setup's samples, uint8 [N, C, H, W], and their labels; written beside the row where they are to be kept."""
     cfg, setup = what.cfg, what.setup
     images = torch.cat(
-        what.crew.spread(
+        what.ranks.map(
             draw_block,
             cfg.num_images,
             what.loaded.number,
@@ -247,7 +247,7 @@ def _likelihood(what: Measurement, num_images: int) -> Numbers:
     name = f"v{METRICS}-{loaded.sha256[:16]}-{loaded.data.fingerprint[:16]}-{asked}"
 
     def score() -> Numbers:
-        scores = what.crew.spread(
+        scores = what.ranks.map(
             score_block, num_images, loaded.number, cfg.device, cfg.likelihood.seed, block=cfg.batch_size
         )
         return {**summarise(scores).to_dict(), "split": "test", "seed": cfg.likelihood.seed}
@@ -259,16 +259,16 @@ def _two_stage(what: Measurement) -> Numbers:
     cfg, codec = what.cfg, codec_of(what.loaded)
     assert codec is not None
     return {
-        "codec": reconstruction_metrics(cfg, what.loaded, what.crew),
-        "oracle": oracle_metrics(cfg, what.loaded, what.crew),
+        "codec": reconstruction_metrics(cfg, what.loaded, what.ranks),
+        "oracle": oracle_metrics(cfg, what.loaded, what.ranks),
         "code_bits_per_image": code_bits(codec),
         "prior_bits_per_image": None,  # until the row has a likelihood
     }
 
 
-def reconstruction_row(cfg: DictConfig, loaded: LoadedModel, crew: Crew) -> Row:
+def reconstruction_row(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Row:
     """The row of a model that gives images back and draws none."""
     images = loaded.data.split("test").images[:]
     protocol = protocol_of(cfg, loaded, num_images=len(images))
-    metrics = reconstruction_metrics(cfg, loaded, crew)
+    metrics = reconstruction_metrics(cfg, loaded, ranks)
     return new_row(protocol, Evaluation(metrics, {}), images_sha256(images))

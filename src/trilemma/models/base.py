@@ -237,6 +237,9 @@ def _laid_out(value: Any, weight: Tensor | None) -> Any:
 class Samples(Protocol):
     """A family that draws images."""
 
+    def examples(self, num: int) -> list[Any] | None:
+        """Conditions to draw `num` images of, the same at every call; None for a family that is not steered."""
+
     def sample(
         self,
         num_images: int,
@@ -253,7 +256,7 @@ class Samples(Protocol):
         Args:
             num_images: How many.
             condition: One label or string for all, a sequence of `num_images`, or None for unconditional samples.
-            sampler: How to walk; the family's own where None.
+            sampler: How to draw; the family's own where None.
             guidance: How the condition is strengthened; the family's own where None.
             seed: Of the counter-based noise.
             first_index: Index of the first image: image i of a seed is the same picture in whatever batch it is drawn.

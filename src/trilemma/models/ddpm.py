@@ -27,12 +27,12 @@ from trilemma.processes.gaussian.bound import bits, interpolated_log_variance, s
 from trilemma.processes.gaussian.parameterization import Parameterization
 from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.noise import Noise, NoiseSource
-from trilemma.samplers.base import Prediction, Sampler
+from trilemma.samplers.base import Prediction
+from trilemma.samplers.denoising import DenoisingSampler
 from trilemma.samplers.guidance import Guidance
 from trilemma.training.diagnostics import Diagnostics
 from trilemma.training.loss_weights import LossWeight
-from trilemma.training.times import ChainTimes, TrainingTimes
-from trilemma.training.timesteps import strata
+from trilemma.training.timesteps import GridTimesteps, TimestepSampler, stratified_timesteps
 from trilemma.training.x0_error import X0Error
 
 Objective = Literal["simple", "hybrid", "bound"]
@@ -88,10 +88,10 @@ class DDPM(Diffusion):
         process: GaussianProcess,
         network: nn.Module,
         condition: ConditionEncoder,
-        sampler: Sampler,
+        sampler: DenoisingSampler,
         guidance: Guidance,
         parameterization: Parameterization,
-        times: TrainingTimes,
+        times: TimestepSampler,
         weight: LossWeight,
         objective: Objective = "simple",
         variance: Variance = "large",
@@ -101,13 +101,16 @@ class DDPM(Diffusion):
         scheduler: SchedulerFactory | None = None,
     ) -> None:
         super().__init__(optimizer=optimizer, scheduler=scheduler)
+        if not isinstance(process, GaussianProcess):
+            raise UserError(
+                f"model {type(self).__name__} needs a Gaussian process, not {type(process).__name__}: take process=gaussian"
+            )
         if codec.num_classes is not None:
             raise UserError(
                 f"a Gaussian process needs continuous codes, and codec {type(codec).__name__} gives tokens: take codec=pixels, "
                 "codec=kl or codec=vq_latents"
             )
         parameterization.check(process)
-        sampler.check(process)
         self.codec = codec.freeze()
         self.process = process
         self.network = network
@@ -122,6 +125,7 @@ class DDPM(Diffusion):
         self.num_timesteps = process.num_steps or num_timesteps
         self.condition_dropout = condition_dropout
         self.x0_error = X0Error()
+        self.check_parts()
         self._check_objective()
         no_levels = codec.bound is None  # only the levels of pixels can be decided between by the last step of a bound
         lossless = not any(True for _ in codec.parameters())
@@ -141,14 +145,14 @@ class DDPM(Diffusion):
                 f"model.objective={self.objective} with model.variance={self.variance}: only the bound trains a variance "
                 "(objective=hybrid or bound), and hybrid is for nothing else"
             )
-        if isinstance(self.times, ChainTimes) and self.times.num_steps != self.num_timesteps:
+        if isinstance(self.times, GridTimesteps) and self.times.num_steps != self.num_timesteps:
             raise UserError(
                 f"model.times.num_steps={self.times.num_steps}, and the chain has {self.num_timesteps} steps: make them equal"
             )
-        if self.objective != "simple" and not isinstance(self.times, ChainTimes):
+        if self.objective != "simple" and not isinstance(self.times, GridTimesteps):
             raise UserError(
                 f"model.objective={self.objective} is a sum over the steps of a chain: take model/times=chain or "
-                "loss_second_moment"
+                "importance"
             )
 
     # --- training -------------------------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ class DDPM(Diffusion):
         x0 = self.codes(batch, noise)
         t, weight = self.times.sample(len(x0), noise, self.process)
         drop = noise.uniform((len(x0),)) < self.condition_dropout
-        condition = self.condition(self.raw_condition(batch), num=len(x0), drop=drop)
+        condition = self.condition(self.condition.raw_from(batch), num=len(x0), drop=drop)
         terms = self._terms(
             x0, t, condition, noise, with_bound=self.objective != "simple", detach=self.objective == "hybrid"
         )
@@ -224,8 +228,8 @@ class DDPM(Diffusion):
         """
         noise = Noise(0, batch["index"], self.device)
         x0 = self.codes(batch, noise)
-        condition = self.condition(self.raw_condition(batch), num=len(x0))
-        t = strata(batch, batch_idx, self.num_timesteps).double() / self.num_timesteps
+        condition = self.condition(self.condition.raw_from(batch), num=len(x0))
+        t = stratified_timesteps(batch, batch_idx, self.num_timesteps).double() / self.num_timesteps
         terms = self._terms(x0, t, condition, noise, with_bound=self.codec.bound is not None)
         self.log("val/loss", terms.error.mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
         if terms.bound is not None:
@@ -239,7 +243,7 @@ class DDPM(Diffusion):
         noise = Noise(seed, batch["index"], self.device)
         x0 = self.codes(batch, noise)
         num_dims = x0[0].numel()
-        condition = self.condition(self.raw_condition(batch), num=len(x0))
+        condition = self.condition(self.condition.raw_from(batch), num=len(x0))
         nats = self.process.prior_kl(x0).flatten(1).sum(1)
         for i in range(1, self.num_timesteps + 1):
             t = torch.full((len(x0),), i / self.num_timesteps, dtype=torch.float64, device=self.device)

@@ -113,6 +113,10 @@ class Diffusion(ImageGenerator):
         assert sampler is not None
         sampler.check(self.process)
 
+    def check_guidance(self, guidance: Guidance) -> None:
+        """See `ImageGenerator`."""
+        guidance.check_encoder(self.condition)
+
     def sample_codes(
         self,
         noise: NoiseSource,

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from trilemma.capabilities import supports
 from trilemma.codecs.base import Codec, flatten, unflatten
 from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.data.batch import Batch
@@ -18,10 +19,12 @@ from trilemma.models.base import Likelihood, Loss, OptimizerFactory, SchedulerFa
 from trilemma.models.diffusion import Diffusion
 from trilemma.processes.categorical.base import CategoricalProcess, Weighting
 from trilemma.processes.noise import Noise, NoiseSource
-from trilemma.samplers.base import Prediction, Sampler
+from trilemma.samplers.base import Prediction
+from trilemma.samplers.denoising import DenoisingSampler
 from trilemma.samplers.guidance import Guidance
 from trilemma.training.diagnostics import Diagnostics
-from trilemma.training.timesteps import ImportanceTimesteps, strata
+from trilemma.training.loss_weights import KnowsSNR, LossWeight
+from trilemma.training.timesteps import GridTimesteps, TimestepSampler, stratified_timesteps
 
 
 class DiscreteDiffusion(Diffusion):
@@ -37,17 +40,18 @@ class DiscreteDiffusion(Diffusion):
         condition: Embeds labels or text.
         sampler: Default way to draw samples.
         guidance: Default guidance.
-        num_timesteps: Length T of the chain that is trained.
+        times: Which timesteps of the chain are trained, and its length T.
+        weight: How much the bound's term counts at each of them.
         weighting: How p(x0 | xt) becomes p(xs | xt): "posterior" (VQ-Diffusion) or "joint" (D3PM, multinomial).
         auxiliary_weight: Weight of the auxiliary loss.
         adaptive_auxiliary: Weigh the auxiliary loss by 1 + (1 - t), more at low noise.
-        importance_sampling: Draw timesteps by their loss instead of uniformly.
         condition_dropout: Share of training examples whose condition is replaced by the learned null.
         optimizer: See `Family`.
         scheduler: See `Family`.
 
     Raises:
-        UserError: If the codec gives no tokens, or other classes than the process.
+        UserError: If the codec gives no tokens, or other classes than the process; if the times are on no grid, or the weight asks for
+            a signal-to-noise ratio that the process does not have.
     """
 
     process: CategoricalProcess
@@ -60,20 +64,34 @@ class DiscreteDiffusion(Diffusion):
         process: CategoricalProcess,
         network: nn.Module,
         condition: ConditionEncoder,
-        sampler: Sampler,
+        sampler: DenoisingSampler,
         guidance: Guidance,
-        num_timesteps: int = 100,
+        times: TimestepSampler,
+        weight: LossWeight,
         weighting: Weighting = "posterior",
         auxiliary_weight: float = 1e-3,
         adaptive_auxiliary: bool = True,
-        importance_sampling: bool = True,
         condition_dropout: float = 0.1,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
     ) -> None:
         super().__init__(optimizer=optimizer, scheduler=scheduler)
+        if not isinstance(times, GridTimesteps):
+            raise UserError("the bound is a sum over the steps of a chain: take model/times=importance or chain")
+        if weight.on_bound(torch.zeros(1, dtype=torch.float64)) is not None and not supports(process, KnowsSNR):
+            raise UserError(
+                f"process {type(process).__name__} has no signal-to-noise ratio to weigh by: take model/weight=simple"
+            )
+        if not isinstance(process, CategoricalProcess):
+            raise UserError(
+                f"model {type(self).__name__} needs a categorical process, not {type(process).__name__}: take "
+                "process=mask_and_replace, absorbing or uniform"
+            )
         if codec.num_classes is None:
-            raise UserError(f"a categorical process needs tokens, and codec {type(codec).__name__} is continuous")
+            raise UserError(
+                f"a categorical process needs tokens, and codec {type(codec).__name__} gives continuous values: take "
+                "codec=pixels_256, codec=pixels_2 or codec=vq"
+            )
         if codec.num_classes != process.num_classes:
             raise UserError(f"the codec has {codec.num_classes} classes and the process {process.num_classes}")
         self.codec = codec.freeze()
@@ -86,27 +104,40 @@ class DiscreteDiffusion(Diffusion):
         self.auxiliary_weight = auxiliary_weight
         self.adaptive_auxiliary = adaptive_auxiliary
         self.condition_dropout = condition_dropout
-        self.timesteps = ImportanceTimesteps(num_timesteps, uniform=not importance_sampling)
+        self.times = times
+        self.weight = weight
+        self.check_parts()
 
     @property
     def num_timesteps(self) -> int:
         """Length T of the chain."""
-        return self.timesteps.num_timesteps
+        return self.times.num_steps
 
     # --- training -------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> Loss:
         """Variational bound + auxiliary loss, in nats per token."""
         x0, noise = self.tokens(batch), self.training_noise()
-        i, weight = self.timesteps.sample(len(x0), noise)
+        t, weight = self.times.sample(len(x0), noise, self.process)
+        i = self.times.index(t)
         drop = noise.uniform((len(x0),)) < self.condition_dropout
-        condition = self.condition(self.raw_condition(batch), num=len(x0), drop=drop)
+        condition = self.condition(self.condition.raw_from(batch), num=len(x0), drop=drop)
         kl, cross_entropy = self._terms(x0, i, condition, noise)
-        self.timesteps.update(i, kl)
+        self.times.update(t, kl)  # not weighted, so that its mean stays the bound's term
         adaptive = 2 - i / self.num_timesteps if self.adaptive_auxiliary else 1
         auxiliary = self.num_timesteps * self.auxiliary_weight * (weight * adaptive * cross_entropy).mean()
         bound = self.num_timesteps * (weight * kl).mean()
-        return Loss(bound + auxiliary, {"bound": bound, "auxiliary": auxiliary, "cross_entropy": cross_entropy.mean()})
+        factor = self._bound_weight(t)
+        weighted = bound if factor is None else self.num_timesteps * (weight * factor.to(kl) * kl).mean()
+        return Loss(
+            weighted + auxiliary, {"bound": bound, "auxiliary": auxiliary, "cross_entropy": cross_entropy.mean()}
+        )
+
+    def _bound_weight(self, t: Tensor) -> Tensor | None:
+        """Weights of the bound's terms at times t [B], float64 [B]; None where all are 1."""
+        if not supports(self.process, KnowsSNR):
+            return None
+        return self.weight.on_bound(self.process.log_snr(t))
 
     def _terms(self, x0: Tensor, i: Tensor, condition: Condition, noise: NoiseSource) -> tuple[Tensor, Tensor]:
         """KL of step i and -log p(x0 | xt), each the mean over tokens, [B]."""
@@ -137,8 +168,8 @@ class DiscreteDiffusion(Diffusion):
         """
         x0 = self.tokens(batch)
         noise = Noise(0, batch["index"], self.device)
-        condition = self.condition(self.raw_condition(batch), num=len(x0))
-        i = strata(batch, batch_idx, self.num_timesteps)
+        condition = self.condition(self.condition.raw_from(batch), num=len(x0))
+        i = stratified_timesteps(batch, batch_idx, self.num_timesteps)
         kl, cross_entropy = self._terms(x0, i, condition, noise)
         bound = (self.num_timesteps * kl + self.process.prior_kl(x0).mean(1)) / math.log(2)
         self.log("val/bits_per_token", bound.mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
@@ -150,7 +181,7 @@ class DiscreteDiffusion(Diffusion):
         """The bound, summed over every timestep with one draw of xt each, in nats per image of L tokens."""
         x0 = self.tokens(batch)
         noise = Noise(seed, batch["index"], self.device)
-        condition = self.condition(self.raw_condition(batch), num=len(x0))
+        condition = self.condition(self.condition.raw_from(batch), num=len(x0))
         nats = self.process.prior_kl(x0).sum(1)
         for i in range(1, self.num_timesteps + 1):
             kl, _ = self._terms(x0, torch.full((len(x0),), i, device=self.device), condition, noise)

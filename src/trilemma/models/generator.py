@@ -58,9 +58,13 @@ class ImageGenerator(Family):
             on_step: See `trilemma.samplers.base.OnStep`.
         """
 
-    @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
         """Images [B, C, H, W] in [-1, 1] of codes as `sample_codes` gives them."""
+        return self.codec.decode(codes)
+
+    def validation_noise(self, batch: Batch, seed: int = 0) -> NoiseSource:
+        """Noise for a validation batch: a function of the seed and of each image."""
+        return Noise(seed, batch["index"], self.device)
 
     @classmethod
     def check_sampler_kind(cls, sampler: type[Sampler] | None, process: type[Any] | None) -> None:
@@ -83,13 +87,25 @@ class ImageGenerator(Family):
         """
         self.check_sampler_kind(None if sampler is None else type(sampler), None)
 
+    def check_guidance(self, guidance: Guidance) -> None:
+        """See that a guidance can steer this model; here, where images are drawn in a single call, none can.
+
+        Raises:
+            UserError: If it cannot, with what would fit.
+        """
+        if type(guidance) is not Guidance:
+            raise UserError(
+                f"a {type(self).__name__} draws images in a single call, which no guidance reaches: take guidance=none, and no "
+                "guidance.scale"
+            )
+
     def check_parts(self) -> None:
         """See that sampler, guidance and condition fit each other; the last line of a subclass's constructor.
 
         Raises:
             UserError: If they do not.
         """
-        self.guidance.check_encoder(self.condition)
+        self.check_guidance(self.guidance)
         self.check_sampler(self.sampler)
 
     def examples(self, num: int) -> list[Any] | None:

@@ -12,7 +12,7 @@ from trilemma.planning.cluster import check_assumptions, fabric_of, has_bucket_v
 from trilemma.planning.estimates.communication import Fabric
 from trilemma.planning.estimates.gpus import GPU, find_gpu
 from trilemma.planning.estimates.layout import Layout
-from trilemma.planning.estimates.memory import Row, memory_rows
+from trilemma.planning.estimates.memory import MemoryRow, memory_rows
 from trilemma.planning.estimates.sizes import Sizes, measure_sizes
 from trilemma.planning.estimates.step import StepWork
 from trilemma.planning.estimates.timing import StepTime, step_time
@@ -83,7 +83,7 @@ class Plan:
         return self.batch_per_gpu * self.num_accumulated * self.layout.world_size
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MemoryRow]:
         """Memory of one GPU."""
         return memory_rows(self.sizes, self.work, self.layout, bucket_view=self.bucket_view)
 

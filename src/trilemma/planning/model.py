@@ -92,17 +92,14 @@ def plan_model(cfg: DictConfig) -> PlannedModel:
     if OmegaConf.select(cfg, "codec") is not None:
         codec = _codec(cfg, notes)
         state_codec(cfg, codec)
-    state_process(cfg)
+    process = state_process(cfg, codec)  # off the meta device: its tables are looked at while it is built
 
     node = plain(cfg, "model")
+    shared = [(plain(cfg, key), part) for key, part in (("codec", codec), ("process", process)) if part is not None]
     probes = {key: OptimiserProbe(build(node[key], where=f"model.{key}")) for key in _OPTIMISERS if node.get(key)}
     node |= probes
-    if codec is not None:
-        node["codec"] = codec
-    if isinstance(node.get("process"), dict):  # its tables are looked at while it is built
-        node["process"] = build(node["process"], where="model.process")
     with on_meta():
-        model = build(node, where="model")
+        model = build(node, where="model", shared=shared)
     if not isinstance(model, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
     model.to("meta")  # so that it knows where it is

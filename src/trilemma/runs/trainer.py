@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from trilemma.config.build import build
 from trilemma.config.nodes import plain
 from trilemma.config.targets import COMMAND_LINE, locate
-from trilemma.distributed.devices import Layout, has_strategy, layout
+from trilemma.distributed.devices import ProcessCount, has_strategy, process_count
 from trilemma.distributed.strategies import DDP, FullyShard, HandAveragedDDP
 from trilemma.errors import UserError
 from trilemma.models.base import Family
@@ -28,7 +28,7 @@ def build_trainer(cfg: DictConfig) -> Trainer:
         UserError: If the parts do not fit each other, this machine or what SLURM has given.
     """
     node = plain(cfg, "trainer") | {"_partial_": True}
-    processes = layout(node)
+    processes = process_count(node)
     _check_batch(cfg, processes)
     node |= {"devices": processes.devices, "num_nodes": processes.num_nodes}
     node["accelerator"] = _accelerator(cfg, node["accelerator"])
@@ -56,7 +56,7 @@ def build_trainer(cfg: DictConfig) -> Trainer:
     return trainer
 
 
-def _check_batch(cfg: DictConfig, processes: Layout) -> None:
+def _check_batch(cfg: DictConfig, processes: ProcessCount) -> None:
     size, num = OmegaConf.select(cfg, "data.batch_size"), processes.num_processes
     if isinstance(size, int) and size % num:
         raise UserError(

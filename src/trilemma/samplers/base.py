@@ -80,7 +80,7 @@ class Sampler(ABC):
             others = options_of("sampler", lambda other: issubclass(other, Sampler) and other.fits(kind))
             choice = " or ".join(f"sampler={name}" for name in others) or "another sampler"
             raise UserError(
-                f"sampler {cls.__name__} draws from a {cls.draws_from.__name__}, and this model is trained on a "
+                f"sampler {cls.__name__} draws from a {cls.draws_from.__name__}, not from a "
                 f"{kind.__name__}: choose {choice}"
             )
 

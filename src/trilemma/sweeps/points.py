@@ -37,7 +37,7 @@ _MAX_WORDS = 60  # characters
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PointResult:
     """What became of a point.
 
     Attributes:
@@ -96,7 +96,7 @@ def _word(key: str, value: str) -> str:
     return f"{leaf}{value}" if value[:1].isdigit() else f"{leaf}-{value}"
 
 
-def run_point(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Outcome:
+def run_point(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> PointResult:
     """Run a point. What ends it does not end the sweep, unless it is the user or a cluster that wants to stop.
 
     Args:
@@ -111,25 +111,27 @@ def run_point(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Outcome:
     try:
         value = run_job(cfg)
     except (UserError, TrainingError) as error:
-        outcome = Outcome(point, status_of(error), " ".join(str(error).split()))
+        outcome = PointResult(point, status_of(error), " ".join(str(error).split()))
     except Stopped as stop:
         if not is_started_by_another():
             raise
-        return Outcome(point, stop.status, stop.line)  # to the process that sweeps, which stops when all have written
+        return PointResult(
+            point, stop.status, stop.line
+        )  # to the process that sweeps, which stops when all have written
     except SystemExit as stop:  # an oracle that found an error; a process whose first one has said what is wrong
-        outcome = Outcome(point, status_of(stop) if stop.code else 0, f"ended with status {stop.code}")
+        outcome = PointResult(point, status_of(stop) if stop.code else 0, f"ended with status {stop.code}")
     except Exception as error:
         traceback.print_exc()
-        outcome = Outcome(point, FAILED, f"{type(error).__name__}: {error}")
+        outcome = PointResult(point, FAILED, f"{type(error).__name__}: {error}")
     else:
         number = float(value) if isinstance(value, (int, float)) else None
-        outcome = Outcome(point, value=number)
+        outcome = PointResult(point, value=number)
     if outcome.status:
         _fail(outcome)
     return outcome
 
 
-def _fail(outcome: Outcome) -> None:
+def _fail(outcome: PointResult) -> None:
     """Say what was wrong. One of several processes ends with a bad status when its outcome is handed over: srun ends the others."""
     if not place().rank:
         print(f"error: {outcome.point}: {outcome.line}", file=sys.stderr, flush=True)
@@ -153,7 +155,7 @@ def lost(overrides: Sequence[str], error: Exception) -> JobReturn:
     point = point_id(overrides)
     line = f"its process is gone ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
     returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-    returned.return_value = Outcome(point, FAILED, line)
+    returned.return_value = PointResult(point, FAILED, line)
     return returned
 
 
@@ -167,7 +169,7 @@ def raise_if_stopped() -> None:
         raise Stopped(status, f"stopped by {signals.name()}; the same command goes on with the sweep")
 
 
-def conclude(outcomes: Sequence[Outcome]) -> None:
+def conclude(outcomes: Sequence[PointResult]) -> None:
     """End a sweep: say which points failed.
 
     Raises:
@@ -216,12 +218,12 @@ def check_sweep(points: Iterable[DictConfig], launcher: str) -> None:
 
 
 def _num_processes(cfg: DictConfig) -> int:
-    from trilemma.distributed.devices import layout  # torch is needed for this only
+    from trilemma.distributed.devices import process_count  # torch is needed for this only
     from trilemma.quiet import quieten
 
     quieten()
     names = ("devices", "num_nodes", "accelerator", "strategy")
-    return layout({name: _plain(cfg.trainer.get(name, "auto")) for name in names if name in cfg.trainer}).num_processes
+    return process_count({name: _plain(cfg.trainer.get(name, "auto")) for name in names if name in cfg.trainer}).num_processes
 
 
 def _plain(node: Any) -> Any:

@@ -20,7 +20,7 @@ from trilemma.networks.transformer.layers import CrossAttention, SelfAttention, 
 _ON_GRID = 1e-3  # of a step: what single precision makes of i / T, times T, is nearer than this
 
 
-class Place(NamedTuple):
+class TimestepRow(NamedTuple):
     """Where times lie among T rows: between `low` and `high`, int64 [B], at `fraction` of the way, [B]."""
 
     low: Tensor
@@ -28,7 +28,7 @@ class Place(NamedTuple):
     fraction: Tensor
 
 
-def place(t: Tensor, num_timesteps: int) -> Place:
+def place(t: Tensor, num_timesteps: int) -> TimestepRow:
     """Find times t [B] in [0, 1] among the T rows of a table: row i - 1 belongs to time i / T.
 
     A time of the grid is its row exactly. Between two of them lies the straight line, so a sampler may take any steps;
@@ -38,7 +38,7 @@ def place(t: Tensor, num_timesteps: int) -> Place:
     nearest = position.round()
     position = torch.where((position - nearest).abs() < _ON_GRID, nearest, position)
     low = position.floor()
-    return Place(low.long(), position.ceil().long(), position - low)
+    return TimestepRow(low.long(), position.ceil().long(), position - low)
 
 
 class AdaLayerNorm(nn.Module):
@@ -54,7 +54,7 @@ class AdaLayerNorm(nn.Module):
         self.steps = None if num_timesteps is None else nn.Embedding(num_timesteps, dim)
         self.modulation = nn.Linear(dim, 2 * dim)
 
-    def forward(self, x: Tensor, by: Place | Tensor) -> Tensor:
+    def forward(self, x: Tensor, by: TimestepRow | Tensor) -> Tensor:
         """Transform x [B, L, d], steered by the place of the times or by vectors [B, d]."""
         if isinstance(by, Tensor):
             vector = by
@@ -141,7 +141,7 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        when: Place,
+        when: TimestepRow,
         vector: Tensor | None = None,
         context: Tensor | None = None,
         mask: Tensor | None = None,

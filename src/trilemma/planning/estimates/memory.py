@@ -13,7 +13,7 @@ GATHERED_UNITS = 2
 
 
 @dataclass(frozen=True)
-class Row:
+class MemoryRow:
     """Something that takes memory.
 
     Attributes:
@@ -27,7 +27,7 @@ class Row:
     note: str = ""
 
 
-def memory_rows(sizes: Sizes, step: StepWork, layout: Layout, *, bucket_view: bool = False) -> list[Row]:
+def memory_rows(sizes: Sizes, step: StepWork, layout: Layout, *, bucket_view: bool = False) -> list[MemoryRow]:
     """What one GPU holds; the sum of all rows is the height.
 
     Args:
@@ -39,33 +39,37 @@ def memory_rows(sizes: Sizes, step: StepWork, layout: Layout, *, bucket_view: bo
     if layout.strategy == "fsdp":
         return _sharded(sizes, step, layout)
     rows = [
-        Row("weights", sizes.weights),
-        Row("frozen weights, buffers", sizes.frozen),
-        Row("states of the optimiser", sizes.optimiser),
-        Row("averages", sizes.averages),
+        MemoryRow("weights", sizes.weights),
+        MemoryRow("frozen weights, buffers", sizes.frozen),
+        MemoryRow("states of the optimiser", sizes.optimiser),
+        MemoryRow("averages", sizes.averages),
     ]
     if layout.strategy == "ddp":
         where = "the gradients lie in them" if bucket_view else "beside the gradients"
-        rows.append(Row("buckets of gradients", sizes.weights, f"of DDP, {where}"))
+        rows.append(MemoryRow("buckets of gradients", sizes.weights, f"of DDP, {where}"))
     if layout.strategy == "ddp" and bucket_view:
-        rows.append(Row("activations", step.peak_bytes, _kept(step)))
+        rows.append(MemoryRow("activations", step.peak_bytes, _kept(step)))
     else:
-        rows.append(Row("activations, gradients", step.peak_with_gradients_bytes, f"at the height; {_kept(step)}"))
+        rows.append(
+            MemoryRow("activations, gradients", step.peak_with_gradients_bytes, f"at the height; {_kept(step)}")
+        )
     return rows
 
 
-def _sharded(sizes: Sizes, step: StepWork, layout: Layout) -> list[Row]:
+def _sharded(sizes: Sizes, step: StepWork, layout: Layout) -> list[MemoryRow]:
     N, share = layout.world_size, f"1/{layout.world_size} of all"
     unit = round(layout.gathered_share * sizes.largest_unit)
     return [
-        Row("weights", _share(sizes.weights, N), share),
-        Row("frozen weights, buffers", sizes.frozen),
-        Row("states of the optimiser", _share(sizes.optimiser, N), share),
-        Row("averages", _share(sizes.averages, N), share),
-        Row("gradients", _share(sizes.weights, N), share),
-        Row("weights in use", GATHERED_UNITS * unit + sizes.outside_units, "two units gathered, and what lies in none"),
-        Row("gradients in use", unit + sizes.largest_unit, "of a unit, and the buffer that is sent"),
-        Row("activations", step.peak_bytes, _kept(step)),
+        MemoryRow("weights", _share(sizes.weights, N), share),
+        MemoryRow("frozen weights, buffers", sizes.frozen),
+        MemoryRow("states of the optimiser", _share(sizes.optimiser, N), share),
+        MemoryRow("averages", _share(sizes.averages, N), share),
+        MemoryRow("gradients", _share(sizes.weights, N), share),
+        MemoryRow(
+            "weights in use", GATHERED_UNITS * unit + sizes.outside_units, "two units gathered, and what lies in none"
+        ),
+        MemoryRow("gradients in use", unit + sizes.largest_unit, "of a unit, and the buffer that is sent"),
+        MemoryRow("activations", step.peak_bytes, _kept(step)),
     ]
 
 

@@ -1,0 +1,49 @@
+"""Small options, which share the file `conf/options.yaml`, as options of their groups."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from trilemma.config import CONF
+
+_FILE = CONF / "options.yaml"
+
+
+@cache
+def small_options() -> dict[str, dict[str, dict[str, Any]]]:
+    """Contents of `conf/options.yaml`: group -> option -> node, interpolations as they are written."""
+    from omegaconf import OmegaConf
+
+    groups: Any = OmegaConf.to_container(OmegaConf.load(_FILE), resolve=False)
+    return {group: dict(options) for group, options in groups.items()}
+
+
+def register_options() -> None:
+    """Tell Hydra of the small options; it finds them beside those that are files."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for group, options in small_options().items():
+        for name, node in options.items():
+            store.store(group=group, name=name, node=node, provider=_FILE.name)
+
+
+def group_nodes(group: str) -> dict[str, dict[str, Any]]:
+    """Options of a config group and what each says, without its defaults list: small ones and files.
+
+    Args:
+        group: As on the command line, `process/schedule`; groups below it are not looked into.
+    """
+    from omegaconf import OmegaConf
+
+    nodes = dict(small_options().get(group, {}))
+    for path in (CONF / group).glob("*.yaml"):
+        node: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        nodes[path.stem] = {key: value for key, value in (node or {}).items() if key != "defaults"}
+    return dict(sorted(nodes.items()))
+
+
+def all_groups() -> list[str]:
+    """Every config group, sorted."""
+    return sorted({*small_options(), *(str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir())})
