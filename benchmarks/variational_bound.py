@@ -26,7 +26,7 @@ from trilemma.processes.noise import Noise
 def bounds(model: DDPM, batch) -> dict[str, torch.Tensor]:
     """Bits per dimension of each image, [B], under each variance."""
     x0, T, process = batch["image"], model.num_timesteps, model.process
-    noise, condition = Noise(0, batch["index"]), model.condition(model.raw_condition(batch), num=len(batch["image"]))
+    noise, condition = Noise(0, batch["index"]), model.condition(model.condition.raw_from(batch), num=len(x0))
     total = dict.fromkeys(("learned", "small", "large"), process.prior_kl(x0).flatten(1).mean(1))
     for i in range(1, T + 1):
         t = torch.full((len(x0),), i / T, dtype=torch.float64)

@@ -40,7 +40,7 @@ def rows_in(folder):
 SWEEP = ["sweep.num_steps=[2,3]", "sweep.scale=[0,2]"]
 
 
-def test_a_sweep_writes_a_row_a_cell_and_a_frontier(evaluate, tmp_path):
+def test_a_sweep_writes_a_row_a_setup_and_a_frontier(evaluate, tmp_path):
     result = evaluate(*SWEEP)
     assert result.status == 0, result.err
     rows = rows_in(tmp_path)
@@ -62,13 +62,13 @@ def test_a_sweep_that_was_stopped_loses_one_part_and_goes_on(evaluate, tmp_path,
     calls = []
     true_draw, true_ledger = measure.draw_block, measure.measure_ledger
 
-    def dies_in_the_third_cell(*arguments):
+    def dies_in_the_third_setup(*arguments):
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append("draw")
         return true_draw(*arguments)
 
-    monkeypatch.setattr(measure, "draw_block", dies_in_the_third_cell)
+    monkeypatch.setattr(measure, "draw_block", dies_in_the_third_setup)
     assert evaluate(*SWEEP).status == 130
     kept = rows_in(tmp_path)
     assert len(kept) == 2
@@ -85,7 +85,7 @@ def test_a_sweep_that_was_stopped_loses_one_part_and_goes_on(evaluate, tmp_path,
     assert result.status == 0
     assert result.out.count(": kept") == 2
     assert result.out.count(": measuring") == 2
-    assert len(calls) == 4  # no samples are drawn twice, those of the cell whose ledger was cut short neither
+    assert len(calls) == 4  # no samples are drawn twice, those of the setup whose ledger was cut short neither
     after = rows_in(tmp_path)
     assert len(after) == 4
     assert {name: after[name] for name in kept} == kept
@@ -291,15 +291,15 @@ def test_another_logger_is_refused(evaluate):
 
 def test_checkpoints_of_two_data_sets_are_refused_before_anything_is_drawn(evaluate, runs, monkeypatch):
     both = [runs / f"demo/vq_diffusion/{name}/checkpoints/last.ckpt" for name in ("tiny", "other")]
-    true_load = evaluation.load_subject
+    true_load = evaluation.load_with_data
 
-    def with_other_data(cfg, path):
-        subject = true_load(cfg, path)
+    def with_other_data(cfg, path, number=0):
+        loaded = true_load(cfg, path, number)
         if path == str(both[1]):
-            subject.data._fingerprint = "00" * 32
-        return subject
+            loaded.data._fingerprint = "00" * 32
+        return loaded
 
-    monkeypatch.setattr(evaluation, "load_subject", with_other_data)
+    monkeypatch.setattr(evaluation, "load_with_data", with_other_data)
     monkeypatch.setattr(measure, "draw_block", None)
     result = evaluate(f"ckpts=[{both[0]},{both[1]}]")
     assert result.status == 2

@@ -1,4 +1,4 @@
-"""Training draws pictures of the walk, and `sample.py task=...` draws them from the checkpoint alone."""
+"""Training draws pictures of the trajectory, and `sample.py task=...` draws them from the checkpoint alone."""
 
 import json
 
@@ -12,7 +12,7 @@ pytest.importorskip("mlxtend")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("walks")
+    folder = tmp_path_factory.mktemp("trajectories")
     run(
         "train",
         "experiment=mnist/ddpm_conditional",

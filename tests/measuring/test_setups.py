@@ -140,7 +140,9 @@ class Captions(LabelCondition):
 
 def test_a_model_that_is_steered_is_never_sampled_unconditionally_in_silence():
     model = tokens(Captions(10, 2))
-    with pytest.raises(UserError, match=r"steered by a Captions, which knows no examples: .*condition\.label=none") as refusal:
+    with pytest.raises(
+        UserError, match=r"steered by a Captions, which knows no examples: .*condition\.label=none"
+    ) as refusal:
         setups(model=model)
     assert "\n" not in str(refusal.value)
     assert setups("condition.label=none", model=model)[0].raw is None
@@ -259,7 +261,10 @@ def test_a_family_that_draws_in_a_single_call_has_no_sampler():
     assert (setup.sampler, setup.sampler_node, setup.condition) == (None, {}, "none")
     assert setup.name == "n20-scale1-seed0"
     for override, words in (
-        ("sampler=ddim", "a Decoder draws images in a single call, and sampler DDIM has nothing to do: leave out sampler="),
+        (
+            "sampler=ddim",
+            "a Decoder draws images in a single call, and sampler DDIM has nothing to do: leave out sampler=",
+        ),
         ("sampler.num_steps=4", r"sampler\.num_steps: the checkpoint's family draws without a sampler; leave it out"),
         ("sweep.num_steps=[4]", r"sampler\.num_steps: the checkpoint's family draws without a sampler; leave it out"),
     ):

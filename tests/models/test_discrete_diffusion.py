@@ -186,6 +186,18 @@ def test_a_weight_multiplies_the_terms_of_the_bound(weight):
     assert torch.equal(losses["weighted"].terms["bound"], losses["plain"].terms["bound"])
 
 
+def test_data_with_captions_and_labels_trains_under_labels():
+    batch = {"code": torch.randint(K, (6, SIDE**2)), "label": torch.arange(6) % 3, "index": torch.arange(6)}
+    losses = []
+    for more in ({}, {"caption": ["a digit"] * 6}):
+        model = model_of(PROCESSES[0])
+        torch.manual_seed(6)
+        losses.append(model.loss(batch | more).total)
+    assert torch.equal(*losses)
+    with pytest.raises(UserError, match="condition=label needs a data set with labels"):
+        model.loss({"code": batch["code"], "caption": ["a digit"] * 6, "index": batch["index"]})
+
+
 def test_training_mode_is_restored_after_sampling():
     model = model_of(PROCESSES[0]).train()
     model.sample(2, condition=1)

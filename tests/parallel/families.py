@@ -21,7 +21,6 @@ from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.codecs.quantizer import EMAQuantizer
 from trilemma.codecs.vq import VQ
 from trilemma.conditions.label import LabelCondition
-from trilemma.conditions.none import NoCondition
 from trilemma.data.base import ImageData
 from trilemma.data.split import Split
 from trilemma.loggers.csv_file import CSVLogger

@@ -115,7 +115,7 @@ def test_codes_go_to_where_training_looks_for_them(composed, codec, images, caps
 
 def test_a_prior_trains_from_tokens_alone_and_carries_its_codec(composed, codec, images, tmp_path, capsys):
     from trilemma.checkpoints.load import load_with_config
-    from trilemma.measuring.subject import data_of
+    from trilemma.checkpoints.loaded import data_of
 
     tokenize(composed("tokenize", f"ckpt={codec}", *options(images), "output_dir=tokens"))
     images.rename(tmp_path / "moved")
