@@ -9,11 +9,16 @@ import torch
 from trilemma.checkpoints.read import newest_valid, read_checkpoint
 from trilemma.checkpoints.write import AtomicCheckpointIO
 from trilemma.errors import UserError
+from trilemma.models.base import CHECKPOINT_FORMAT
 
 
 def good(step=1):
     weights = {"w": torch.arange(3000.0) + step, "b": torch.ones(7)}
-    return {"state_dict": weights, "global_step": step, "trilemma": {"format": 1, "version": "0.1.0", "config": {}}}
+    return {
+        "state_dict": weights,
+        "global_step": step,
+        "trilemma": {"format": CHECKPOINT_FORMAT, "version": "0.1.0", "config": {}},
+    }
 
 
 @pytest.fixture
@@ -75,10 +80,14 @@ def test_foreign_files(tmp_path):
             read_checkpoint(path)
 
 
-def test_other_format(tmp_path):
+@pytest.mark.parametrize(("step", "age"), [(-1, "an older"), (1, "a newer")])
+def test_other_format(tmp_path, step, age):
     path = tmp_path / "x.ckpt"
-    torch.save({**good(), "trilemma": {"format": 2, "version": "3.1", "config": {}}}, path)
-    with pytest.raises(UserError, match=r"format 2.*install trilemma 3\.1"):
+    found = CHECKPOINT_FORMAT + step
+    torch.save({**good(), "trilemma": {"format": found, "version": "3.1", "config": {}}}, path)
+    with pytest.raises(
+        UserError, match=rf"{age} Trilemma \(checkpoint format {found}, this one reads {CHECKPOINT_FORMAT}\)"
+    ):
         read_checkpoint(path)
 
 

@@ -34,7 +34,7 @@ class Case:
 
 # Models that no experiment chooses.
 ENTRIES = {
-    "discrete_diffusion": Case("demo/vq_diffusion", ("model=discrete_diffusion", "process=absorbing")),
+    "discrete_diffusion": Case("demo/vq_diffusion", ("model=discrete_diffusion", "codec=pixels_2", "process=uniform")),
     "iddpm": Case("mnist/iddpm", ("model=iddpm",)),
 }
 

@@ -16,7 +16,8 @@ from torch import Tensor
 import trilemma
 from trilemma.capabilities import supports
 from trilemma.data.batch import Batch
-from trilemma.models.base import Classifies, Family, Reconstructs, Samples, ScoresLikelihood
+from trilemma.models.base import Family
+from trilemma.models.capabilities import Classifies, Reconstructs, Samples, ScoresLikelihood
 
 _NUM_IMAGES = 3
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trilemma.datasets.mnist import FashionMNIST, MNIST
+from trilemma.datasets.mnist import MNIST, FashionMNIST
 
 _NUM_CLASSES, _NUM_EACH, _SIDE = 3, 24, 48
 

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
-
 from every_config import ENTRIES, EXPERIMENTS, MODELS, Case, case_of
+from omegaconf import DictConfig
 from places import gather_real, write_pictures, write_shard
 from trainings import Trainings
 

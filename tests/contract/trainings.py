@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from every_config import Case, Scale, composed, shrunk
 from omegaconf import DictConfig, OmegaConf
 
 from command import Result, run_here
-from every_config import Case, Scale, composed, shrunk
 from trilemma.config.small_options import group_nodes
 
 

@@ -10,7 +10,7 @@ from trilemma.conditions.none import NoCondition
 from trilemma.data.split import Split
 from trilemma.errors import UserError
 from trilemma.evaluation.likelihood import score_split, summarise
-from trilemma.models.base import Likelihood
+from trilemma.models.capabilities import Likelihood
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
 from trilemma.processes.categorical.closed_form import Absorbing, Uniform
 from trilemma.processes.categorical.schedules import Cosine, Linear

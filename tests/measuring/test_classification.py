@@ -16,7 +16,7 @@ from trilemma.errors import UserError
 from trilemma.evaluation.features.extractor import load_extractor
 from trilemma.measuring import classification
 from trilemma.measuring.classification import classify, evaluate_classifier
-from trilemma.models.base import Classifies
+from trilemma.models.capabilities import Classifies
 from trilemma.models.classifier import Classifier
 from trilemma.models.noisy_classifier import NOISE_LEVELS, NoisyClassifier
 from trilemma.networks.classifier import SmallConvNet

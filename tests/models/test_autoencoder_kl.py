@@ -9,7 +9,7 @@ from trilemma.callbacks.monitors.latents import ActiveLatents
 from trilemma.codecs.kl import KL
 from trilemma.errors import UserError
 from trilemma.models.autoencoder_kl import AutoencoderKL
-from trilemma.models.base import Reconstructs
+from trilemma.models.capabilities import Reconstructs
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.processes.noise import NoiseSource, TorchNoise
 from trilemma.training.reconstruction import AbsoluteError, SquaredError

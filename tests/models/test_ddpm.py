@@ -11,7 +11,7 @@ from trilemma.codecs.pixels import PixelLevels, Pixels
 from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
 from trilemma.errors import UserError
-from trilemma.models.base import Reconstructs, Samples, ScoresLikelihood
+from trilemma.models.capabilities import Reconstructs, Samples, ScoresLikelihood
 from trilemma.models.ddpm import DDPM
 from trilemma.networks.unet.unet import UNet
 from trilemma.processes.gaussian.bound import discretised_log_prob

@@ -50,9 +50,10 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") 
     if not isinstance(mark, dict) or "format" not in mark:
         raise _not_ours(file)
     if mark["format"] != CHECKPOINT_FORMAT:
+        age = "an older" if str(mark["format"]) < str(CHECKPOINT_FORMAT) else "a newer"
         raise UserError(
-            f"{file} has checkpoint format {mark['format']}, this version reads {CHECKPOINT_FORMAT}: install trilemma"
-            f" {mark.get('version', 'of its time')}"
+            f"{file} was written by {age} Trilemma (checkpoint format {mark['format']}, this one reads {CHECKPOINT_FORMAT}): use "
+            "the version that wrote it, or train again"
         )
     return dict(checkpoint)
 

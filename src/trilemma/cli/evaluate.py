@@ -23,7 +23,7 @@ from trilemma.measuring.classification import evaluate_classifier
 from trilemma.measuring.inputs import load_all, load_with_data, prepare_measurement
 from trilemma.measuring.measure import is_complete, measure_setup, measurement, reconstruction_row
 from trilemma.measuring.oracle import run_oracle
-from trilemma.models.base import Classifies, Reconstructs
+from trilemma.models.capabilities import Classifies, Reconstructs
 from trilemma.models.generator import ImageGenerator
 from trilemma.quiet import quieten
 from trilemma.runs.directory import prepare

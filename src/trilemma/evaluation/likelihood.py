@@ -16,7 +16,7 @@ from trilemma.data.batch import Batch
 from trilemma.data.loader import EvalLoader
 from trilemma.data.split import Split
 from trilemma.errors import UserError
-from trilemma.models.base import Likelihood, ScoresLikelihood
+from trilemma.models.capabilities import Likelihood, ScoresLikelihood
 
 
 @dataclass(frozen=True, kw_only=True)

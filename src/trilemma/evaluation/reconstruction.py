@@ -17,7 +17,7 @@ from trilemma.evaluation.features.cache import cached_embed
 from trilemma.evaluation.features.extractor import Extractor, Images, chunks
 from trilemma.evaluation.metrics.frechet import frechet_distance
 from trilemma.evaluation.metrics.reconstruction import psnr, psnr_pooled, squared_errors, ssim
-from trilemma.models.base import Reconstructs
+from trilemma.models.capabilities import Reconstructs
 
 BATCH_SIZE = 250
 

@@ -16,7 +16,7 @@ from trilemma.evaluation.features.extractor import Extractor, chunks
 from trilemma.evaluation.likelihood import LikelihoodScore
 from trilemma.evaluation.reconstruction import BATCH_SIZE, Returned, send_through
 from trilemma.evaluation.samples import evaluate_samples
-from trilemma.models.base import Reconstructs
+from trilemma.models.capabilities import Reconstructs
 
 SHOWN = ("FD[", "FD_inf[", "KID[", "precision", "recall", "density", "coverage")
 

@@ -13,7 +13,7 @@ from trilemma.evaluation.features.extractor import Embedding
 from trilemma.evaluation.likelihood import score_images
 from trilemma.evaluation.reconstruction import Returned, send_through
 from trilemma.evaluation.two_stage import held_out
-from trilemma.models.base import Likelihood, Reconstructs
+from trilemma.models.capabilities import Likelihood, Reconstructs
 
 
 def codec_of(loaded: LoadedModel) -> Codec | None:

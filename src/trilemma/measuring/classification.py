@@ -17,7 +17,7 @@ from trilemma.data.split import StoredImages
 from trilemma.errors import UserError
 from trilemma.evaluation.features.card import ExtractorCard
 from trilemma.evaluation.features.extractor import save_extractor
-from trilemma.models.base import Classifies
+from trilemma.models.capabilities import Classifies
 
 _BATCH_SIZE = 500
 

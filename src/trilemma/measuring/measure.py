@@ -30,7 +30,7 @@ from trilemma.figures.images import save_png, save_samples_npz
 from trilemma.measuring.blocks import codec_of, draw_block, score_block
 from trilemma.measuring.codec import Numbers, once, oracle_metrics, reconstruction_metrics
 from trilemma.measuring.embedding import extractor_of
-from trilemma.models.base import Reconstructs, ScoresLikelihood
+from trilemma.models.capabilities import Reconstructs, ScoresLikelihood
 
 
 @dataclasses.dataclass(frozen=True)

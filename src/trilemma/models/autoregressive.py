@@ -17,7 +17,8 @@ from trilemma.conditions.base import Condition
 from trilemma.data.batch import Batch
 from trilemma.distributions.base import Distribution
 from trilemma.errors import UserError
-from trilemma.models.base import Likelihood, Loss
+from trilemma.models.base import Loss
+from trilemma.models.capabilities import Likelihood
 from trilemma.models.generator import ImageGenerator
 from trilemma.processes.noise import NoiseSource
 from trilemma.samplers.autoregressive import AutoregressiveSampler

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.data.batch import Batch
-from trilemma.models.base import Family, LabelScore, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.capabilities import LabelScore
 from trilemma.networks.classifier import FeatureClassifier
 from trilemma.processes.noise import NoiseSource
 

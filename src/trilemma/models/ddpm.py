@@ -14,14 +14,8 @@ from trilemma.codecs.base import Codec
 from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
-from trilemma.models.base import (
-    Likelihood,
-    Loss,
-    OptimizerFactory,
-    Reconstructs,
-    SchedulerFactory,
-    ScoresLikelihood,
-)
+from trilemma.models.base import Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.capabilities import Likelihood, Reconstructs, ScoresLikelihood
 from trilemma.models.diffusion import Diffusion
 from trilemma.processes.gaussian.bound import bits, interpolated_log_variance, step_terms
 from trilemma.processes.gaussian.parameterization import Parameterization

@@ -15,7 +15,8 @@ from trilemma.codecs.base import Codec, flatten, unflatten
 from trilemma.conditions.base import Condition, ConditionEncoder
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
-from trilemma.models.base import Likelihood, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.base import Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.capabilities import Likelihood
 from trilemma.models.diffusion import Diffusion
 from trilemma.processes.categorical.base import CategoricalProcess, Weighting
 from trilemma.processes.noise import Noise, NoiseSource

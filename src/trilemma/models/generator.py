@@ -132,7 +132,7 @@ class ImageGenerator(Family):
         batch_size: int = 256,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.base.Samples`.
+        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.capabilities.Samples`.
 
         Raises:
             UserError: If the number of images or of conditions is wrong, or a condition is unknown.

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from trilemma.codecs.base import Codec
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
-from trilemma.models.base import Family, LabelScore, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.capabilities import LabelScore
 from trilemma.processes.categorical.schedules import as_float64
 from trilemma.processes.gaussian.process import GaussianProcess, broadcast_like
 from trilemma.processes.noise import Noise, NoiseSource

@@ -223,7 +223,9 @@ def _num_processes(cfg: DictConfig) -> int:
 
     quieten()
     names = ("devices", "num_nodes", "accelerator", "strategy")
-    return process_count({name: _plain(cfg.trainer.get(name, "auto")) for name in names if name in cfg.trainer}).num_processes
+    return process_count(
+        {name: _plain(cfg.trainer.get(name, "auto")) for name in names if name in cfg.trainer}
+    ).num_processes
 
 
 def _plain(node: Any) -> Any:

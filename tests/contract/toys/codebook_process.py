@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+from trilemma.toys.matrix_process import MatrixProcess
 
 from trilemma.codecs.base import Codec
 from trilemma.codecs.vq import VQ
 from trilemma.errors import UserError
-from trilemma.toys.matrix_process import MatrixProcess
 
 
 class CodebookNeighbours(MatrixProcess):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from trilemma.toys.dcgan_networks import DCDiscriminator, DCGenerator
 
 from trilemma.codecs.base import Codec
 from trilemma.conditions.base import ConditionEncoder
@@ -16,7 +17,6 @@ from trilemma.models.generator import ImageGenerator
 from trilemma.processes.noise import NoiseSource
 from trilemma.samplers.base import OnStep, Sampler
 from trilemma.samplers.guidance import Guidance
-from trilemma.toys.dcgan_networks import DCDiscriminator, DCGenerator
 
 
 class GAN(Adversarial, ImageGenerator):
@@ -90,5 +90,5 @@ class GAN(Adversarial, ImageGenerator):
         on_step: OnStep | None = None,
     ) -> Tensor:
         """See `ImageGenerator`; [num, C, H, W]."""
-        images: Tensor = self.network(noise.normal((num, self.network.latent_dim)))
+        images: Tensor = self.network(noise.normal((num, self.network.latent_dim)).to(self.codec.scale))
         return images

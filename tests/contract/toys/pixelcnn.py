@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from trilemma.toys.causal_gru import CausalGRU
 
 from trilemma.codecs.base import Codec
 from trilemma.conditions.base import Condition, ConditionEncoder
@@ -15,7 +16,6 @@ from trilemma.models.autoregressive import AutoregressiveModel
 from trilemma.models.base import OptimizerFactory, SchedulerFactory
 from trilemma.samplers.autoregressive import AutoregressiveSampler
 from trilemma.samplers.guidance import Guidance
-from trilemma.toys.causal_gru import CausalGRU
 
 
 class _State(NamedTuple):

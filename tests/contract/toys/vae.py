@@ -13,7 +13,8 @@ from trilemma.conditions.base import ConditionEncoder
 from trilemma.data.batch import Batch
 from trilemma.distributions.base import Distribution, OutputDistribution
 from trilemma.errors import UserError
-from trilemma.models.base import Likelihood, Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.base import Loss, OptimizerFactory, SchedulerFactory
+from trilemma.models.capabilities import Likelihood
 from trilemma.models.generator import ImageGenerator
 from trilemma.networks.image_coder import ImageDecoder, ImageEncoder
 from trilemma.processes.noise import NoiseSource
@@ -124,7 +125,7 @@ class VAE(ImageGenerator):
         on_step: OnStep | None = None,
     ) -> Tensor:
         """See `ImageGenerator`; means of p(x|z), [num, C, H, W]."""
-        return self._decoded(noise.normal((num, *self.latent_shape))).mean
+        return self._decoded(noise.normal((num, *self.latent_shape)).to(self.codec.scale)).mean
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:

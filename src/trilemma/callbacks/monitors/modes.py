@@ -15,7 +15,7 @@ from trilemma.capabilities import supports
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_uint8
 from trilemma.errors import UserError
-from trilemma.models.base import Samples
+from trilemma.models.capabilities import Samples
 
 
 class Labeller(Protocol):

@@ -19,7 +19,7 @@ from trilemma.data.batch import Batch
 from trilemma.distributed.sharding import is_sharded
 from trilemma.errors import UserError
 from trilemma.figures.images import make_grid, save_png, short_name
-from trilemma.models.base import Reconstructs, Samples
+from trilemma.models.capabilities import Reconstructs, Samples
 
 
 @runtime_checkable

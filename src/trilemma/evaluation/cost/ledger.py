@@ -16,7 +16,7 @@ from trilemma.evaluation.cost.memory import PeakMemory, measure_peak_memory
 from trilemma.evaluation.cost.throughput import BATCH_SIZES, Throughput, measure_throughput
 from trilemma.evaluation.cost.timing import Stopwatch
 from trilemma.evaluation.cost.work import Work, count_work
-from trilemma.models.base import Samples
+from trilemma.models.capabilities import Samples
 from trilemma.samplers.base import Sampler
 from trilemma.samplers.guidance import Guidance
 
