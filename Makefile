@@ -19,7 +19,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # Two stamps, because the demo needs none of the development tools. They lie in .venv, so deleting it deletes them.
 define install
@@ -58,6 +58,10 @@ test: check ## Lint, types and the fast tests; and, as root where SLURM is insta
 .PHONY: test-slow
 test-slow: $(VENV)/.dev-installed ## The tests that take minutes
 	@$(BIN)/pytest -m "slow and not slurm"
+
+.PHONY: test-experiments
+test-experiments: $(VENV)/.dev-installed ## Two batches of every experiment; then one process draws from all checkpoints (minutes)
+	@OMP_NUM_THREADS=$(JOBS) $(BIN)/pytest tests/contract/test_every_experiment.py --durations=0 --durations-min=5
 
 .PHONY: test-slurm
 test-slurm: $(VENV)/.dev-installed ## The tests on a real SLURM of two nodes, which they start themselves (slurm-wlm, munge, root)

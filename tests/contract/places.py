@@ -46,7 +46,9 @@ def gather_real(data_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     folder.mkdir()
     for path in data_dir.iterdir():
         if path.name == "cifar10" and (path / "unpack.py").is_file():
-            subprocess.run([sys.executable, str(path / "unpack.py"), str(folder / "cifar10")], check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, str(path / "unpack.py"), str(folder / "cifar10")], check=True, capture_output=True
+            )
         else:
             (folder / path.name).symlink_to(path.absolute())
     if not FashionMNIST.debian.is_dir() and not (folder / FashionMNIST.folders[0]).exists():
