@@ -158,7 +158,7 @@ def test_activations_are_kept_or_computed_twice():
     assert twice.work.kept_bytes < 0.5 * kept.work.kept_bytes
     assert twice.work.forward_flops == kept.work.forward_flops
     assert kept.work.flops < twice.work.flops < kept.work.flops + kept.work.forward_flops
-    with pytest.raises(UserError, match="has units to recompute"):
+    with pytest.raises(UserError, match="has blocks to recompute"):
         planned("mnist/vqvae", "activation_checkpointing=true")
 
 

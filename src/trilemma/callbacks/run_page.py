@@ -16,8 +16,8 @@ METRICS = "metrics.csv"
 _PICTURES = (
     ("samples", "Samples"),
     ("reconstructions", "Reconstructions"),
-    ("reverse", "The walk back"),
-    ("denoise", "Data noised and walked back"),
+    ("reverse", "From noise to data"),
+    ("denoise", "Data noised and denoised again"),
     ("loss_by_time", "Loss by time"),
 )
 _TEXTS = (("config.yaml", "Settings"), ("versions.txt", "Versions"))

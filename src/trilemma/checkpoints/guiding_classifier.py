@@ -73,7 +73,7 @@ def guiding_classifier(cfg: DictConfig, model: Family, config: Mapping[str, Any]
     process = getattr(model, "process", None)
     if not isinstance(process, GaussianProcess):
         raise UserError(
-            f"guidance=classifier follows a gradient, and {cfg.ckpt} holds a {type(model).__name__}, which walks over no Gaussian "
+            f"guidance=classifier follows a gradient, and {cfg.ckpt} holds a {type(model).__name__}, which samples from no Gaussian "
             "process: take guidance=classifier_free"
         )
     where = f"guidance.classifier={path}"

@@ -1,4 +1,4 @@
-"""What is done to the units of a model's networks: recomputing their activations, compiling them.
+"""What is done to the blocks of a model's networks: recomputing their activations, compiling them.
 
 Both change how a module's `forward` runs and nothing else: names and values of weights, and with them every checkpoint, are the same.
 """
@@ -17,7 +17,7 @@ from trilemma.networks.block_structure import HasBlocks
 
 
 def trained_networks(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules that declare units and have a weight to train."""
+    """The outermost modules that declare blocks and have a weight to train."""
     found: list[nn.Module] = []
     for module in model.modules():
         inside = any(module is part for network in found for part in network.modules())
@@ -26,60 +26,62 @@ def trained_networks(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def inner_units(network: nn.Module) -> list[nn.Module]:
-    """A network's units, without itself."""
+def inner_blocks(network: nn.Module) -> list[nn.Module]:
+    """A network's blocks, without itself."""
     assert isinstance(network, HasBlocks)
-    return [unit for unit in network.layer_blocks() if unit is not network]
+    return [block for block in network.layer_blocks() if block is not network]
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Keep of every unit its inputs only, and compute the rest a second time when the gradient asks for it.
+    """Keep of every block its inputs only, and compute the rest a second time when the gradient asks for it.
 
-    Memory for activations shrinks to about one unit's and the inputs of all; a step costs one more forward pass. What a unit
+    Memory for activations shrinks to about one block's and the inputs of all; a step costs one more forward pass. What a block
     draws (dropout) is drawn again from the same states, so gradients are equal bit for bit.
 
     Source: Chen et al. 2016, "Training deep nets with sublinear memory cost".
 
     Raises:
-        UserError: If no network of the model has units.
+        UserError: If no network of the model has blocks.
     """
-    units = [unit for network in trained_networks(model) for unit in inner_units(network)]
-    if not units:
-        raise UserError(f"activation_checkpointing=true: no network of a {type(model).__name__} has units to recompute")
-    for unit in units:
-        unit.forward = _recomputing(unit.forward)
+    blocks = [block for network in trained_networks(model) for block in inner_blocks(network)]
+    if not blocks:
+        raise UserError(
+            f"activation_checkpointing=true: no network of a {type(model).__name__} has blocks to recompute"
+        )
+    for block in blocks:
+        block.forward = _recomputing(block.forward)
 
 
 def compile_networks(model: nn.Module, *, sharded: bool = False) -> None:
-    """Compile the units of each network, or where they are not alike the network as one.
+    """Compile the blocks of each network, or where they are not alike the network as one.
 
     Units that are alike share one compiled function, which is there in a fraction of the time that the network would take. A
-    discriminator declares no units and is not compiled: its penalty differentiates twice.
+    discriminator declares no blocks and is not compiled: its penalty differentiates twice.
 
     Args:
         model: Its modules are changed in place.
-        sharded: Whether the weights of each unit will be gathered before it runs: that cannot be part of a compiled network.
+        sharded: Whether the weights of each block will be gathered before it runs: that cannot be part of a compiled network.
 
     Raises:
-        UserError: If no network of the model declares units, or they are not alike and sharded.
+        UserError: If no network of the model declares blocks, or they are not alike and sharded.
     """
     networks = trained_networks(model)
     if not networks:
         raise UserError(f"compile=true: no network of a {type(model).__name__} says what to compile; leave out compile")
     for network in networks:
-        units = inner_units(network)
-        alike = len({_layout(unit) for unit in units}) == 1
-        if sharded and units and not alike:
+        blocks = inner_blocks(network)
+        alike = len({_layout(block) for block in blocks}) == 1
+        if sharded and blocks and not alike:
             raise UserError(
                 f"compile=true with trainer=fsdp: the blocks of a {type(network).__name__} differ, so it is compiled as a whole, "
                 "which sharding breaks up; take trainer=ddp, or leave out compile"
             )
-        for part in units if alike else [network]:
+        for part in blocks if alike else [network]:
             part.compile()
 
 
-def _layout(unit: nn.Module) -> tuple[tuple[str, torch.Size], ...]:
-    return tuple((name, p.shape) for name, p in unit.named_parameters())
+def _layout(block: nn.Module) -> tuple[tuple[str, torch.Size], ...]:
+    return tuple((name, p.shape) for name, p in block.named_parameters())
 
 
 def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""A model's weights, each process holding a part of each: FSDP2, unit by unit.
+"""A model's weights, each process holding a part of each: FSDP2, block by block.
 
 Sharded weights are `DTensor`s; what is computed from them elementwise (gradients, optimiser states, averages) is sharded alike.
 
@@ -16,22 +16,22 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from trilemma.distributed.network_blocks import inner_units, trained_networks
+from trilemma.distributed.network_blocks import inner_blocks, trained_networks
 from trilemma.errors import UserError
 
 T = TypeVar("T")
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, *, unit_dtype: torch.dtype | None = None) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh, *, block_dtype: torch.dtype | None = None) -> None:
     """Leave this process its part of every trainable weight.
 
-    A unit's weights are gathered before it runs, forward and backward, and dropped after it; so are those of a network outside its
-    units, and those of every other module (the embedding of a condition), which makes a unit of its own. Frozen weights stay whole.
+    A block's weights are gathered before it runs, forward and backward, and dropped after it; so are those of a network outside its
+    blocks, and those of every other module (the embedding of a condition), which makes a block of its own. Frozen weights stay whole.
 
     Args:
         model: On any device; its trainable weights end on the mesh's.
         mesh: One-dimensional, over all processes.
-        unit_dtype: What the weights of units are gathered in where it is not their own type; gradients are summed in float32.
+        block_dtype: What the weights of blocks are gathered in where it is not their own type; gradients are summed in float32.
 
     Raises:
         UserError: If the model itself holds a trainable weight: nothing would gather it.
@@ -39,12 +39,12 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, unit_dtype: torch.dtype | None 
     if is_sharded(model):
         return
     policy = MixedPrecisionPolicy()
-    if unit_dtype is not None:
+    if block_dtype is not None:
         # Inputs keep their type: a time in bfloat16 would move by whole steps.
-        policy = MixedPrecisionPolicy(unit_dtype, torch.float32, cast_forward_inputs=False)
+        policy = MixedPrecisionPolicy(block_dtype, torch.float32, cast_forward_inputs=False)
     for network in trained_networks(model):
-        for unit in inner_units(network):
-            _shard_one(unit, mesh, policy)
+        for block in inner_blocks(network):
+            _shard_one(block, mesh, policy)
         _shard_one(network, mesh, MixedPrecisionPolicy())
     for module in reversed(list(model.modules())):
         if any(p.requires_grad and not isinstance(p, DTensor) for p in module.parameters(recurse=False)):

@@ -146,7 +146,7 @@ class Family(L.LightningModule, ABC):
         mesh = self.device_mesh
         if mesh is not None:
             mixed = self.trainer.precision == "bf16-mixed"
-            shard(self, mesh["data_parallel"], unit_dtype=torch.bfloat16 if mixed else None)
+            shard(self, mesh["data_parallel"], block_dtype=torch.bfloat16 if mixed else None)
 
     def training_noise(self) -> NoiseSource:
         """Noise for this process's part of the training batch: a function of seed, batch and image.

@@ -197,7 +197,7 @@ class DiscreteDiffusion(Diffusion):
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """See `Diffusion`: tokens walk as sequences of L."""
+        """See `Diffusion`: states are sequences of L tokens."""
         return (self.codec.length,)
 
     def decode(self, codes: Tensor) -> Tensor:

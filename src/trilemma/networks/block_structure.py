@@ -11,8 +11,8 @@ from torch import nn
 class HasBlocks(Protocol):
     """A network that can be sharded over processes, recomputed instead of remembered, and compiled.
 
-    Each of these happens unit by unit; what lies in no unit goes with the network as a whole. So whoever uses the network calls it and
-    its units as modules, and reads their weights in no other way.
+    Each of these happens block by block; what lies in no block goes with the network as a whole. So whoever uses the network calls it and
+    its blocks as modules, and reads their weights in no other way.
     """
 
     def layer_blocks(self) -> list[nn.Module]:

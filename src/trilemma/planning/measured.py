@@ -6,7 +6,7 @@ import torch
 
 from trilemma.errors import UserError
 from trilemma.planning.estimates.layout import Layout
-from trilemma.planning.estimates.sizes import units_of
+from trilemma.planning.estimates.sizes import blocks_of
 from trilemma.planning.estimates.step import Manner, StepWork, measure_step
 from trilemma.planning.model import PlannedModel
 
@@ -21,25 +21,25 @@ class Measured:
 
     def __init__(self, planned: PlannedModel, mixed: torch.dtype | None) -> None:
         self.planned, self.mixed = planned, mixed
-        self.units = units_of(planned.model)
+        self.blocks = blocks_of(planned.model)
         self._steps: dict[tuple[int, bool, bool], StepWork] = {}
 
     def step(self, batch: int, layout: Layout, *, recomputes: bool) -> StepWork:
-        """A step with `batch` images on a GPU; with `recomputes` the units keep their inputs only.
+        """A step with `batch` images on a GPU; with `recomputes` the blocks keep their inputs only.
 
         Raises:
-            UserError: If there are no units to recompute.
+            UserError: If there are no blocks to recompute.
         """
-        if recomputes and not self.units:
+        if recomputes and not self.blocks:
             name = type(self.planned.model).__name__
-            raise UserError(f"activation_checkpointing=true: no network of a {name} has units to recompute")
+            raise UserError(f"activation_checkpointing=true: no network of a {name} has blocks to recompute")
         keeps_copies = layout.strategy != "fsdp" or layout.gathered_share == 1.0
         key = (batch, recomputes, keeps_copies)
         if key not in self._steps:
-            manner = Manner(mixed=self.mixed, checkpointed=self.units if recomputes else (), keeps_copies=keeps_copies)
+            manner = Manner(mixed=self.mixed, checkpointed=self.blocks if recomputes else (), keeps_copies=keeps_copies)
             self._steps[key] = measure_step(self.planned.model, self.planned.batch(batch), manner)
         return self._steps[key]
 
     def otherwise(self, batch: int, layout: Layout, *, recomputes: bool) -> StepWork | None:
-        """The same step the other way about; None where there are no units to recompute."""
-        return self.step(batch, layout, recomputes=not recomputes) if self.units else None
+        """The same step the other way about; None where there are no blocks to recompute."""
+        return self.step(batch, layout, recomputes=not recomputes) if self.blocks else None

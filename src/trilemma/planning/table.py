@@ -124,9 +124,9 @@ def _time(plan: Plan) -> str:
 
 
 def _operations_text(number: float) -> str:
-    for unit, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
+    for block, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if number >= block:
+            return f"{number / block:.3g} {name}"
     return f"{number:.0f}"
 
 

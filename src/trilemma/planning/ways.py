@@ -23,7 +23,7 @@ def ways_to_fit(plan: Plan, measured: Measured) -> tuple[str, ...]:
 
     shared = replace(plan.layout, strategy="fsdp")
     can_share = plan.layout.strategy != "fsdp" and shared.world_size > 1 and plan.shardable
-    can_recompute = bool(measured.units) and not plan.recomputes
+    can_recompute = bool(measured.blocks) and not plan.recomputes
     found = []
     if can_share and fits(shared):
         found.append("trainer=fsdp")

@@ -9,7 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 from trilemma.codecs.base import Codec
 from trilemma.config.build import build
 from trilemma.config.nodes import plain
+from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.data.base import ImageData
+from trilemma.errors import UserError
+from trilemma.processes.categorical.base import CategoricalProcess
 
 
 def state_data(cfg: DictConfig, data: ImageData) -> None:
@@ -32,10 +35,22 @@ def state_process(cfg: DictConfig, codec: Codec | None) -> Any:
         The process; None where the model has none.
 
     Raises:
-        UserError: If the process does not fit the codec.
+        UserError: If a categorical process is to follow a codec of continuous values.
     """
     if OmegaConf.select(cfg, "process._target_") is None:
         return None
+    target = locate(cfg.process._target_, COMMAND_LINE, "process")
+    # A process of K classes cannot be built for a codec that has none, and would say less of why.
+    if (
+        codec is not None
+        and codec.num_classes is None
+        and isinstance(target, type)
+        and issubclass(target, CategoricalProcess)
+    ):
+        raise UserError(
+            f"process={target.__name__} is categorical and needs tokens, but the codec gives continuous values: take codec=pixels_256, "
+            "codec=pixels_2 or codec=vq, or process=gaussian"
+        )
     shared = [] if codec is None else [(plain(cfg, "codec"), codec)]
     process = build(plain(cfg, "process"), where="process", shared=shared)
     cfg.facts.num_states = getattr(process, "num_states", None)

@@ -31,7 +31,7 @@ class ClassifierGuidance(Guidance):
 
     Args:
         classifier: A module with the method and the attribute of `NoisyLogProb`.
-        scale: 0 is the unguided walk itself, without a call of the classifier; 1 is the product of model and classifier,
+        scale: 0 is the unguided sampler itself, without a call of the classifier; 1 is the product of model and classifier,
             which for exact ones is the conditional distribution; above 1 sharpens the classifier.
         start: Time from which the guidance is on, in [0, 1]; before it (t > start) the classifier is not called. Where
             almost nothing of the data is left a learned gradient is an error, which samplers that move x0 by

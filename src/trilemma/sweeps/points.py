@@ -193,7 +193,7 @@ def check_sweep(points: Iterable[DictConfig], launcher: str) -> None:
     """Refuse what cannot be swept, before the first point starts.
 
     A point that runs in several processes needs a process group of its own, and so a fresh process: inside the process that
-    sweeps, each of them would walk the whole sweep.
+    sweeps, each of them would run the whole sweep.
 
     Args:
         points: Configurations.
@@ -204,7 +204,7 @@ def check_sweep(points: Iterable[DictConfig], launcher: str) -> None:
     """
     if place().world_size > 1:
         raise UserError(
-            f"{place().started_by} has started {place().world_size} processes, and each of them would walk the whole sweep: "
+            f"{place().started_by} has started {place().world_size} processes, and each of them would run the whole sweep: "
             "start one process with hydra/launcher=submitit_slurm, or a job array (slurm/sweep.sbatch)"
         )
     if launcher == IN_SLURM:

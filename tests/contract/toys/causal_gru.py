@@ -21,7 +21,9 @@ class CausalGRU(nn.Module):
         condition_dim: Width of the pooled condition; None where there is none.
     """
 
-    def __init__(self, *, num_classes: int, code_shape: Sequence[int], dim: int, condition_dim: int | None = None) -> None:
+    def __init__(
+        self, *, num_classes: int, code_shape: Sequence[int], dim: int, condition_dim: int | None = None
+    ) -> None:
         super().__init__()
         self.condition_dim = condition_dim
         self.dim = dim

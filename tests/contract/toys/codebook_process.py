@@ -23,7 +23,9 @@ class CodebookNeighbours(MatrixProcess):
 
     def __init__(self, codec: Codec, *, strength: float) -> None:
         if not isinstance(codec, VQ):
-            raise UserError(f"process=toy_codebook reads a codebook, and codec {type(codec).__name__} has none: take codec=vq")
+            raise UserError(
+                f"process=toy_codebook reads a codebook, and codec {type(codec).__name__} has none: take codec=vq"
+            )
         vectors = codec.quantizer.codebook.detach().double()
         distance = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").square()
         super().__init__((-distance / distance.mean().clamp(min=1e-300)).exp(), strength, learned=True)

@@ -25,7 +25,10 @@ class DenseEncoder(nn.Module):
         self.image_shape = image_shape_of(image_shape)
         self.in_channels, self.out_channels = self.image_shape[0], out_channels
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(math.prod(self.image_shape), hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, out_channels)
+            nn.Flatten(),
+            nn.Linear(math.prod(self.image_shape), hidden_dim),
+            nn.SiLU(),
+            nn.Linear(hidden_dim, out_channels),
         )
 
     def code_size(self, height: int, width: int) -> tuple[int, int]:
@@ -55,7 +58,10 @@ class DenseDecoder(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.output_shape = (out_channels, *image_size)
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(in_channels, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, math.prod(self.output_shape))
+            nn.Flatten(),
+            nn.Linear(in_channels, hidden_dim),
+            nn.SiLU(),
+            nn.Linear(hidden_dim, math.prod(self.output_shape)),
         )
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:

@@ -57,7 +57,9 @@ class PixelCNNLike(AutoregressiveModel):
     ) -> None:
         super().__init__(optimizer=optimizer, scheduler=scheduler)
         if codec.num_classes is None:
-            raise UserError(f"model=toy_pixelcnn needs tokens, and codec {type(codec).__name__} gives continuous values")
+            raise UserError(
+                f"model=toy_pixelcnn needs tokens, and codec {type(codec).__name__} gives continuous values"
+            )
         self.codec = codec.freeze()
         self.network = network
         self.condition = condition

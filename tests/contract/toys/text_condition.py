@@ -74,7 +74,9 @@ class TextCondition(ConditionEncoder):
     def raw_from(self, batch: Batch) -> list[str]:
         """See `ConditionEncoder`."""
         if "caption" not in batch:
-            raise UserError("condition=toy_text needs a data set with captions: take data=toy_captions, or condition=none")
+            raise UserError(
+                "condition=toy_text needs a data set with captions: take data=toy_captions, or condition=none"
+            )
         self.check(batch["caption"])
         return batch["caption"]
 
@@ -95,9 +97,13 @@ class TextCondition(ConditionEncoder):
         """Refuse captions with unknown words, or too many of them; None passes."""
         for caption in () if raw is None else raw:
             if not isinstance(caption, str):
-                raise UserError(f"this model reads captions, not {caption!r}: give condition.caption=... instead of condition.label")
+                raise UserError(
+                    f"this model reads captions, not {caption!r}: give condition.caption=... instead of condition.label"
+                )
             words = caption.split()
             if unknown := [word for word in words if word not in self.numbers]:
-                raise UserError(f"condition.caption={caption!r}: unknown word {unknown[0]!r}; known are {', '.join(self.numbers)}")
+                raise UserError(
+                    f"condition.caption={caption!r}: unknown word {unknown[0]!r}; known are {', '.join(self.numbers)}"
+                )
             if not 1 <= len(words) <= self.max_words:
                 raise UserError(f"condition.caption={caption!r}: a caption has 1 to {self.max_words} words")

@@ -21,9 +21,9 @@ SIZES = Sizes(
     frozen=GB // 10,
     optimiser=4 * GB,
     averages=2 * GB,
-    largest_unit=GB // 10,
-    outside_units=GB // 50,
-    num_units=20,
+    largest_block=GB // 10,
+    outside_blocks=GB // 50,
+    num_blocks=20,
 )
 WORK = StepWork(
     forward_flops=8 * 10**12,
@@ -58,8 +58,8 @@ def test_ddp_holds_buckets_too():
 
 @pytest.mark.parametrize("gathered", [1.0, 0.5])
 def test_fsdp_shares_what_can_be_shared(gathered):
-    unit, outside = SIZES.largest_unit, SIZES.outside_units
-    whole = 2 * gathered * unit + outside + (gathered + 1) * unit
+    block, outside = SIZES.largest_block, SIZES.outside_blocks
+    whole = 2 * gathered * block + outside + (gathered + 1) * block
     for nodes in (1, 2, 16):
         shared = (2 + 4 + 2 + 2) * GB / (4 * nodes)
         found = held(layout(nodes, 4, "fsdp", gathered_share=gathered))
@@ -82,7 +82,7 @@ def test_a_gpu_is_found_or_suggested():
 def test_precision_decides_the_rate():
     assert A100.operations(torch.bfloat16) == A100.operations(torch.float16) == 312e12
     assert A100.operations(torch.float32) == 19.5e12
-    with pytest.raises(UserError, match=r"no units for bfloat16: take trainer\.precision=16-mixed"):
+    with pytest.raises(UserError, match=r"no blocks for bfloat16: take trainer\.precision=16-mixed"):
         GPUS["v100-16gb"].operations(torch.bfloat16)
 
 
@@ -116,7 +116,7 @@ def test_a_ring_passes_gradients_twice():
 @pytest.mark.parametrize("gathered", [1.0, 0.5])
 def test_sharing_passes_weights_twice_and_gradients_once(gathered):
     sent = communication(SIZES, A100, layout(2, 4, "fsdp", gathered_share=gathered), FABRIC)
-    weights = 7 / 8 * (gathered * (SIZES.weights - SIZES.outside_units) + SIZES.outside_units)
+    weights = 7 / 8 * (gathered * (SIZES.weights - SIZES.outside_blocks) + SIZES.outside_blocks)
     gradients = 7 / 8 * SIZES.weights
     assert sent.bytes_per_gpu == pytest.approx(2 * weights + gradients)
     assert sent.forward == pytest.approx(weights / (0.8 * 25e9))

@@ -7,7 +7,7 @@ from torch.optim import SGD, Adafactor, Adagrad, Adam, AdamW
 
 from trilemma.models.base import Family, Loss
 from trilemma.planning.estimates.meta import on_meta
-from trilemma.planning.estimates.sizes import OptimiserProbe, measure_sizes, units_of
+from trilemma.planning.estimates.sizes import OptimiserProbe, blocks_of, measure_sizes
 from trilemma.training.muon import MuonAdamW
 
 
@@ -87,8 +87,8 @@ def test_a_model_adds_up():
     assert [(part.name, part.trainable, part.frozen) for part in sizes.parts] == [("network", 224, 0), ("codec", 0, 25)]
     assert (sizes.num_trainable, sizes.num_frozen) == (224, 25)
     assert (sizes.weights, sizes.frozen, sizes.optimiser, sizes.averages) == (4 * 224, 4 * 25 + 3 * 8, 123, 2 * 4 * 224)
-    assert (sizes.num_units, sizes.largest_unit, sizes.outside_units) == (2, 4 * 128, 4 * 32)
-    assert units_of(model) == list(model.network.layers)
+    assert (sizes.num_blocks, sizes.largest_block, sizes.outside_blocks) == (2, 4 * 128, 4 * 32)
+    assert blocks_of(model) == list(model.network.layers)
 
 
 def test_averages_are_wide_where_weights_are_not():

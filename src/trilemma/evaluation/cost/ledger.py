@@ -63,7 +63,7 @@ def measure_ledger(
     Args:
         model: The family; its training mode is restored.
         condition: One label or string for all images, or None.
-        sampler: How to walk; the family's own where None.
+        sampler: How to draw; the family's own where None.
         guidance: How the condition is strengthened; the family's own where None.
         seed: Of the samples.
         device: Where the model is.

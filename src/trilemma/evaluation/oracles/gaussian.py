@@ -49,7 +49,7 @@ CHAIN, NOISE, FLOW = GaussianProcess(LinearBeta()), GaussianProcess(EDM()), Gaus
 
 
 @dataclass(frozen=True)
-class _Walk:
+class _Trajectory:
     """A deterministic sampler, and the map it should be."""
 
     name: str
@@ -59,17 +59,17 @@ class _Walk:
     map: Callable[[Tensor, Ladder, X0], Tensor]
 
 
-def _walks() -> list[_Walk]:
+def _trajectories() -> list[_Trajectory]:
     noise_heun, flow_heun = partial(heun_map, flow=False), partial(heun_map, flow=True)
     return [
-        _Walk("DDIM, 10 steps", CHAIN, DDIM(10), chain(10), ddim_map),
-        _Walk("DDIM, 50 steps", CHAIN, DDIM(50), chain(50), ddim_map),
-        _Walk("DPM-Solver++, 10 steps", CHAIN, DPMSolver(10), chain(10), dpm_solver_map),
-        _Walk("DPM-Solver++ on a flow, 10 steps", FLOW, DPMSolver(10), straight(10), dpm_solver_map),
-        _Walk("EDM's Heun, 18 steps", NOISE, Heun(18), karras(18), noise_heun),
-        _Walk("EDM's Euler, 18 steps", NOISE, Heun(18, order=1), karras(18), ddim_map),
-        _Walk("a flow's Heun, 10 steps", FLOW, Heun(10), straight(10), flow_heun),
-        _Walk("a flow's Euler, 10 steps", FLOW, Heun(10, order=1), straight(10), ddim_map),
+        _Trajectory("DDIM, 10 steps", CHAIN, DDIM(10), chain(10), ddim_map),
+        _Trajectory("DDIM, 50 steps", CHAIN, DDIM(50), chain(50), ddim_map),
+        _Trajectory("DPM-Solver++, 10 steps", CHAIN, DPMSolver(10), chain(10), dpm_solver_map),
+        _Trajectory("DPM-Solver++ on a flow, 10 steps", FLOW, DPMSolver(10), straight(10), dpm_solver_map),
+        _Trajectory("EDM's Heun, 18 steps", NOISE, Heun(18), karras(18), noise_heun),
+        _Trajectory("EDM's Euler, 18 steps", NOISE, Heun(18, order=1), karras(18), ddim_map),
+        _Trajectory("a flow's Heun, 10 steps", FLOW, Heun(10), straight(10), flow_heun),
+        _Trajectory("a flow's Euler, 10 steps", FLOW, Heun(10, order=1), straight(10), ddim_map),
     ]
 
 
@@ -124,10 +124,15 @@ class GaussianSampling(Oracle):
         yield Check(f"deviation of {name}", std, float(x.std()), Z * std / (2 * self.num) ** 0.5)
 
     def _gaussian(self, seeds: Iterator[int]) -> Iterator[Check]:
-        for walk in _walks():
-            known = moments_of_map(lambda x, w=walk: w.map(x, w.ladder, gaussian_x0(MEAN, STD)), walk.ladder.prior_std)  # type: ignore[misc]
-            x = self._draw(GaussianDenoiser(walk.process, MEAN, STD), walk.process, walk.sampler, 1, seeds)
-            yield from self._moments(walk.name, known, x[:, 0])
+        for trajectory in _trajectories():
+            known = moments_of_map(
+                lambda x, w=trajectory: w.map(x, w.ladder, gaussian_x0(MEAN, STD)),  # type: ignore[misc]
+                trajectory.ladder.prior_std,
+            )
+            x = self._draw(
+                GaussianDenoiser(trajectory.process, MEAN, STD), trajectory.process, trajectory.sampler, 1, seeds
+            )
+            yield from self._moments(trajectory.name, known, x[:, 0])
         denoiser = GaussianDenoiser(CHAIN, MEAN, STD)
         for num_steps in (10, 50):
             ladder = chain(num_steps)
@@ -143,38 +148,38 @@ class GaussianSampling(Oracle):
 
     def _mixture(self, seeds: Iterator[int]) -> Iterator[Check]:
         """Two Gaussians apart along the first axis; the second is one Gaussian, which no guidance touches."""
-        for walk in _walks():
-            denoiser = _two_gaussians(walk.process)
+        for trajectory in _trajectories():
+            denoiser = _two_gaussians(trajectory.process)
             upper = denoiser.condition(torch.ones(self.num, dtype=torch.int64))
             cases: list[tuple[str, Condition, Guidance, float]] = [
                 ("unguided", Condition(self.num), Guidance(), 0.0),
                 (f"classifier-free scale {SCALE}", upper, ClassifierFree(SCALE), SCALE),
             ]
-            if walk.process is not FLOW:  # which starts where a gradient says nothing of the data
+            if trajectory.process is not FLOW:  # which starts where a gradient says nothing of the data
                 cases.append((f"gradient scale {SCALE}", upper, ExactClassifier(denoiser, SCALE), SCALE))
             for name, condition, guidance, scale in cases:
                 draws = self._draw(
-                    denoiser, walk.process, walk.sampler, 2, seeds, condition=condition, guidance=guidance
+                    denoiser, trajectory.process, trajectory.sampler, 2, seeds, condition=condition, guidance=guidance
                 )
 
-                def end(x: Tensor, scale: float = scale, walk: _Walk = walk) -> Tensor:
-                    return walk.map(x, walk.ladder, two_gaussians_x0(GAP, WIDTH, UPPER_SHARE, scale))
+                def end(x: Tensor, scale: float = scale, trajectory: _Trajectory = trajectory) -> Tensor:
+                    return trajectory.map(x, trajectory.ladder, two_gaussians_x0(GAP, WIDTH, UPPER_SHARE, scale))
 
-                prior_std = walk.ladder.prior_std
+                prior_std = trajectory.ladder.prior_std
                 mean = expectation(end, prior_std)
-                yield mean_check(f"mean of two Gaussians, {walk.name}, {name}", mean, draws[:, 0].tolist())
+                yield mean_check(f"mean of two Gaussians, {trajectory.name}, {name}", mean, draws[:, 0].tolist())
                 if scale == 0.0:
                     share = expectation(lambda x: (end(x) > 0).double(), prior_std)
                     upper_draws = (draws[:, 0] > 0).double().tolist()
                     yield mean_check(
-                        f"share of the upper one, {walk.name}", share, upper_draws, exact_within=QUADRATURE
+                        f"share of the upper one, {trajectory.name}", share, upper_draws, exact_within=QUADRATURE
                     )
                 else:
                     aside = moments_of_map(
-                        lambda x, w=walk: w.map(x, w.ladder, gaussian_x0(0.0, WIDTH)),  # type: ignore[misc]
+                        lambda x, w=trajectory: w.map(x, w.ladder, gaussian_x0(0.0, WIDTH)),  # type: ignore[misc]
                         prior_std,
                     )
-                    yield from self._moments(f"the other axis, {walk.name}, {name}", aside, draws[:, 1])
+                    yield from self._moments(f"the other axis, {trajectory.name}, {name}", aside, draws[:, 1])
 
     def _shares_of_a_random_walk(self, seeds: Iterator[int]) -> Iterator[Check]:
         """The limit of many steps is the data's distribution itself; what 100 steps leave is a fiftieth at most."""

@@ -1,6 +1,6 @@
 """What samplers make of known data, worked out from the papers' formulas alone: nothing here calls a sampler or a process.
 
-A ladder is where a walk stops: alpha_0, ..., alpha_N = 1 and sigma_0, ..., sigma_N = 0, from the noise down. `X0` says the mean of
+A ladder is where a trajectory stops: alpha_0, ..., alpha_N = 1 and sigma_0, ..., sigma_N = 0, from the noise down. `X0` says the mean of
 the data given x at a rung.
 """
 
@@ -19,7 +19,7 @@ X0 = Callable[[Tensor, float, float], Tensor]
 
 @dataclass(frozen=True)
 class Ladder:
-    """alpha and sigma at each stop of a walk, and the deviation of the noise it starts from."""
+    """alpha and sigma at each stop of a trajectory, and the deviation of the noise it starts from."""
 
     alpha: list[float]
     sigma: list[float]

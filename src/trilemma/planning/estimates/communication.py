@@ -77,7 +77,7 @@ def communication(sizes: Sizes, gpu: GPU, layout: Layout, fabric: Fabric) -> Com
 
     DDP sums the gradients of all GPUs in buckets while the backward pass goes on: a ring sends 2 (N - 1)/N of them from each
     GPU, past the narrowest link once, and a bucket waits 2 log2(n) times for the next node (a tree). FSDP gathers the weights,
-    unit by unit, for the forward and again for the backward pass (in bf16-mixed precision those of units in bfloat16), and
+    block by block, for the forward and again for the backward pass (in bf16-mixed precision those of blocks in bfloat16), and
     sums and shares out the gradients in their own type: (N - 1)/N of them each time, in rings of n - 1 waits.
     """
     N, n = layout.world_size, layout.num_nodes
@@ -86,13 +86,13 @@ def communication(sizes: Sizes, gpu: GPU, layout: Layout, fabric: Fabric) -> Com
     bandwidth = fabric.bandwidth(gpu, layout)
     share = (N - 1) / N
     if layout.strategy == "fsdp":
-        wait = (sizes.num_units + 1) * (n - 1) * fabric.latency
-        in_units = sizes.weights - sizes.outside_units
-        gathered = share * (layout.gathered_share * in_units + sizes.outside_units)
+        wait = (sizes.num_blocks + 1) * (n - 1) * fabric.latency
+        in_blocks = sizes.weights - sizes.outside_blocks
+        gathered = share * (layout.gathered_share * in_blocks + sizes.outside_blocks)
         summed = share * sizes.weights
-        largest = max(layout.gathered_share * sizes.largest_unit, sizes.outside_units)
+        largest = max(layout.gathered_share * sizes.largest_block, sizes.outside_blocks)
         first = share * largest / bandwidth + (n - 1) * fabric.latency
-        last = share * max(sizes.largest_unit, sizes.outside_units) / bandwidth + (n - 1) * fabric.latency
+        last = share * max(sizes.largest_block, sizes.outside_blocks) / bandwidth + (n - 1) * fabric.latency
         return Communication(
             forward=gathered / bandwidth + wait,
             backward=(gathered + summed) / bandwidth + 2 * wait,

@@ -38,11 +38,11 @@ class GPU:
         """Operations a second at best.
 
         Raises:
-            UserError: If it has no units for that precision.
+            UserError: If it has no blocks for that precision.
         """
         if precision == torch.bfloat16 and not self.bfloat16:
             raise UserError(
-                f"plan.gpu={self.name} has no units for bfloat16: take trainer.precision=16-mixed, or a later GPU"
+                f"plan.gpu={self.name} has no blocks for bfloat16: take trainer.precision=16-mixed, or a later GPU"
             )
         return (self.half if precision in (torch.bfloat16, torch.float16) else self.single) * 1e12
 

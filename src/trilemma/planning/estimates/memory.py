@@ -8,7 +8,7 @@ from trilemma.planning.estimates.layout import Layout
 from trilemma.planning.estimates.sizes import Sizes
 from trilemma.planning.estimates.step import StepWork
 
-GATHERED_UNITS = 2
+GATHERED_BLOCKS = 2
 """Units that FSDP holds whole at once: the one that runs and the one that is fetched meanwhile."""
 
 
@@ -58,7 +58,7 @@ def memory_rows(sizes: Sizes, step: StepWork, layout: Layout, *, bucket_view: bo
 
 def _sharded(sizes: Sizes, step: StepWork, layout: Layout) -> list[MemoryRow]:
     N, share = layout.world_size, f"1/{layout.world_size} of all"
-    unit = round(layout.gathered_share * sizes.largest_unit)
+    block = round(layout.gathered_share * sizes.largest_block)
     return [
         MemoryRow("weights", _share(sizes.weights, N), share),
         MemoryRow("frozen weights, buffers", sizes.frozen),
@@ -66,9 +66,11 @@ def _sharded(sizes: Sizes, step: StepWork, layout: Layout) -> list[MemoryRow]:
         MemoryRow("averages", _share(sizes.averages, N), share),
         MemoryRow("gradients", _share(sizes.weights, N), share),
         MemoryRow(
-            "weights in use", GATHERED_UNITS * unit + sizes.outside_units, "two units gathered, and what lies in none"
+            "weights in use",
+            GATHERED_BLOCKS * block + sizes.outside_blocks,
+            "two blocks gathered, and what lies in none",
         ),
-        MemoryRow("gradients in use", unit + sizes.largest_unit, "of a unit, and the buffer that is sent"),
+        MemoryRow("gradients in use", block + sizes.largest_block, "of a block, and the buffer that is sent"),
         MemoryRow("activations", step.peak_bytes, _kept(step)),
     ]
 

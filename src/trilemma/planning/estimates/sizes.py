@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from trilemma.distributed.network_blocks import inner_units, trained_networks
+from trilemma.distributed.network_blocks import inner_blocks, trained_networks
 from trilemma.evaluation.cost.calls import subnetworks
 from trilemma.models.base import Family
 
@@ -37,9 +37,9 @@ class Sizes:
         frozen: Frozen parameters, and buffers.
         optimiser: States of the optimiser, or of both.
         averages: Moving averages of weights.
-        largest_unit: Trainable parameters of the largest unit that is sharded as one; 0 where there are no units.
-        outside_units: Trainable parameters in no unit.
-        num_units: Number of units.
+        largest_block: Trainable parameters of the largest block that is sharded as one; 0 where there are no blocks.
+        outside_blocks: Trainable parameters in no block.
+        num_blocks: Number of blocks.
     """
 
     parts: tuple[Part, ...]
@@ -47,9 +47,9 @@ class Sizes:
     frozen: int
     optimiser: int
     averages: int
-    largest_unit: int
-    outside_units: int
-    num_units: int
+    largest_block: int
+    outside_blocks: int
+    num_blocks: int
 
     @property
     def num_trainable(self) -> int:
@@ -73,7 +73,7 @@ def measure_sizes(model: Family, *, optimiser: int, num_averages: int) -> Sizes:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     wide = sum(p.numel() * max(4, p.itemsize) for _, p in model.averaged_parameters())
     held = [p for p in model.parameters() if not p.requires_grad]
-    in_units = [sum(_bytes(p) for p in unit.parameters() if p.requires_grad) for unit in units_of(model)]
+    in_blocks = [sum(_bytes(p) for p in block.parameters() if p.requires_grad) for block in blocks_of(model)]
     weights = sum(map(_bytes, trained.values()))
     return Sizes(
         parts=tuple(_parts(model)),
@@ -81,15 +81,15 @@ def measure_sizes(model: Family, *, optimiser: int, num_averages: int) -> Sizes:
         frozen=sum(map(_bytes, held)) + sum(map(_bytes, model.buffers())),
         optimiser=optimiser,
         averages=num_averages * wide,
-        largest_unit=max(in_units, default=0),
-        outside_units=weights - sum(in_units),
-        num_units=len(in_units),
+        largest_block=max(in_blocks, default=0),
+        outside_blocks=weights - sum(in_blocks),
+        num_blocks=len(in_blocks),
     )
 
 
-def units_of(model: nn.Module) -> list[nn.Module]:
-    """The units of all networks that are trained, without networks that are a single one."""
-    return [unit for network in trained_networks(model) for unit in inner_units(network)]
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of all networks that are trained, without networks that are a single one."""
+    return [block for network in trained_networks(model) for block in inner_blocks(network)]
 
 
 def _parts(model: nn.Module) -> Iterable[Part]:

@@ -23,7 +23,7 @@ class GaussianSchedule(ABC):
         num_steps: T where the schedule is a chain, defined on the grid i / T and interpolated between; None where it is
             continuous.
         prior_std: Standard deviation of the distribution that sampling starts from at t = 1.
-        path: Frame in which the probability-flow path of a fixed (x0, eps) is a straight line walked at even speed, and
+        path: Frame in which the probability-flow path of a fixed (x0, eps) is a straight line followed at even speed, and
             which higher-order solvers work in: "noise" is x / alpha over sigma / alpha, "flow" is x / (alpha + sigma) over
             sigma / (alpha + sigma), which alpha = 0 does not break.
     """
@@ -51,7 +51,7 @@ class GaussianSchedule(ABC):
     @property
     @abstractmethod
     def min_time(self) -> float:
-        """The least noisy time above 0 that a walk visits: 1 / T on a chain."""
+        """The least noisy time above 0 that a trajectory visits: 1 / T on a chain."""
 
     def log_snr(self, t: Time) -> Tensor:
         """log(alpha^2 / sigma^2): infinite at t = 0, minus infinity where alpha is 0."""
@@ -266,7 +266,7 @@ class EDM(GaussianSchedule):
     "karras" is theirs exactly.
 
     Args:
-        sigma_min: The least noise that a walk visits before 0.
+        sigma_min: The least noise that a trajectory visits before 0.
         sigma_max: Noise at t = 1.
         rho: How much more densely small noise is visited.
 

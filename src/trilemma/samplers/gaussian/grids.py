@@ -1,4 +1,4 @@
-"""Where a walk from noise to data stops: decreasing times t_0 > ... > t_N = 0 of N steps.
+"""Where a trajectory from noise to data stops: decreasing times t_0 > ... > t_N = 0 of N steps.
 
 On a chain of T steps the points are those of its grid i / T, i = 1..T (DDPM's index plus one); "karras" alone may lie between.
 """
@@ -29,9 +29,9 @@ RHO = 7.0
 
 
 def times(schedule: GaussianSchedule, num_steps: int, grid: Grid, t_start: float = 1.0) -> list[float]:
-    """Times of a walk of `num_steps` from `t_start` down to 0.
+    """Times of a trajectory of `num_steps` from `t_start` down to 0.
 
-    A walk from t_start < 1 begins there whatever the grid, and spreads the grid over what is left of the chain.
+    A trajectory from t_start < 1 begins there whatever the grid, and spreads the grid over what is left of the chain.
 
     Args:
         schedule: Its chain is what the grid lies on; its noise is what "karras" spaces.

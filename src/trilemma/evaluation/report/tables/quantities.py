@@ -41,7 +41,7 @@ def shown_distance(value: float) -> float:
 
 
 def calls_per_image(row: Row) -> float | None:
-    """Function evaluations of the sub-network that is evaluated most often: the one that a sampler walks with."""
+    """Function evaluations of the sub-network that is evaluated most often: the one that a sampler asks at every step."""
     found = [number(part, "evaluations_per_image") for part in subnetworks(row)]
     return max((calls for calls in found if calls is not None), default=None)
 

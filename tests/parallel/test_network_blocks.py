@@ -1,4 +1,4 @@
-"""What is done to the units of networks: exact gradients for less memory, and compiling that leaves no trace in a checkpoint."""
+"""What is done to the blocks of networks: exact gradients for less memory, and compiling that leaves no trace in a checkpoint."""
 
 import functools
 
@@ -8,10 +8,10 @@ from families import FAMILIES, LABELS, SIDE, build
 from torch import nn
 from torch._dynamo.utils import counters
 
-from trilemma.distributed.network_blocks import compile_networks, inner_units, recompute_activations, trained_networks
+from trilemma.distributed.network_blocks import compile_networks, inner_blocks, recompute_activations, trained_networks
 from trilemma.errors import UserError
 
-WITH_UNITS = ("discrete_diffusion", "vq_diffusion_released", "ddpm", "noisy_classifier", "ddgan")
+WITH_BLOCKS = ("discrete_diffusion", "vq_diffusion_released", "ddpm", "noisy_classifier", "ddgan")
 
 
 @pytest.fixture(autouse=True)
@@ -55,16 +55,16 @@ def test_every_trained_network_says_what_it_is_made_of(name):
     networks = trained_networks(build(name))
     assert bool(networks) == (name != "classifier")
     for network in networks:
-        units = inner_units(network)
-        assert bool(units) == (name in WITH_UNITS)
-        assert len({id(unit) for unit in units}) == len(units)
-        assert not any(a is not b and a in list(b.modules()) for a in units for b in units)
-        in_units = sum(p.numel() for unit in units for p in unit.parameters())
-        if units:
-            assert in_units > 0.3 * sum(p.numel() for p in network.parameters())
+        blocks = inner_blocks(network)
+        assert bool(blocks) == (name in WITH_BLOCKS)
+        assert len({id(block) for block in blocks}) == len(blocks)
+        assert not any(a is not b and a in list(b.modules()) for a in blocks for b in blocks)
+        in_blocks = sum(p.numel() for block in blocks for p in block.parameters())
+        if blocks:
+            assert in_blocks > 0.3 * sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize("name", WITH_UNITS)
+@pytest.mark.parametrize("name", WITH_BLOCKS)
 def test_recomputed_activations_give_the_same_gradients_bit_for_bit(name):
     plain, recomputed = build(name, dropout=True), build(name, dropout=True)
     recompute_activations(recomputed)
@@ -138,7 +138,7 @@ def test_compiled_code_gives_the_same_gradients(name):
 def test_refusals():
     with pytest.raises(UserError, match="no network of a Classifier"):
         compile_networks(build("classifier"))
-    with pytest.raises(UserError, match="no network of a VQVAE has units"):
+    with pytest.raises(UserError, match="no network of a VQVAE has blocks"):
         recompute_activations(build("vqvae"))
     with pytest.raises(UserError, match="trainer=fsdp: the blocks of a UNet differ"):
         compile_networks(build("ddpm"), sharded=True)
