@@ -15,7 +15,7 @@ class CaptionedDigits(MNIST5k):
 
     name = "toy_captions"
 
-    def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
+    def read(self) -> tuple[dict[SplitName, Split], list[str]]:
         """See `ImageData`."""
         splits, names = super().read()
         return {name: replace(split, captions=_captions(split)) for name, split in splits.items()}, names

@@ -49,7 +49,8 @@ def _log_exp(generators: Tensor) -> Tensor:
     """Log of exp(R), [B, K, K]: the exponential of a matrix without negative entries loses no sign and no small entry."""
     shift = -generators.diagonal(dim1=1, dim2=2).amin(1)[:, None, None]
     eye = torch.eye(generators.shape[1], dtype=generators.dtype, device=generators.device)
-    return torch.linalg.matrix_exp(generators + shift * eye).log() - shift
+    exponential: Tensor = torch.linalg.matrix_exp(generators + shift * eye)
+    return exponential.log() - shift
 
 
 class GreyLevels(MatrixProcess):
