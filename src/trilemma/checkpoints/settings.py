@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trilemma.checkpoints.guiding_classifier import GuidingClassifier
 from trilemma.config.build import RESERVED
+from trilemma.config.check import check_node
 from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.errors import UserError
 
@@ -71,12 +72,14 @@ def _merge(wanted: Any, trained: Mapping[str, Any] | None, where: str) -> dict[s
                 f"{where}.{next(iter(changes))}: the checkpoint's family draws without a {where}; leave it out"
             )
         return {}
-    unknown = [k for k in changes if k not in trained and where == "sampler"]
-    if unknown:
-        raise UserError(
-            f"{where}.{unknown[0]}: the checkpoint's {where} {trained['_target_'].rsplit('.', 1)[1]} has no such setting"
-        )
-    return {**trained, **changes}
+    merged = {**trained, **changes}
+    if where == "sampler":
+        known = inspect.signature(locate(trained["_target_"], COMMAND_LINE, where)).parameters
+        if unknown := [key for key in changes if key not in known]:
+            name = trained["_target_"].rsplit(".", 1)[1]
+            raise UserError(f"{where}.{unknown[0]}: the checkpoint's {where} {name} has no such setting")
+        check_node(merged, where)
+    return merged
 
 
 def _refuse_foreign(node: Mapping[str, Any], where: str) -> None:

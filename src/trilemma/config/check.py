@@ -52,6 +52,15 @@ def check_config(cfg: DictConfig, schema: Mapping[str, Any]) -> None:
     _check_schema(cfg, {str(k): v for k, v in raw.items() if k != "hydra"}, schema, "")
 
 
+def check_node(node: Mapping[str, Any], where: str) -> None:
+    """Check keys and types of one resolved node against the class that it names.
+
+    Raises:
+        UserError: As in `check_config`.
+    """
+    _check_target(OmegaConf.create(), dict(node), where)
+
+
 def _check_schema(cfg: DictConfig, node: dict[str, Any], schema: Mapping[str, Any], where: str) -> None:
     reject_unknown(node, schema, where)
     for key, value in node.items():

@@ -62,18 +62,7 @@ _SAMPLING: dict[str, Any] = {
     "ckpt": str,
     "weights": str,
     "num_images": int,
-    "sampler": {
-        "num_steps": _OPTIONAL_INT,
-        "temperature": _OPTIONAL_FLOAT,
-        "truncation": _OPTIONAL_FLOAT,
-        "top_k": _OPTIONAL_INT,
-        "top_p": _OPTIONAL_FLOAT,
-        "eta": _OPTIONAL_FLOAT,
-        "order": _OPTIONAL_INT,
-        "variance": _OPTIONAL_STR,
-        "grid": _OPTIONAL_STR,
-        "clip": bool | None,
-    },
+    "sampler": None,  # checked against the class of the sampler that comes of it
     "guidance": {
         "scale": _OPTIONAL_FLOAT,
         "start": _OPTIONAL_FLOAT,

@@ -8,6 +8,8 @@ from typing import Any
 from trilemma.config import CONF
 
 _FILE = CONF / "options.yaml"
+FROM_CHECKPOINT = "from_checkpoint"
+"""The option of `sampler` that is a checkpoint's own sampler, with single settings changed."""
 
 
 @cache
@@ -27,6 +29,13 @@ def register_options() -> None:
     for group, options in small_options().items():
         for name, node in options.items():
             store.store(group=group, name=name, node=node, provider=_FILE.name)
+    store.store(group="sampler", name=FROM_CHECKPOINT, node=dict.fromkeys(sampler_settings()), provider="conf/sampler")
+
+
+def sampler_settings() -> list[str]:
+    """Every setting that a sampler has, without those that choose which: what may be changed of a checkpoint's own sampler."""
+    nodes = group_nodes("sampler").values()
+    return list(dict.fromkeys(key for node in nodes for key in node if not key.startswith("_")))
 
 
 def group_nodes(group: str) -> dict[str, dict[str, Any]]:
