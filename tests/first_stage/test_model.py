@@ -34,6 +34,10 @@ def test_what_is_shipped_fits(experiment):
     ("overrides", "words"),
     [
         (["experiment=mnist/vq_diffusion", "sampler=ddim"], "sampler DDIM .*sampler=ancestral"),
+        (
+            ["experiment=mnist/ddpm", "process=absorbing"],
+            "a DDPM needs a GaussianProcess, not Absorbing: choose process=gaussian$",
+        ),
         (["experiment=mnist/ddpm", "sampler=ancestral"], "sampler Ancestral .*GaussianProcess.*sampler=ddim"),
         (["experiment=mnist/vq_diffusion", "condition=none"], "condition=none.*guidance=none"),
         (["experiment=mnist/vqvae", "sampler=ddim"], "a VQVAE takes no sampler: leave out sampler="),

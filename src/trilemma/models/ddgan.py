@@ -75,6 +75,7 @@ class DDGAN(Adversarial, Diffusion):
     """
 
     process: GaussianProcess
+    process_kind = GaussianProcess
     discriminator_modules = ("discriminator", "discriminator_condition")
 
     def __init__(
@@ -107,6 +108,7 @@ class DDGAN(Adversarial, Diffusion):
             discriminator_gradient_clip_val=discriminator_gradient_clip_val,
             accumulate_grad_batches=accumulate_grad_batches,
         )
+        self.check_process_kind(type(process))
         if codec.num_classes is not None:
             raise UserError(f"model=ddgan needs continuous codes, and codec {type(codec).__name__} gives tokens")
         if num_timesteps < 1 or r1_interval < 1 or r1_weight < 0.0:

@@ -73,6 +73,7 @@ class DDPM(Diffusion):
     """
 
     process: GaussianProcess
+    process_kind = GaussianProcess
     monitor = ("val/loss", "min")
 
     def __init__(
@@ -95,10 +96,7 @@ class DDPM(Diffusion):
         scheduler: SchedulerFactory | None = None,
     ) -> None:
         super().__init__(optimizer=optimizer, scheduler=scheduler)
-        if not isinstance(process, GaussianProcess):
-            raise UserError(
-                f"model {type(self).__name__} needs a Gaussian process, not {type(process).__name__}: take process=gaussian"
-            )
+        self.check_process_kind(type(process))
         if codec.num_classes is not None:
             raise UserError(
                 f"a Gaussian process needs continuous codes, and codec {type(codec).__name__} gives tokens: take codec=pixels, "

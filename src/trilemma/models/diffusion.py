@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from trilemma.codecs.base import Codec
 from trilemma.conditions.base import Condition, ConditionEncoder
+from trilemma.config.options import options_of
 from trilemma.errors import UserError
 from trilemma.models.generator import ImageGenerator
 from trilemma.processes.noise import NoiseSource
@@ -80,10 +81,12 @@ class Diffusion(ImageGenerator):
 
     Attributes:
         process: The corruption.
+        process_kind: Class of the processes that the family learns to reverse.
         sampler: Default way to draw samples.
     """
 
     process: Any
+    process_kind: ClassVar[type[Any]]
     sampler: DenoisingSampler
 
     @abstractmethod
@@ -100,11 +103,26 @@ class Diffusion(ImageGenerator):
         return tuple(self.codec.code_shape)
 
     @classmethod
+    def check_process_kind(cls, process: type[Any]) -> None:
+        """See that the family learns to reverse processes of a class.
+
+        Raises:
+            UserError: If not, with the processes that it does.
+        """
+        if not issubclass(process, cls.process_kind):
+            fitting = options_of("process", lambda kind: issubclass(kind, cls.process_kind))
+            choice = " or ".join(f"process={name}" for name in fitting)
+            raise UserError(
+                f"a {cls.__name__} needs a {cls.process_kind.__name__}, not {process.__name__}: choose {choice}"
+            )
+
+    @classmethod
     def check_sampler_kind(cls, sampler: type[Sampler] | None, process: type[Any] | None) -> None:
-        """See `ImageGenerator`."""
+        """See `ImageGenerator`; the process must be one for the family too."""
         if sampler is None:
             raise UserError(f"a {cls.__name__} needs a sampler: choose sampler=")
         if process is not None:
+            cls.check_process_kind(process)
             sampler.check_kind(process)
 
     def check_sampler(self, sampler: Sampler | None) -> None:

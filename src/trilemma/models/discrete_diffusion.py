@@ -56,6 +56,7 @@ class DiscreteDiffusion(Diffusion):
     """
 
     process: CategoricalProcess
+    process_kind = CategoricalProcess
     monitor = ("val/bits_per_token", "min")
 
     def __init__(
@@ -83,11 +84,7 @@ class DiscreteDiffusion(Diffusion):
             raise UserError(
                 f"process {type(process).__name__} has no signal-to-noise ratio to weigh by: take model/weight=simple"
             )
-        if not isinstance(process, CategoricalProcess):
-            raise UserError(
-                f"model {type(self).__name__} needs a categorical process, not {type(process).__name__}: take "
-                "process=mask_and_replace, absorbing or uniform"
-            )
+        self.check_process_kind(type(process))
         if codec.num_classes is None:
             raise UserError(
                 f"a categorical process needs tokens, and codec {type(codec).__name__} gives continuous values: take "
