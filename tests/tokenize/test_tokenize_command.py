@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from trilemma.cli.main import explain, register_resolvers
 from trilemma.cli.tokenize import tokenize
 from trilemma.cli.train import train
-from trilemma.config import CONF, plain
+from trilemma.config import CONF
 from trilemma.config.build import build
+from trilemma.config.nodes import plain
 from trilemma.data.codes import META, read_folder
 from trilemma.errors import UserError
 from trilemma.first_stage.model import checkpoint_config
