@@ -1,4 +1,4 @@
-"""What families with a discriminator share: two networks, two optimisers, one count of batches."""
+"""What adversarial families share: two networks, two optimisers, and one count of batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NETWORKS = ("generator", "discriminator")
 
 
 class Adversarial(Family):
-    """A generator and a discriminator that take turns on every batch.
+    """A generator and a discriminator, both trained on every batch.
 
     A subclass gives `discriminator_loss` and `generator_loss`, and names in `discriminator_modules` what the discriminator's turn
     trains. All other trainable parameters (encoder, decoder, embeddings of a condition) are the generator's: they share its
@@ -84,20 +84,20 @@ class Adversarial(Family):
 
     @abstractmethod
     def discriminator_loss(self, batch: Batch) -> Loss | None:
-        """What the discriminator minimises; None where it is not trained in this update (see `num_updates`).
+        """Compute the discriminator's loss; None where it is not trained in this update (see `num_updates`).
 
         It comes before `generator_loss`, and the generator's parameters ask for no gradient.
         """
 
     @abstractmethod
     def generator_loss(self, batch: Batch) -> Loss | None:
-        """What the generator minimises; None where it is not trained in this update (see `num_updates`).
+        """Compute the generator's loss; None where it is not trained in this update (see `num_updates`).
 
         The discriminator's parameters ask for no gradient.
         """
 
     def loss(self, batch: Batch) -> Loss:
-        """The generator's loss.
+        """Compute the generator's loss.
 
         Raises:
             ValueError: If the generator is not trained in this update.
@@ -113,12 +113,12 @@ class Adversarial(Family):
         return self.num_batches // self.accumulate_grad_batches
 
     def generator_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """The generator's trainable parameters and their names."""
+        """List the generator's trainable parameters with their names."""
         others = self._of_discriminator()
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad and p not in others)
 
     def discriminator_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """The discriminator's trainable parameters and their names."""
+        """List the discriminator's trainable parameters with their names."""
         its = self._of_discriminator()
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad and p in its)
 
@@ -126,11 +126,11 @@ class Adversarial(Family):
         return {p for name in self.discriminator_modules for p in self.get_submodule(name).parameters()}
 
     def averaged_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """The generator's."""
+        """List the parameters that moving averages are kept of: the generator's."""
         return self.generator_parameters()
 
     def completes_update(self) -> bool:
-        """Whether no batch is held for an update to come."""
+        """Check whether the last batch completed an update, so that no batch is held for the next one."""
         return self.num_batches % self.accumulate_grad_batches == 0
 
     @property
@@ -139,7 +139,7 @@ class Adversarial(Family):
         return (0, 1)
 
     def backward_passes(self) -> list[list[BackwardPass]]:
-        """The turns of both networks in each of `planned_updates`."""
+        """List the backward passes of both networks in each of `planned_updates`."""
         turns = (
             (self.discriminator_loss, [p for _, p in self.discriminator_parameters()]),
             (self.generator_loss, [p for _, p in self.generator_parameters()]),
@@ -150,7 +150,7 @@ class Adversarial(Family):
         ]
 
     def _in_update(self, number: int, loss_of: Callable[[Batch], Loss | None]) -> Callable[[Batch], Loss | None]:
-        """A loss as it is in the update of that number, whenever it is computed."""
+        """Bind a loss to the update of that number, whenever it is computed."""
 
         def loss(batch: Batch) -> Loss | None:
             before, self.num_batches = self.num_batches, number * self.accumulate_grad_batches
@@ -162,7 +162,7 @@ class Adversarial(Family):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The generator's optimiser, then the discriminator's, each with a schedule of its own."""
+        """Build the generator's optimiser, then the discriminator's, each with a schedule of its own."""
         if self._optimizer is None:
             raise ValueError(f"{type(self).__name__} was built without an optimiser: it can sample, not train")
         generator = self._optimizer(list(self.generator_parameters()))
@@ -203,7 +203,7 @@ class Adversarial(Family):
     def _backward(
         self, loss_of: Callable[[Batch], Loss | None], optimizer: LightningOptimizer, batches: list[Batch]
     ) -> Loss | None:
-        """Leave the mean gradient over the batches in one network's parameters, and give the mean loss, detached."""
+        """Leave the mean gradient over the batches in one network's parameters; return the mean loss, detached."""
         losses = []
         with self.toggled_optimizer(optimizer), self._unsynchronised():
             for batch in batches:
@@ -218,7 +218,7 @@ class Adversarial(Family):
         return Loss(means.pop(""), means, losses[-1].diagnostics)
 
     def _step(self, optimizer: LightningOptimizer, clip: float | None, *, counts: bool) -> None:
-        """Step one network; where it `counts`, so that `trainer.global_step` goes up."""
+        """Step one network; only a step that `counts` raises `trainer.global_step`."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._average_gradients(parameters)
         if clip:
@@ -230,7 +230,7 @@ class Adversarial(Family):
         optimizer.zero_grad()
 
     def _average_gradients(self, parameters: list[Parameter]) -> None:
-        """Average over processes: once an update and network, where DDP's own hooks would wait for both networks."""
+        """Average over processes, once per update and network: DDP's own hooks would wait for both networks."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.trainer.world_size == 1 or not gradients:
             return
@@ -241,7 +241,7 @@ class Adversarial(Family):
             gradient.copy_(mean.view_as(gradient))
 
     def _report(self, losses: dict[str, Loss]) -> StepOutput:
-        """Log every term as it was last computed, as Lightning would anyway, after a resume too."""
+        """Log every term at its last computed value, after a resume too, as Lightning does for other families."""
         for name, loss in losses.items():
             self._terms |= {name: loss.total, **loss.terms}
             self._diagnostics |= loss.diagnostics
@@ -256,7 +256,7 @@ class Adversarial(Family):
         return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def on_fit_start(self) -> None:
-        """Refuse what two optimisers cannot do.
+        """Refuse strategies and precisions that manual optimisation with two optimisers does not support.
 
         Raises:
             UserError: If parameters are sharded over devices, or gradients are scaled.
@@ -272,7 +272,7 @@ class Adversarial(Family):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down the count, what is shown, and the batches of an incomplete update, whole; all processes call it at once."""
+        """Save the count, the logged terms and the whole batches of an incomplete update; all processes call it at once."""
         super().on_save_checkpoint(checkpoint)
         held, diagnostics = self._joined([*self._held, self._diagnostics])
         checkpoint["adversarial"] = {
@@ -283,7 +283,7 @@ class Adversarial(Family):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them up, of batches this process's part."""
+        """Load what `on_save_checkpoint` wrote; of the held batches, this process's part."""
         super().on_load_checkpoint(checkpoint)
         state, of, mine = checkpoint["adversarial"], self.trainer.world_size, self.trainer.global_rank
         self.num_batches, self._terms = state["num_batches"], state["terms"]
@@ -291,7 +291,7 @@ class Adversarial(Family):
         self._diagnostics = _part(state["diagnostics"], mine, of)
 
     def _joined(self, batches: list[Any]) -> tuple[list[Any], Any]:
-        """Mappings of tensors [B, ...] and lists of B, each with the parts of all processes one after another; the last apart."""
+        """Join the parts of all processes in mappings of tensors [B, ...] and lists of B; the last mapping comes apart."""
         if self.trainer.world_size > 1:
             everyones: list[Any] = [None] * self.trainer.world_size
             dist.all_gather_object(everyones, move_data_to_device(batches, "cpu"))
@@ -301,7 +301,7 @@ class Adversarial(Family):
         return batches[:-1], batches[-1]
 
     def on_train_start(self) -> None:
-        """Bring what a checkpoint held to the device."""
+        """Move what the checkpoint held to the device."""
         self._held = move_data_to_device(self._held, self.device)
         self._terms = move_data_to_device(self._terms, self.device)
         self._diagnostics = move_data_to_device(self._diagnostics, self.device)
@@ -312,5 +312,5 @@ def _cat(parts: list[Any]) -> Any:
 
 
 def _part(batch: Any, rank: int, world_size: int) -> Any:
-    """One of equal parts of a mapping of tensors [B, ...] and lists of B."""
+    """Take one of equal parts of a mapping of tensors [B, ...] and lists of B."""
     return {key: x[rank * len(x) // world_size : (rank + 1) * len(x) // world_size] for key, x in batch.items()}

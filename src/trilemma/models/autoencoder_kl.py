@@ -56,7 +56,7 @@ class AutoencoderKL(Family):
         self.kl_weight = kl_weight
 
     def loss(self, batch: Batch) -> Loss:
-        """The weighted sum, per subpixel; its terms are the reconstruction per subpixel and the KL in nats an image."""
+        """Compute the weighted sum per subpixel; its terms are the reconstruction per subpixel and the KL in nats an image."""
         images = batch["image"]
         num_subpixels = images[0].numel()
         reconstruction, kl = self.terms(images, self.training_noise())
@@ -64,7 +64,7 @@ class AutoencoderKL(Family):
         return Loss(total, {"reconstruction": reconstruction.mean() / num_subpixels, "kl": kl.mean()})
 
     def terms(self, images: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """Reconstruction and KL in nats, both summed over dimensions, each [B], of images [B, C, H, W] and one draw of their latents."""
+        """Compute reconstruction and KL in nats of images [B, C, H, W], each [B], summed over dimensions, from one latent draw."""
         output = self.codec(images, noise)
         return self.reconstruction(output.reconstruction, images), output.posterior.kl().flatten(1).sum(1)
 
@@ -83,13 +83,13 @@ class AutoencoderKL(Family):
         return {"diagnostics": {"latent_kl": kl}}
 
     def on_validation_epoch_end(self) -> None:
-        """PSNR of the pooled error (data range 1)."""
+        """Log the PSNR of the pooled error (data range 1)."""
         mse = self.trainer.callback_metrics["val/mse"]
         self.log("val/psnr", -10 * torch.log10(mse), prog_bar=True, sync_dist=True)  # equal in all processes
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] through the mean of their latents and back."""
+        """Encode images [B, C, H, W] to the mean of their latents and decode it."""
         was_training = self.training
         self.eval()
         try:

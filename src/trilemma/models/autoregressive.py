@@ -1,4 +1,4 @@
-"""What autoregressive models share: an exact likelihood, and sampling one position after the other.
+"""What autoregressive models share: an exact likelihood, and sampling position by position.
 
 Shapes: B images, L positions.
 """
@@ -43,7 +43,7 @@ class AutoregressiveModel(ImageGenerator):
 
     @abstractmethod
     def distribution(self, x: Tensor, condition: Condition) -> Distribution:
-        """The distribution of every position given those before it, of values [B, L, ...]."""
+        """Predict the distribution of every position given those before it, of values [B, L, ...]."""
 
     @abstractmethod
     def start(self, condition: Condition, context: Tensor | None = None) -> Any:
@@ -59,15 +59,15 @@ class AutoregressiveModel(ImageGenerator):
         return self.codec.length
 
     def sequence(self, batch: Batch, noise: NoiseSource) -> Tensor:
-        """The batch's codes as sequences [B, L]."""
+        """Encode the batch as sequences [B, L]."""
         return flatten(self.codes(batch, noise))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] of sequences [B, L]."""
+        """Decode sequences [B, L] to images [B, C, H, W] in [-1, 1]."""
         return self.codec.decode(unflatten(codes, self.codec.code_shape))
 
     def loss(self, batch: Batch) -> Loss:
-        """Negative log-likelihood in nats a position."""
+        """Compute the negative log-likelihood in nats a position."""
         noise = self.training_noise()
         x = self.sequence(batch, noise)
         drop = noise.uniform((len(x),)) < self.condition_dropout
@@ -82,7 +82,7 @@ class AutoregressiveModel(ImageGenerator):
 
     @torch.no_grad()
     def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
-        """The exact negative log-likelihood in nats an image; `seed` is for a codec that draws."""
+        """Compute the exact negative log-likelihood in nats an image; `seed` is for a codec that draws."""
         x = self.sequence(batch, self.validation_noise(batch, seed))
         condition = self.condition(self.condition.raw_from(batch), num=len(x))
         nats = -self.distribution(x, condition).log_prob(x).flatten(1).sum(1)
@@ -98,7 +98,7 @@ class AutoregressiveModel(ImageGenerator):
         sampler.check_kind(cls)
 
     def check_guidance(self, guidance: Guidance) -> None:
-        """See `ImageGenerator`; there is no noisy image whose gradient could steer."""
+        """See `ImageGenerator`; there is no noisy image to take a gradient in."""
         if guidance.gradient is not None or guidance.reads_condition:
             raise UserError(
                 f"guidance {type(guidance).__name__} follows a gradient, and a {type(self).__name__} draws one position after the other: "

@@ -1,4 +1,4 @@
-"""What a family is: all that the entry points, callbacks and evaluation know of a model."""
+"""The interface of a family: all that the entry points, callbacks and evaluation know of a model."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Loss:
 
 
 class StepOutput(TypedDict):
-    """What a step returns; callbacks see it in `on_train_batch_end`, and detached.
+    """What a step returns; callbacks see it in `on_train_batch_end`, detached.
 
     Attributes:
         loss: Scalar that Lightning minimises.
@@ -63,7 +63,7 @@ class StepOutput(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class BackwardPass:
-    """One backward pass of an update, as a plan computes it.
+    """One backward pass of an update, as `debug=plan` computes it.
 
     Attributes:
         loss: Of a batch; None where the pass is left out of that update.
@@ -106,23 +106,23 @@ class Family(L.LightningModule, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch) -> Loss:
-        """Training loss of a batch."""
+        """Compute the training loss of a batch."""
 
     def averaged_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """The parameters that moving averages are kept of, and their names: those that are trained."""
+        """List the parameters that moving averages are kept of, with their names: those that are trained."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
     def completes_update(self) -> bool:
-        """Whether the last batch completed an update, so that no gradients wait for more batches: no checkpoint holds them."""
+        """Check whether the last batch completed an update: a checkpoint does not hold accumulated gradients."""
         # Only Lightning's loop knows all the rules, and it has no public way to ask.
         return not self.trainer.fit_loop.epoch_loop._should_accumulate()
 
     def backward_passes(self) -> list[list[BackwardPass]]:
-        """Backward passes of an update, in their order, for each kind of update that there is, the ordinary kind last."""
+        """List the backward passes of an update, in order, for each kind of update; the ordinary kind comes last."""
         return [[BackwardPass(loss=self.loss, parameters=[p for p in self.parameters() if p.requires_grad])]]
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:
-        """Log the named terms and return the total, with what monitors look at."""
+        """Log the named terms and return the total, with the diagnostics for monitors."""
         loss = self.loss(batch)
         terms = {name: term.detach() for name, term in loss.terms.items()}
         shown = self.over_processes({"loss": loss.total.detach(), **terms})
@@ -133,7 +133,7 @@ class Family(L.LightningModule, ABC):
     def log(  # type: ignore[override]
         self, name: str, value: Any, *, batch_size: int | None = None, **options: Any
     ) -> None:
-        """As Lightning's, whose mean over processes is wrong where their numbers of images are odd in sum.
+        """Log as Lightning does, whose mean over processes is wrong where their numbers of images are odd in sum.
 
         It averages those numbers as integers. Here they are given as multiples of what it divides by.
         """
@@ -142,14 +142,14 @@ class Family(L.LightningModule, ABC):
         super().log(name, value, batch_size=batch_size, **options)
 
     def configure_model(self) -> None:
-        """Shard the trainable weights where the strategy has laid out a mesh of processes for that."""
+        """Shard the trainable weights where the strategy has set up a device mesh for it."""
         mesh = self.device_mesh
         if mesh is not None:
             mixed = self.trainer.precision == "bf16-mixed"
             shard(self, mesh["data_parallel"], block_dtype=torch.bfloat16 if mixed else None)
 
     def training_noise(self) -> NoiseSource:
-        """Noise for this process's part of the training batch: a function of seed, batch and image.
+        """Build the noise for this process's part of the training batch: a function of seed, batch and image.
 
         It is the same in whatever number of processes, and after a resume; no state of it needs to be kept. A further call in
         one batch gives other noise. Outside a trainer it comes from torch's global generator.
@@ -165,7 +165,7 @@ class Family(L.LightningModule, ABC):
         return TorchNoise(generator, rank=trainer.global_rank, world_size=trainer.world_size)
 
     def over_processes(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mean of named scalars over the processes of the run, whose parts of a batch are equal."""
+        """Average named scalars over the processes of the run, whose parts of a batch are equal."""
         if not values or self._trainer is None or self._trainer.world_size == 1:
             return values
         # In one message, and in float64 where one of them has it.
@@ -176,7 +176,7 @@ class Family(L.LightningModule, ABC):
         return {name: mean.to(kind) for name, mean, kind in zip(values, means.unbind(), kinds, strict=True)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimise what is trainable; step the schedule once a batch."""
+        """Build the optimiser of the trainable parameters; step the schedule once a batch."""
         if self._optimizer is None:
             raise ValueError(f"{type(self).__name__} was built without an optimiser: it can sample, not train")
         optimizer = self._optimizer([(name, p) for name, p in self.named_parameters() if p.requires_grad])
@@ -200,7 +200,7 @@ class Family(L.LightningModule, ABC):
             clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down what rebuilds the model; a family that overrides this calls it too."""
+        """Save what rebuilds the model; a family that overrides this calls it too."""
         checkpoint["trilemma"] = {
             "format": CHECKPOINT_FORMAT,
             "version": version("trilemma"),
@@ -208,7 +208,7 @@ class Family(L.LightningModule, ABC):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lay out what the optimisers remember as the weights are laid out; a family that overrides this calls it too.
+        """Shard the optimisers' states as the weights are sharded; a family that overrides this calls it too.
 
         A fused optimiser takes that for granted, and a run that was sharded has it row by row, not with channels last.
         """

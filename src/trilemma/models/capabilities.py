@@ -20,7 +20,7 @@ class Samples(Protocol):
     """A family that draws images."""
 
     def examples(self, num: int) -> list[Any] | None:
-        """Conditions to draw `num` images of, the same at every call; None for a family that is not steered."""
+        """Choose conditions for `num` images, the same at every call; None for an unconditional family."""
 
     def sample(
         self,
@@ -51,15 +51,15 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Reconstructs(Protocol):
-    """A family that gives an image back."""
+    """A family that reconstructs images."""
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] through the model and back."""
+        """Encode and decode images [B, C, H, W] in [-1, 1]."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """A log-likelihood with what it is.
+    """A log-likelihood with its kind: exact, bound or estimate.
 
     Attributes:
         nats: Negative log-likelihood per image, [B].
@@ -96,10 +96,10 @@ class LabelScore(NamedTuple):
 
 @runtime_checkable
 class Classifies(Protocol):
-    """A family that tells the labels of images."""
+    """A family that predicts the labels of images."""
 
     def score_labels(self, batch: Batch, *, seed: int = 0) -> dict[str, LabelScore]:
         """Score labelled images under each condition that the family names ("t = 0.1"), the easiest first."""
 
     def feature_network(self) -> FeatureClassifier | None:
-        """The network of clean images whose hidden layer can measure quality; None where the family has none."""
+        """Get the network of clean images whose hidden layer can measure quality; None where the family has none."""

@@ -42,14 +42,14 @@ class Classifier(Family):
         self.max_shift, self.mirror, self.label_smoothing = max_shift, mirror, label_smoothing
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy in nats."""
+        """Compute the cross-entropy in nats."""
         logits = self.network(self._augment(batch["image"], self.training_noise()))
         accuracy = (logits.argmax(1) == batch["label"]).float().mean()
         loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
         return Loss(loss, {"accuracy": accuracy})
 
     def _augment(self, images: Tensor, noise: NoiseSource) -> Tensor:
-        """Shift each image on its own by a gather over padded rows and columns."""
+        """Shift each image independently, by a gather over padded rows and columns."""
         num, _, height, width = images.shape
         if self.mirror:
             flip = noise.uniform((num,)) < 0.5
@@ -72,7 +72,7 @@ class Classifier(Family):
 
     @torch.no_grad()
     def score_labels(self, batch: Batch, *, seed: int = 0) -> dict[str, LabelScore]:
-        """See `Classifies`: of clean images, as they are."""
+        """See `Classifies`: of clean images."""
         logits = self.network(batch["image"])
         nats = F.cross_entropy(logits, batch["label"], reduction="none")
         return {"clean images": LabelScore(logits.argmax(1) == batch["label"], nats)}

@@ -30,7 +30,7 @@ _ON_GRID = 1e-6
 
 
 class _Step(NamedTuple):
-    """A step that the process takes from data, and what the networks are told beside it."""
+    """One forward step (xs, xt) of data, with its times and both networks' conditions."""
 
     xs: Tensor
     xt: Tensor
@@ -131,10 +131,8 @@ class DDGAN(Adversarial, Diffusion):
         self.condition_dropout = condition_dropout
         self.check_parts()
 
-    # --- training -------------------------------------------------------------------------------------------------------
-
     def discriminator_loss(self, batch: Batch) -> Loss:
-        """softplus(-D) on steps of data and softplus(D) on steps of the generator, and now and then the penalty."""
+        """Compute softplus(-D) on steps of data + softplus(D) on generated steps, every few updates with the R1 penalty."""
         noise = self.training_noise()
         step = self._forward_step(batch, noise, self.condition_dropout)
         penalised = self.r1_weight > 0.0 and self.num_updates % self.r1_interval == 0
@@ -151,7 +149,7 @@ class DDGAN(Adversarial, Diffusion):
         return Loss(total, terms, {"real_score": real.detach(), "fake_score": fake.detach()})
 
     def generator_loss(self, batch: Batch) -> Loss:
-        """softplus(-D) on steps of the generator: the non-saturating loss."""
+        """Compute the non-saturating loss: softplus(-D) on generated steps."""
         noise = self.training_noise()
         step = self._forward_step(batch, noise, self.condition_dropout)
         return Loss(F.softplus(-self._score(self._drawn(step, noise), step)).mean())
@@ -174,13 +172,13 @@ class DDGAN(Adversarial, Diffusion):
         return _Step(xs, xt, s, t, condition, judged)
 
     def _drawn(self, step: _Step, noise: NoiseSource) -> Tensor:
-        """The generator's xs, [B, c, h, w]."""
+        """Draw xs from the generator, [B, c, h, w]."""
         x0 = self._generated(step.xt, step.t, step.condition, noise)
         mean, variance = self.process.posterior(x0, step.xt, step.s, step.t)
         return mean + variance.sqrt() * noise.normal(tuple(mean.shape), dtype=mean.dtype)
 
     def _generated(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Tensor:
-        """x0 of a latent that is drawn here, [B, c, h, w] in the dtype of xt."""
+        """Generate x0 from a latent drawn here, [B, c, h, w] in the dtype of xt."""
         dtype = next(self.network.parameters()).dtype
         z = noise.normal((len(xt), self.latent_dim)).to(dtype)
         output = self.network(xt.to(dtype), t.to(dtype), z, condition.pooled, condition.tokens, condition.mask).to(xt)
@@ -188,12 +186,12 @@ class DDGAN(Adversarial, Diffusion):
         return output if bound is None else bound * torch.tanh(output / bound)
 
     def _score(self, xs: Tensor, step: _Step) -> Tensor:
-        """The discriminator's logits, [B] in float32 or better."""
+        """Compute the discriminator's logits, [B] in float32 or better."""
         score: Tensor = self.discriminator(xs, step.xt, step.t.to(xs.dtype), step.discriminator_condition.pooled)
         return score if score.dtype.itemsize >= 4 else score.float()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the gap of the discriminator's verdicts on held-out data, to be compared with `train/discriminator_gap`.
+        """Log the gap between the logits of data and of samples on held-out data, to compare with `train/discriminator_gap`.
 
         One that recognises the training images by heart finds held-out ones no better than samples.
         """
@@ -203,16 +201,14 @@ class DDGAN(Adversarial, Diffusion):
         gap = real.sigmoid().mean() - fake.sigmoid().mean()
         self.log("val/discriminator_gap", gap, batch_size=len(real), sync_dist=True)
 
-    # --- sampling -------------------------------------------------------------------------------------------------------
-
     def check_sampler(self, sampler: Sampler | None) -> None:
-        """See `ImageGenerator`; the network knows no times but those of its chain."""
+        """See `ImageGenerator`; the network was trained at the times of its chain only."""
         super().check_sampler(sampler)
         assert isinstance(sampler, DenoisingSampler)
         self._check_times(torch.tensor(sampler.times(self.process)[:-1], dtype=torch.float64))
 
     def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
-        """The `Denoiser` that samplers see; the latent is drawn from `noise`.
+        """Predict x0 for samplers (see `Denoiser`); the latent is drawn from `noise`.
 
         Raises:
             UserError: If a time is not one of i/T.
@@ -235,10 +231,10 @@ class DDGAN(Adversarial, Diffusion):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Codes [B, c, h, w] of images [B, C, H, W]."""
+        """Encode images [B, C, H, W] as codes [B, c, h, w]."""
         return self.codec.encode(images)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] of codes [B, c, h, w] of any float dtype."""
+        """Decode codes [B, c, h, w] of any float dtype to images [B, C, H, W] in [-1, 1]."""
         return self.codec.decode(codes.to(self.codec.scale.dtype))

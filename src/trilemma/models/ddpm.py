@@ -147,10 +147,8 @@ class DDPM(Diffusion):
                 "importance"
             )
 
-    # --- training -------------------------------------------------------------------------------------------------------
-
     def loss(self, batch: Batch) -> Loss:
-        """Squared error of the output per dimension, and the bound where the objective has it."""
+        """Compute the squared error of the output per dimension, and the bound where the objective has it."""
         noise = self.training_noise()
         x0 = self.codes(batch, noise)
         t, weight = self.times.sample(len(x0), noise, self.process)
@@ -173,7 +171,7 @@ class DDPM(Diffusion):
     def _terms(
         self, x0: Tensor, t: Tensor, condition: Condition, noise: NoiseSource, *, with_bound: bool, detach: bool = False
     ) -> _Terms:
-        """What a network call at xt ~ q(xt|x0) says, with `detach` the bound's mean taken as given."""
+        """Compute the loss terms of one network call at xt ~ q(xt|x0); `detach` stops the bound's gradient at the mean."""
         process = self.process
         eps = noise.normal(tuple(x0.shape), dtype=x0.dtype)
         xt = process.perturb(x0, t, eps)
@@ -192,7 +190,7 @@ class DDPM(Diffusion):
         return _Terms(plain if factor is None else factor.to(plain) * plain, to_x0.square().to(plain) * plain, bound)
 
     def _output(self, xt: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
-        """The network's output, and the learned variance's place between its ends, each [B, c, h, w] in float32 or better."""
+        """Run the network: its output and the learned variance's interpolation fraction, each [B, c, h, w] in float32 or better."""
         scale = self.parameterization.scale_in(self.process, t)
         x = xt if scale is None else broadcast_like(scale, xt) * xt
         dtype = next(self.network.parameters()).dtype
@@ -210,10 +208,8 @@ class DDPM(Diffusion):
         small, large = self.process.log_variance_range(s, t)
         return broadcast_like(small if self.variance == "small" else large, like).to(like)
 
-    # --- validation and likelihood --------------------------------------------------------------------------------------
-
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics]:
-        """Log the loss, each image at its own stratum of times, so that the set covers all of 1..T.
+        """Log the loss at stratified times, so that the images of the set cover all of 1..T.
 
         Returns:
             The times and the weighted squared error at each.
@@ -231,7 +227,7 @@ class DDPM(Diffusion):
 
     @torch.no_grad()
     def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
-        """The variational bound, summed over every step with one draw of xt each, in nats per image."""
+        """Compute the variational bound in nats per image, summed over every step with one draw of xt each."""
         noise = Noise(seed, batch["index"], self.device)
         x0 = self.codes(batch, noise)
         num_dims = x0[0].numel()
@@ -244,10 +240,8 @@ class DDPM(Diffusion):
             nats = nats + terms.bound * num_dims * torch.log(torch.tensor(2.0))
         return Likelihood(nats, "bound", num_dims, "subpixel")
 
-    # --- sampling -------------------------------------------------------------------------------------------------------
-
     def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
-        """The `Denoiser` that samplers see; `xt` keeps its dtype, the network has its own."""
+        """Predict x0 for samplers (see `Denoiser`); `xt` keeps its dtype, the network has its own."""
         output, fraction = self._output(xt, t.double(), condition)
         x0 = self.parameterization.to_x0(self.process, output.to(xt), xt, t.double())
         variance = broadcast_like(self.x0_error.variance(self.process, t), xt)
@@ -255,15 +249,15 @@ class DDPM(Diffusion):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Codes [B, c, h, w] of images [B, C, H, W]."""
+        """Encode images [B, C, H, W] as codes [B, c, h, w]."""
         return self.codec.encode(images)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] of codes [B, c, h, w] of any float dtype."""
+        """Decode codes [B, c, h, w] of any float dtype to images [B, C, H, W] in [-1, 1]."""
         return self.codec.decode(codes.to(self.codec.scale.dtype))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images through the codec and back: what this model's samples can look like at best."""
+        """Encode and decode images with the codec: the best that this model's samples can look like."""
         return self.decode(self.encode(images))

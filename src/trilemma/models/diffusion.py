@@ -1,4 +1,4 @@
-"""What diffusion models share: a process, a denoiser, and a sampler that follows both from noise to data."""
+"""What diffusion models share: a process, a denoiser, and a sampler that runs the reverse process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trilemma.samplers.guidance import Guidance
 class ShowsTrajectory(Protocol):
     """A family whose trajectory from noise to data can be shown: continuous codes, a process that noises them, a denoiser."""
 
-    if TYPE_CHECKING:  # attributes, which `isinstance` would not find where torch keeps submodules elsewhere
+    if TYPE_CHECKING:  # attributes only: torch keeps submodules where `isinstance` does not look
 
         @property
         def codec(self) -> Codec:
@@ -50,16 +50,16 @@ class ShowsTrajectory(Protocol):
             """Where it lives."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Codes [B, c, h, w] of images."""
+        """Encode images as codes [B, c, h, w]."""
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images of codes [B, c, h, w]."""
+        """Decode codes [B, c, h, w] to images."""
 
     def nearest_time(self, t: float) -> float:
-        """The time nearest to t at which the network knows how to denoise."""
+        """Find the time nearest to t at which the network can denoise."""
 
     def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
-        """The `Denoiser` that samplers see."""
+        """Predict x0 for samplers (see `Denoiser`)."""
 
     def sample_codes(
         self,
@@ -91,10 +91,10 @@ class Diffusion(ImageGenerator):
 
     @abstractmethod
     def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
-        """The `Denoiser` that samplers see."""
+        """Predict x0 for samplers (see `Denoiser`)."""
 
     def nearest_time(self, t: float) -> float:
-        """Give the time nearest to t at which the network knows how to denoise: any, where a family does not say otherwise."""
+        """Find the time nearest to t at which the network can denoise; any time, unless a family overrides this."""
         return t
 
     @property
@@ -104,7 +104,7 @@ class Diffusion(ImageGenerator):
 
     @classmethod
     def check_process_kind(cls, process: type[Any]) -> None:
-        """See that the family learns to reverse processes of a class.
+        """Check that the family learns to reverse processes of a class.
 
         Raises:
             UserError: If not, with the processes that it does.

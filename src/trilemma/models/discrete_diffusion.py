@@ -111,10 +111,8 @@ class DiscreteDiffusion(Diffusion):
         """Length T of the chain."""
         return self.times.num_steps
 
-    # --- training -------------------------------------------------------------------------------------------------------
-
     def loss(self, batch: Batch) -> Loss:
-        """Variational bound + auxiliary loss, in nats per token."""
+        """Compute the variational bound + auxiliary loss, in nats per token."""
         x0, noise = self.tokens(batch), self.training_noise()
         t, weight = self.times.sample(len(x0), noise, self.process)
         i = self.times.index(t)
@@ -132,13 +130,13 @@ class DiscreteDiffusion(Diffusion):
         )
 
     def _bound_weight(self, t: Tensor) -> Tensor | None:
-        """Weights of the bound's terms at times t [B], float64 [B]; None where all are 1."""
+        """Compute the weights of the bound's terms at times t [B], float64 [B]; None where all are 1."""
         if not supports(self.process, KnowsSNR):
             return None
         return self.weight.on_bound(self.process.log_snr(t))
 
     def _terms(self, x0: Tensor, i: Tensor, condition: Condition, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """KL of step i and -log p(x0 | xt), each the mean over tokens, [B]."""
+        """Compute the KL of step i and -log p(x0 | xt), each the mean over tokens, [B]."""
         t, s = i / self.num_timesteps, (i - 1) / self.num_timesteps
         xt = self.process.sample(x0, t, noise)
         logits = self._logits(xt, t, condition)
@@ -150,16 +148,14 @@ class DiscreteDiffusion(Diffusion):
         return logits
 
     def tokens(self, batch: Batch) -> Tensor:
-        """The batch's tokens, int64 [B, L]: the cached ones, else encoded now."""
+        """Get the batch's tokens, int64 [B, L]: the cached ones, else encoded now."""
         if "code" in batch:
             return batch["code"]
         with torch.no_grad():
             return flatten(self.codec.encode(batch["image"]))
 
-    # --- validation: the bound over all t -------------------------------------------------------------------------------
-
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics]:
-        """Log the bound in bits per token, each image at its own stratum of timesteps, so that the set covers all of 1..T.
+        """Log the bound in bits per token at stratified times, so that the images of the set cover all of 1..T.
 
         Returns:
             The times and the bound's term at each, in bits per token.
@@ -176,7 +172,7 @@ class DiscreteDiffusion(Diffusion):
 
     @torch.no_grad()
     def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
-        """The bound, summed over every timestep with one draw of xt each, in nats per image of L tokens."""
+        """Compute the bound in nats per image of L tokens, summed over every timestep with one draw of xt each."""
         x0 = self.tokens(batch)
         noise = Noise(seed, batch["index"], self.device)
         condition = self.condition(self.condition.raw_from(batch), num=len(x0))
@@ -186,10 +182,8 @@ class DiscreteDiffusion(Diffusion):
             nats = nats + kl * x0.shape[1]
         return Likelihood(nats, "bound", x0.shape[1], "token")
 
-    # --- sampling -------------------------------------------------------------------------------------------------------
-
     def denoise(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
-        """The `Denoiser` that samplers see."""
+        """Predict log p(x0|xt) for samplers (see `Denoiser`)."""
         return Prediction(log_x0=self._logits(xt, t, condition), weighting=self.weighting)
 
     @property
@@ -198,10 +192,10 @@ class DiscreteDiffusion(Diffusion):
         return (self.codec.length,)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] of tokens int64 [B, L]."""
+        """Decode tokens int64 [B, L] to images [B, C, H, W] in [-1, 1]."""
         return self.codec.decode(unflatten(codes, self.codec.code_shape))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images through the codec and back: what this model's samples can look like at best."""
+        """Encode and decode images with the codec: the best that this model's samples can look like."""
         return self.codec.decode(self.codec.encode(images))

@@ -1,4 +1,4 @@
-"""What families that draw images from a condition share: codec, condition, guidance, and drawing many in batches."""
+"""What families that draw images from a condition share: codec, condition, guidance, and sampling in batches."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ class ImageGenerator(Family):
         """
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] of codes as `sample_codes` gives them."""
+        """Decode codes, as `sample_codes` returns them, to images [B, C, H, W] in [-1, 1]."""
         return self.codec.decode(codes)
 
     def validation_noise(self, batch: Batch, seed: int = 0) -> NoiseSource:
-        """Noise for a validation batch: a function of the seed and of each image."""
+        """Build the noise for a validation batch: a function of the seed and of each image."""
         return Noise(seed, batch["index"], self.device)
 
     @classmethod
     def check_sampler_kind(cls, sampler: type[Sampler] | None, process: type[Any] | None) -> None:
-        """See that samplers of a class can draw from this family on a process of a class, before either is built.
+        """Check, before either is built, that a class of samplers can draw from this family on a class of processes.
 
         Raises:
             UserError: If not, with what would fit.
@@ -80,7 +80,7 @@ class ImageGenerator(Family):
             )
 
     def check_sampler(self, sampler: Sampler | None) -> None:
-        """See that a sampler can draw from this model with its settings.
+        """Check that a sampler can draw from this model with its settings.
 
         Raises:
             UserError: If not, with what would fit.
@@ -88,7 +88,7 @@ class ImageGenerator(Family):
         self.check_sampler_kind(None if sampler is None else type(sampler), None)
 
     def check_guidance(self, guidance: Guidance) -> None:
-        """See that a guidance can steer this model; here, where images are drawn in a single call, none can.
+        """Check that a guidance can guide this model; here none can, because images are drawn in a single call.
 
         Raises:
             UserError: If it cannot, with what would fit.
@@ -100,7 +100,7 @@ class ImageGenerator(Family):
             )
 
     def check_parts(self) -> None:
-        """See that sampler, guidance and condition fit each other; the last line of a subclass's constructor.
+        """Check that sampler, guidance and condition fit each other; the last line of a subclass's constructor.
 
         Raises:
             UserError: If they do not.
@@ -109,11 +109,11 @@ class ImageGenerator(Family):
         self.check_sampler(self.sampler)
 
     def examples(self, num: int) -> list[Any] | None:
-        """Conditions to draw `num` images of; see `ConditionEncoder.examples`."""
+        """Choose conditions for `num` images; see `ConditionEncoder.examples`."""
         return self.condition.examples(num)
 
     def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
-        """The batch's codes: the cached ones, else encoded now; a codec that draws does so from `noise`."""
+        """Get the batch's codes: the cached ones, else encoded now; a stochastic codec draws from `noise`."""
         if "code" in batch:
             return self.codec.from_cache(batch["code"], noise)
         with torch.no_grad():
@@ -158,7 +158,7 @@ class ImageGenerator(Family):
             self.train(was_training)
 
     def check_condition(self, raw: Any, guidance: Guidance | None = None) -> None:
-        """See that a raw condition can steer the samples.
+        """Check that samples can be drawn given a raw condition.
 
         Args:
             raw: One label or string an image, or None.
@@ -174,7 +174,7 @@ class ImageGenerator(Family):
 
 
 def one_each(condition: Any, num: int) -> list[Any] | None:
-    """One label or string for all, or one each: a list of `num`, or None.
+    """Expand one label or string for all images to a list of `num`; None stays None.
 
     Raises:
         UserError: If there is another number of them.

@@ -1,4 +1,4 @@
-"""A classifier of noisy images: what gradient guidance steers by."""
+"""A classifier of noisy images, for classifier guidance."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class NoisyClassifier(Family):
         self.num_labels = num_labels
 
     def logits(self, xt: Tensor, t: Tensor) -> Tensor:
-        """Give log p(label | xt) up to a constant [B, num_labels], of xt [B, c, h, w] of any floating type at times t [B]."""
+        """Compute log p(label | xt) up to a constant [B, num_labels], of xt [B, c, h, w] of any floating type at times t [B]."""
         time = as_float64(t)
         # Every process shows the network inputs of one size.
         scale = (self.process.alpha(time).square() + self.process.sigma(time).square()).rsqrt()
@@ -78,11 +78,11 @@ class NoisyClassifier(Family):
         return logits
 
     def log_prob(self, xt: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """Give log p(label | xt) in nats [B], of xt [B, c, h, w] at times t [B] and labels [B]; differentiable in xt."""
+        """Compute log p(label | xt) in nats [B], of xt [B, c, h, w] at times t [B] and labels [B]; differentiable in xt."""
         return self.logits(xt, t).log_softmax(1).gather(1, label[:, None])[:, 0]
 
     def loss(self, batch: Batch) -> Loss:
-        """Cross-entropy in nats, over the noise levels of `times`."""
+        """Compute the cross-entropy in nats, over the noise levels of `times`."""
         noise = self.training_noise()
         x0, label = self.codes(batch, noise), batch["label"]
         t, weight = self.times.sample(len(x0), noise, self.process)
@@ -91,7 +91,7 @@ class NoisyClassifier(Family):
         return Loss((weight * cross_entropy).mean(), {"accuracy": right.float().mean()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics]:
-        """Log cross-entropy and accuracy with each image at a time of its own, so that the set covers all of (0, 1] evenly.
+        """Log cross-entropy and accuracy at stratified times, so that the images of the set cover (0, 1] evenly.
 
         Returns:
             The times and the cross-entropy at each, in nats.
@@ -110,7 +110,7 @@ class NoisyClassifier(Family):
         return {"diagnostics": {"time": t, "time_loss": cross_entropy}}
 
     def _score(self, x0: Tensor, t: Tensor, label: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """Cross-entropy in nats and whether the most likely label is right, both [B], at xt ~ q(xt | x0)."""
+        """Compute the cross-entropy in nats and whether the most likely label is right, both [B], at xt ~ q(xt | x0)."""
         logits = self.logits(self.process.sample(x0, t, noise), t)
         return F.cross_entropy(logits, label, reduction="none"), logits.argmax(1) == label
 
@@ -128,7 +128,7 @@ class NoisyClassifier(Family):
         return scores
 
     def feature_network(self) -> None:
-        """See `Classifies`: its network reads noisy images."""
+        """See `Classifies`: None, since the network reads noisy images."""
         return
 
     def reads(self) -> tuple[Codec, GaussianProcess]:
@@ -136,7 +136,7 @@ class NoisyClassifier(Family):
         return self.codec, self.process
 
     def codes(self, batch: Batch, noise: NoiseSource) -> Tensor:
-        """The batch's codes, float [B, c, h, w]: the cached ones, else encoded now."""
+        """Get the batch's codes, float [B, c, h, w]: the cached ones, else encoded now."""
         if "code" in batch:
             return self.codec.from_cache(batch["code"], noise)
         with torch.no_grad():

@@ -38,7 +38,7 @@ class VQVAE(Family):
         self.usage = CodebookUsage(codec.num_classes)
 
     def loss(self, batch: Batch) -> Loss:
-        """Mean squared error in [-1, 1] units plus the weighted commitment loss."""
+        """Compute the mean squared error in [-1, 1] units plus the weighted commitment loss."""
         output = self.codec(batch["image"])
         reconstruction = F.mse_loss(output.reconstruction, batch["image"])
         return Loss(
@@ -56,7 +56,7 @@ class VQVAE(Family):
         self.log("val/mse", error, batch_size=len(images), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """PSNR of the pooled error (data range 1) and codebook usage."""
+        """Log the PSNR of the pooled error (data range 1) and codebook usage."""
         mse = self.trainer.callback_metrics["val/mse"]
         self.log("val/psnr", -10 * torch.log10(mse), prog_bar=True, sync_dist=True)  # equal in all processes
         self.log_dict({f"val/codebook_{name}": x for name, x in self.usage.compute().items()}, sync_dist=True)
@@ -64,7 +64,7 @@ class VQVAE(Family):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] through the codec and back."""
+        """Encode and decode images [B, C, H, W]."""
         was_training = self.training
         self.eval()
         try:
