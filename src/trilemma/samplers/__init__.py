@@ -1,1 +1,1 @@
-"""From noise to data, over any process and denoiser; and guidance."""
+"""Samplers over any process and denoiser, and guidance."""

@@ -1,4 +1,4 @@
-"""Sampling one position after the other."""
+"""Autoregressive sampling, one position after the other."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Autoregressive(Protocol):
     """
 
     def start(self, condition: Condition, context: Tensor | None = None) -> Any:
-        """Give the state before the first position.
+        """Build the state before the first position.
 
         Args:
-            condition: What steers the B sequences; its length is B.
+            condition: Condition of the B sequences; its length is B.
             context: What the sequences go on from, where the model knows such a thing.
         """
 
     def step(self, token: Tensor | None, state: Any) -> tuple[Distribution, Any]:
-        """Take in the value of a position and give the distribution of the next.
+        """Feed the value of a position and predict the distribution of the next one.
 
         Args:
             token: Value of the position before, [B, ...]; None at the first.
@@ -45,7 +45,7 @@ class Autoregressive(Protocol):
 
 
 class AutoregressiveSampler(Sampler):
-    """Draws every position from the model's distribution, sharpened.
+    """Draws every position from the model's distribution, with temperature, top-k and top-p.
 
     Sources: Fan et al. 2018, section 5.4 (top-k); Holtzman et al. 2020, section 3.1 (top-p).
 
@@ -88,7 +88,7 @@ class AutoregressiveSampler(Sampler):
         Args:
             model: The model.
             num_positions: Length L of a sequence.
-            condition: What steers the samples; its `null` twin serves guidance.
+            condition: Condition of the samples; guidance uses its `null` twin.
             guidance: How branches of the condition are combined.
             noise: Source of all randomness.
             on_step: Called after each position as on_step(step, s, values so far [B, step + 1, ...], prediction).
@@ -123,7 +123,7 @@ class AutoregressiveSampler(Sampler):
         return torch.stack(values, 1)
 
     def sharpened(self, distribution: Distribution) -> Distribution:
-        """Give the distribution that is drawn from.
+        """Sharpen the model's distribution by temperature, top-k and top-p.
 
         Raises:
             UserError: If classes are to be cut off where there are none, or the distribution knows no temperature.

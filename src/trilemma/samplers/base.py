@@ -1,4 +1,4 @@
-"""What a sampler asks for and what it is: the contracts of `samplers/`."""
+"""The contracts of `samplers/`: what a sampler is, and what it asks of a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network believes of the clean data.
+    """A network's prediction of the clean data.
 
     Attributes:
         log_x0: Categorical processes: log p(x0 | xt) up to a constant a position (logits), float32 [B, L, K].
@@ -42,7 +42,7 @@ class Prediction:
 
 
 class Denoiser(Protocol):
-    """A network, seen from a sampler."""
+    """A network, as a sampler calls it."""
 
     def __call__(self, xt: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Prediction:
         """Predict x0 from xt at times t [B].
@@ -66,12 +66,12 @@ class Sampler(ABC):
 
     @classmethod
     def fits(cls, kind: type[Any]) -> bool:
-        """Whether it draws from objects of a class."""
+        """Check whether it draws from objects of a class."""
         return issubclass(kind, cls.draws_from)
 
     @classmethod
     def check_kind(cls, kind: type[Any]) -> None:
-        """See that it draws from objects of a class, before there is one.
+        """Check, before there is an object, that it draws from objects of a class.
 
         Raises:
             UserError: If not, with the samplers that do.
@@ -85,7 +85,7 @@ class Sampler(ABC):
             )
 
     def check(self, subject: Any) -> None:
-        """See that it can draw from this process, or model, with its settings, before anything is drawn.
+        """Check, before anything is drawn, that it can draw from this process or model with its settings.
 
         Raises:
             UserError: If it cannot, with what would fit.

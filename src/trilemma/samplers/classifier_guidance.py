@@ -15,12 +15,12 @@ from trilemma.samplers.guidance import Guidance
 
 
 class NoisyLogProb(Protocol):
-    """A classifier of noisy images, seen from a guidance; a module, in evaluation mode and on the device of the samples."""
+    """A classifier of noisy images, as a guidance calls it: in evaluation mode, on the device of the samples."""
 
     num_labels: int
 
     def log_prob(self, xt: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """Give log p(label | xt) [B] of xt [B, ...] at times t [B], both of any floating type, differentiable in xt."""
+        """Compute log p(label | xt) [B] of xt [B, ...] at times t [B], both of any floating type, differentiable in xt."""
 
 
 class ClassifierGuidance(Guidance):
@@ -70,7 +70,7 @@ class ClassifierGuidance(Guidance):
         return describe_labels(raw, self.num_labels)
 
     def check(self, raw: Any) -> None:
-        """Refuse what is no label of the classifier, and no label at all unless the scale is 0."""
+        """Refuse what is not a label of the classifier, and a missing label unless the scale is 0."""
         captions = isinstance(raw, str) or (isinstance(raw, list) and any(isinstance(value, str) for value in raw))
         if captions or (raw is None and self.scale != 0.0):
             raise UserError("guidance=classifier needs condition.label: without one there is nothing to steer to")
@@ -93,7 +93,7 @@ class ClassifierGuidance(Guidance):
 
 
 class ClassifierGradient(nn.Module):
-    """The gradient of log p(label | xt) of a classifier in xt.
+    """The gradient of a classifier's log p(label | xt) in xt.
 
     A module, so that whoever watches modules sees one call of it an evaluation, the backward pass within.
 
@@ -106,10 +106,10 @@ class ClassifierGradient(nn.Module):
         self.classifier = classifier
 
     def forward(self, xt: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """The gradient, shaped like xt [B, ...], at times t [B] and labels [B]."""
-        with torch.enable_grad():  # samplers run without
+        """Compute the gradient, shaped like xt [B, ...], at times t [B] and labels [B]."""
+        with torch.enable_grad():  # samplers run under no_grad
             x = xt.detach().requires_grad_()
-            # No image's term depends on another image, so the gradient of the sum holds each image's own.
+            # Each image's term depends on that image alone, so the gradient of the sum holds each image's gradient.
             total = cast(NoisyLogProb, self.classifier).log_prob(x, t, label).sum()
             (gradient,) = torch.autograd.grad(total, x)
         return gradient

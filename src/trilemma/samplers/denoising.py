@@ -1,4 +1,4 @@
-"""The one loop of all samplers that denoise."""
+"""The loop that all denoising samplers share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trilemma.samplers.guided import GuidedDenoiser
 
 
 class DenoisingSampler(Sampler):
-    """A sampler that follows a (process, denoiser) pair from noise to data; subclasses say what a step is.
+    """A sampler that follows a (process, denoiser) pair from noise to data; subclasses define a step.
 
     Attributes:
         num_steps: Number of steps.
@@ -29,7 +29,7 @@ class DenoisingSampler(Sampler):
 
     @abstractmethod
     def times(self, process: Any, t_start: float = 1.0) -> Sequence[float]:
-        """Falling times of a trajectory: the first, those that its steps end at, and 0."""
+        """List the decreasing times of a trajectory: the start, the end of each step, and 0."""
 
     @abstractmethod
     def trajectory(
@@ -63,7 +63,7 @@ class DenoisingSampler(Sampler):
             denoiser: The network.
             process: The noise process the network was trained on.
             shape: Shape of x0, batch first.
-            condition: What steers the samples; its `null` twin serves guidance.
+            condition: Condition of the samples; guidance uses its `null` twin.
             guidance: How branches of the condition are combined.
             noise: Source of all randomness.
             on_step: Called after each step.

@@ -16,7 +16,7 @@ from trilemma.samplers.base import Prediction
 
 
 class Guidance:
-    """No guidance: the network's prediction under the condition as it is. Subclasses override what they change.
+    """No guidance: the network's prediction under the condition. Subclasses override what they change.
 
     Attributes:
         on_posterior: None, or a method (log_ps [B, L, S], process, xt, t) -> log_ps. Only where a guidance defines it
@@ -25,7 +25,7 @@ class Guidance:
             scale * grad log p(y|xt), shaped like xt. A Gaussian sampler that draws xs from N(mu, var) moves mu by
             var * gradient (Dhariwal and Nichol 2021, algorithm 1); one without a posterior moves eps by
             -sigma * gradient (algorithm 2). Called without autograd: a method that needs it enables it.
-        reads_condition: Whether it reads the raw condition itself, and so can steer a model that knows none.
+        reads_condition: Whether it reads the raw condition itself, and so can guide an unconditional model.
     """
 
     on_posterior: Callable[[Tensor, Any, Tensor, float], Tensor] | None = None
@@ -33,10 +33,10 @@ class Guidance:
     reads_condition: bool = False
 
     def check(self, raw: Any) -> None:
-        """Raise `UserError` where it cannot steer to the raw condition: one label or caption an image, or None."""
+        """Raise `UserError` unless it can guide to the raw condition: one label or caption an image, or None."""
 
     def check_encoder(self, encoder: ConditionEncoder) -> None:
-        """See that it can guide a model with such conditions.
+        """Check that it can guide a model with such conditions.
 
         Raises:
             UserError: If not.
@@ -53,7 +53,7 @@ class Guidance:
         return "none"
 
     def branches(self, condition: Condition, t: float) -> list[Condition]:
-        """The conditions to run the network under at time t; the sampler runs them as one batch."""
+        """List the conditions to run the network under at time t; the sampler runs them as one batch."""
         del t
         return [condition]
 
@@ -90,7 +90,7 @@ class ClassifierFree(Guidance):
         self.stop = stop
 
     def check_encoder(self, encoder: ConditionEncoder) -> None:
-        """See `Guidance`; a scale other than 1 needs the null twin of a condition."""
+        """See `Guidance`; a scale other than 1 needs a null condition."""
         if self.scale != 1.0 and not encoder.has_null:
             raise UserError(
                 f"guidance=classifier_free with guidance.scale={self.scale:g} has nothing to strengthen in an unconditional model "
@@ -119,7 +119,7 @@ class ClassifierFree(Guidance):
             return super().on_prediction(predictions, process, xt, t)
         null, conditional = predictions
         if null.log_x0 is not None and conditional.log_x0 is not None:
-            # What each branch lacks to be normalised is one constant a position here too.
+            # Up to one constant a position, as each unnormalised branch is.
             return replace(conditional, log_x0=torch.lerp(null.log_x0, conditional.log_x0, self.scale))
         if null.x0 is not None and conditional.x0 is not None:
             return replace(conditional, x0=torch.lerp(null.x0, conditional.x0, self.scale))

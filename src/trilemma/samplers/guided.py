@@ -1,4 +1,4 @@
-"""What a network says of xt under a guidance: all branches of the condition run as one batch."""
+"""The denoiser under a guidance: all branches of the condition run as one batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GuidedDenoiser:
     Attributes:
         denoiser: The network.
         process: Its process.
-        condition: What steers the samples.
+        condition: Condition of the samples.
         guidance: How branches of the condition are combined, and what it adds to the score.
         noise: For the step, and for a denoiser that draws; all branches see the same draw.
     """
@@ -56,7 +56,7 @@ class GuidedDenoiser:
 
 
 def _split(prediction: Prediction, num: int, batch_size: int) -> list[Prediction]:
-    """A prediction of `num` stacked branches, one a branch; what is not a number an image is the same for all."""
+    """Split a prediction of `num` stacked branches; attributes without an image axis are shared by all."""
 
     def parts(field: Tensor | None) -> list[Tensor | None]:
         if field is None or field.ndim == 0 or len(field) != num * batch_size:
@@ -77,7 +77,7 @@ def _split(prediction: Prediction, num: int, batch_size: int) -> list[Prediction
 
 
 class _Shared(NoiseSource):
-    """A source for `num` stacked copies of a batch: each copy sees the numbers that the batch alone would see."""
+    """A noise source for `num` stacked copies of a batch: each copy sees the numbers that the batch alone would see."""
 
     def __init__(self, noise: NoiseSource, num: int) -> None:
         self.device = noise.device

@@ -49,7 +49,7 @@ class CategoricalSampler(DenoisingSampler):
         return [t_start * (1 - step / self.num_steps) for step in range(self.num_steps + 1)]
 
     def predict(self, denoiser: GuidedDenoiser, xt: Tensor, t: float) -> tuple[Tensor, Prediction]:
-        """Give the guided, tempered and truncated log p(x0|xt) [B, L, K], up to a constant a position, and its prediction.
+        """Compute the guided, tempered and truncated log p(x0|xt) [B, L, K], up to a constant a position, and its prediction.
 
         Raises:
             ValueError: If the network predicts no log_x0.

@@ -18,7 +18,7 @@ from trilemma.samplers.guided import GuidedDenoiser
 
 
 def conditional_x0(denoiser: GuidedDenoiser, xt: Tensor, t: float, *, clip: bool) -> tuple[Tensor, Prediction]:
-    """Give x0 after guidance and then clipping, in the dtype of the state, and the prediction that holds it.
+    """Predict x0 in the dtype of the state, guided and then clipped, with the prediction it comes from.
 
     Args:
         denoiser: The network under its guidance.
@@ -37,7 +37,7 @@ def conditional_x0(denoiser: GuidedDenoiser, xt: Tensor, t: float, *, clip: bool
 
 
 def guided_x0(denoiser: GuidedDenoiser, xt: Tensor, t: float, *, clip: bool) -> tuple[Tensor, Prediction]:
-    """As `conditional_x0`, moved by sigma^2 / alpha times the guidance's gradient and clipped: its eps moves by -sigma times that.
+    """Predict x0 as `conditional_x0`, plus sigma^2 / alpha times the guidance's gradient, then clip: eps moves by -sigma times it.
 
     Near pure noise sigma^2 / alpha is in the thousands, and a learned gradient no better than its network: unclipped, one
     step would throw the state out of the data's range. Where alpha is 0, xt says nothing of the data, and no gradient is
@@ -59,13 +59,13 @@ def _clipped(x0: Tensor, prediction: Prediction, clip: bool) -> Tensor:
 
 
 def step_pairs(grid: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """The times t that steps start from and s that they end at, float64 [N] each, to take all coefficients at once."""
+    """List the times t that steps start from and s that they end at, float64 [N] each, to compute all coefficients at once."""
     times = torch.tensor(grid, dtype=torch.float64)
     return times[:-1], times[1:]
 
 
 class GaussianSampler(DenoisingSampler):
-    """Steps down a grid of times with the state in float64, so that the batch size changes no more than the network's rounding.
+    """Steps down a grid of times with the state in float64, so that only the network rounds differently with the batch size.
 
     A grid whose first time is below 1 starts from the prior, or from `x_start` at t_start = 1, all the same.
 

@@ -1,4 +1,4 @@
-"""DDIM: the deterministic sampler, and all between it and the ancestral one."""
+"""DDIM: the deterministic sampler at eta = 0, and the family up to ancestral sampling at eta = 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPM-Solver++: the probability flow in half the log-SNR, solved exactly for an x0 that changes linearly."""
+"""DPM-Solver++: the probability flow ODE in half the log-SNR, solved exactly for an x0 that changes linearly."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DPMSolver(GaussianSampler):
         """See `DenoisingSampler`."""
         process, (t, s) = denoiser.process, step_pairs(times)
         rises = 0.5 * (process.log_snr(s) - process.log_snr(t))
-        # sigma_s / sigma_t and alpha_s (1 - exp(-h)), finite also where lambda is not.
+        # sigma_s / sigma_t and alpha_s (1 - exp(-h)), finite even where lambda is infinite.
         kept = process.sigma(s) / process.sigma(t)
         added = process.alpha(s) - kept * process.alpha(t)
         x0_before: Tensor | None = None

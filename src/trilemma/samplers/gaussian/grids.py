@@ -1,4 +1,4 @@
-"""Where a trajectory from noise to data stops: decreasing times t_0 > ... > t_N = 0 of N steps.
+"""Time grids: decreasing times t_0 > ... > t_N = 0 of the N steps of a trajectory.
 
 On a chain of T steps the points are those of its grid i / T, i = 1..T (DDPM's index plus one); "karras" alone may lie between.
 """
@@ -29,7 +29,7 @@ RHO = 7.0
 
 
 def times(schedule: GaussianSchedule, num_steps: int, grid: Grid, t_start: float = 1.0) -> list[float]:
-    """Times of a trajectory of `num_steps` from `t_start` down to 0.
+    """Compute the times of a trajectory of `num_steps` from `t_start` down to 0.
 
     A trajectory from t_start < 1 begins there whatever the grid, and spreads the grid over what is left of the chain.
 
@@ -76,7 +76,7 @@ def _uniform(num_steps: int, length: int) -> list[int]:
 
 def _linspace(num_steps: int, length: int) -> list[int]:
     if num_steps == 1:
-        return [length]  # from the noise: one step from the least noise would denoise nothing
+        return [length]  # from t_start: a single step from the least noise would denoise nothing
     return [round(k * (length - 1) / (num_steps - 1)) + 1 for k in range(num_steps)]
 
 
@@ -112,7 +112,7 @@ def _karras(schedule: GaussianSchedule, num_steps: int, t_start: float) -> list[
     step = torch.arange(num_steps, dtype=torch.float64) / max(1, num_steps - 1)
     ratio = (high + step * (low - high)) ** RHO
     found: list[float] = schedule.time_of_log_snr(-2.0 * ratio.log()).tolist()
-    found[0] = t_start  # exactly, whatever the inverse rounds
+    found[0] = t_start  # exact, free of the inverse's rounding
     if num_steps > 1:
         found[-1] = schedule.min_time
     return found

@@ -1,4 +1,4 @@
-"""Heun's method along the probability flow, in the frame in which paths are straight."""
+"""Heun's method for the probability flow ODE, in the scaling of the state in which paths are straight."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Heun(GaussianSampler):
 
 
 def _frame(process: GaussianProcess, grid: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The scale of x and the noise over it at each time, in the frame of the schedule's straight paths."""
+    """Compute the scale of x and the noise over it at each time, where the schedule's paths are straight."""
     t = torch.tensor(grid, dtype=torch.float64)
     alpha, sigma = process.alpha(t), process.sigma(t)
     scale = alpha if process.schedule.path == "noise" else alpha + sigma

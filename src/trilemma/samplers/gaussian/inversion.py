@@ -1,4 +1,4 @@
-"""From data to the noise that DDIM turns into them, and between two noises."""
+"""DDIM inversion: from data to the noise that DDIM turns into them; and interpolation between two noises."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def invert(
     grid: Grid = "trailing",
     clip: bool = False,
 ) -> Tensor:
-    """Run DDIM without noise upwards: the latent from which DDIM on the same grid comes back to x0, up to O(1 / num_steps).
+    """Run DDIM without noise from data to noise: DDIM on the same grid maps the latent back to x0, up to O(1 / num_steps).
 
     A step from s up to t uses what the network says at its lower end (Euler's method on the probability flow; Song et al.
     2021, section 4.3). At s = 0, where there is no noise to predict, it is asked at the first time of the grid, about x0
@@ -66,7 +66,7 @@ def invert(
 
 
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    """Walk along the great circle from a to b, image by image: noise on the way has the length of noise.
+    """Interpolate along the great circle from a to b, image by image, so that the norm stays that of noise.
 
     Source: Song et al. 2021 (denoising diffusion implicit models), equation 67; Shoemake 1985.
 
@@ -82,7 +82,7 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=1).clamp(-1.0, 1.0)
     angle = cosine.acos()[:, None]
     sine = angle.sin()
-    # Where the two point the same way the circle is the line.
+    # Between parallel vectors slerp is linear interpolation.
     even = sine < 1e-6
     safe = torch.where(even, torch.ones_like(sine), sine)
     share_a = torch.where(even, torch.full_like(sine, 1.0 - weight), ((1.0 - weight) * angle).sin() / safe)
