@@ -31,7 +31,7 @@ class Adversarial(Family):
     trains. All other trainable parameters (encoder, decoder, embeddings of a condition) are the generator's: they share its
     optimiser, and only they are averaged.
 
-    Lightning leaves such a family to optimise by itself and counts every optimiser's step, so this class takes over what
+    Lightning does not optimise such a family by itself and counts every optimiser's step, so this class takes over what
     the trainer does for others. A run has `trainer.max_steps` updates. An update takes `accumulate_grad_batches` batches:
     they are held until the last has come, then the discriminator is trained on all of them, and then the generator
     against the new discriminator, exactly as on one large batch. One step of an update is counted. Each network's
@@ -86,14 +86,14 @@ class Adversarial(Family):
     def discriminator_loss(self, batch: Batch) -> Loss | None:
         """Compute the discriminator's loss; None where it is not trained in this update (see `num_updates`).
 
-        It comes before `generator_loss`, and the generator's parameters ask for no gradient.
+        It runs before `generator_loss`; the generator's parameters require no gradient meanwhile.
         """
 
     @abstractmethod
     def generator_loss(self, batch: Batch) -> Loss | None:
         """Compute the generator's loss; None where it is not trained in this update (see `num_updates`).
 
-        The discriminator's parameters ask for no gradient.
+        The discriminator's parameters require no gradient meanwhile.
         """
 
     def loss(self, batch: Batch) -> Loss:
@@ -182,14 +182,14 @@ class Adversarial(Family):
 
     def _update(self, batches: list[Batch]) -> dict[str, Loss]:
         losses: dict[str, Loss] = {}
-        # Without a schedule Lightning gives None.
+        # Lightning returns None where there is no schedule.
         optimizers: Any = self.optimizers()
         schedules: Any = self.lr_schedulers() or (None, None)
         turns = (
             ("discriminator", self.discriminator_loss, self.discriminator_gradient_clip_val),
             ("generator", self.generator_loss, self.gradient_clip_val),
         )
-        # `configure_optimizers` has the generator first.
+        # Reversed: `configure_optimizers` lists the generator first.
         for (name, loss_of, clip), optimizer, schedule in zip(turns, optimizers[::-1], schedules[::-1], strict=True):
             loss = self._backward(loss_of, optimizer, batches)
             if loss is None:

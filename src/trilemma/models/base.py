@@ -66,8 +66,8 @@ class BackwardPass:
     """One backward pass of an update, as `debug=plan` computes it.
 
     Attributes:
-        loss: Of a batch; None where the pass is left out of that update.
-        parameters: Those that ask for gradients.
+        loss: Computes the loss of a batch; None where the pass is left out of that update.
+        parameters: Parameters that require gradients in this pass.
     """
 
     loss: Callable[[Batch], Loss | None]
@@ -82,13 +82,13 @@ class Family(L.LightningModule, ABC):
         scheduler: Builds a learning-rate schedule that is stepped once a batch; None keeps the rate constant.
 
     Attributes:
-        noise_seed: Of the noise that training draws, the same in all processes of a run.
+        noise_seed: Seed of the noise that training draws, the same in all processes of a run.
         config: Plain containers that rebuild this model (`runs/` writes it into every checkpoint); empty where built by hand.
         monitor: The validation metric that says which checkpoint is best, and whether its least or its greatest value is.
         shardable: Whether its weights can be sharded over processes (`trainer=fsdp`).
         optimises_by_hand: Whether it accumulates, clips and averages gradients by itself: the trainer must not, and several processes
             take `trainer=ddp_adversarial`.
-        unsupported: Capabilities (`Reconstructs`, ...) that the class has and this model, by its parts, has not; see `supports`.
+        unsupported: Capabilities (`Reconstructs`, ...) of the class that this model lacks, given its parts; see `supports`.
     """
 
     unsupported: frozenset[type] = frozenset()
@@ -114,7 +114,7 @@ class Family(L.LightningModule, ABC):
 
     def completes_update(self) -> bool:
         """Check whether the last batch completed an update: a checkpoint does not hold accumulated gradients."""
-        # Only Lightning's loop knows all the rules, and it has no public way to ask.
+        # Only Lightning's loop knows when it steps, and it offers no public method for it.
         return not self.trainer.fit_loop.epoch_loop._should_accumulate()
 
     def backward_passes(self) -> list[list[BackwardPass]]:
@@ -168,7 +168,7 @@ class Family(L.LightningModule, ABC):
         """Average named scalars over the processes of the run, whose parts of a batch are equal."""
         if not values or self._trainer is None or self._trainer.world_size == 1:
             return values
-        # In one message, and in float64 where one of them has it.
+        # One reduction for all, in float64 if any of them is.
         kinds = [value.dtype for value in values.values()]
         widest = torch.float64 if torch.float64 in kinds else torch.float32
         means = self._trainer.strategy.reduce(torch.stack([v.to(widest) for v in values.values()]), reduce_op="mean")

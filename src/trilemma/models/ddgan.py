@@ -43,7 +43,7 @@ class _Step(NamedTuple):
 class DDGAN(Adversarial, Diffusion):
     """Learns p(xs | xt) for the T steps of a coarse grid: xs ~ q(xs | xt, x0) at x0 = G(xt, t, z).
 
-    Where a step is large, p(xs | xt) has many modes and no Gaussian fits it; a latent z lets the generator draw one of
+    Where a step is large, p(xs | xt) has many modes and no Gaussian fits it; the latent z selects one of
     them. The discriminator sees pairs (xs, xt) and the time.
 
     Source: Xiao, Kreis and Vahdat 2022, "Tackling the generative learning trilemma with denoising diffusion GANs",

@@ -45,7 +45,7 @@ class _Terms(NamedTuple):
 
 
 class DDPM(Diffusion):
-    """Learns the mean, and where wished the variance, of the clean code given a noisy one.
+    """Learns the mean, and optionally the variance, of the clean code given a noisy one.
 
     Sources: Ho et al. 2020 ("simple"); Nichol and Dhariwal 2021 ("hybrid", "bound", learned variance); Karras et al. 2022
     and Lipman et al. 2023 are the same family under another schedule, parameterisation and distribution of times.

@@ -71,7 +71,7 @@ class NoisyClassifier(Family):
     def logits(self, xt: Tensor, t: Tensor) -> Tensor:
         """Compute log p(label | xt) up to a constant [B, num_labels], of xt [B, c, h, w] of any floating type at times t [B]."""
         time = as_float64(t)
-        # Every process shows the network inputs of one size.
+        # Every process runs the network on batches of one size.
         scale = (self.process.alpha(time).square() + self.process.sigma(time).square()).rsqrt()
         dtype = next((p.dtype for p in self.network.parameters()), xt.dtype)
         logits: Tensor = self.network((broadcast_like(scale, xt) * xt).to(dtype), t.to(dtype))
@@ -103,7 +103,7 @@ class NoisyClassifier(Family):
         size, low = len(x0), t <= LOW_NOISE
         self.log("val/cross_entropy", cross_entropy.mean(), batch_size=size, sync_dist=True, prog_bar=True)
         self.log("val/accuracy", right.float().mean(), batch_size=size, sync_dist=True, prog_bar=True)
-        # Logged with no images too: the processes reduce it together.
+        # Logged without images too: all processes take part in the reduction.
         num_low = int(low.sum())
         accuracy = right[low].float().sum() / max(1, num_low)
         self.log("val/accuracy_low_noise", accuracy, batch_size=num_low, sync_dist=True)
