@@ -1,4 +1,4 @@
-"""Categorical draws by inverse CDF, exact in the tail at the price of one pass over the probabilities."""
+"""Categorical sampling by inverse CDF: exact in the tail, at the cost of one pass over the probabilities."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def inverse_cdf(probs_nk: Tensor, uniform_n: Tensor, *, log: bool = False) -> Te
 
 
 def _draw(probs_nk: Tensor, uniform_n: Tensor) -> Tensor:
-    """One chunk. Of G groups, g holds the classes g, g + G, g + 2G, ...; K mod 16 left over are one more group."""
+    """Draw for one chunk. Of G groups, g holds the classes g, g + G, g + 2G, ...; the K mod 16 left over are one more group."""
     num_classes = probs_nk.shape[1]
     num_groups = num_classes // GROUP
     grouped = num_groups * GROUP

@@ -1,4 +1,4 @@
-"""Where randomness comes from: counter-based for sampling, torch's generators for training."""
+"""Sources of randomness: counter-based for sampling, torch's generators for training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class NoiseSource(ABC):
     device: torch.device
 
     def place(self, num: int) -> tuple[int, int]:
-        """Where a batch of `num` images lies: the position of its first one, and the size of the batch it is a part of."""
+        """Locate a batch of `num` images: the position of its first one, and the size of the batch it is a part of."""
         return 0, num
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Noise(NoiseSource):
         return normal.to(dtype)
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
-        """64 random bits an element, int64."""
+        """Hash 64 random bits an element, int64."""
         if not shape or shape[0] != len(self._key_b):
             raise ValueError(f"noise for {len(self._key_b)} images cannot have shape {tuple(shape)}")
         key_b = _mix(self._key_b + _signed(_GOLDEN * (self._num_draws + 1)))
@@ -162,25 +162,25 @@ class TorchNoise(NoiseSource):
 
 
 def mixed_seed(*numbers: int) -> int:
-    """A seed of 64 bits out of integers: other numbers, or the same in another order, give another."""
+    """Mix integers into a 64-bit seed: other numbers, or the same in another order, give another seed."""
     text = ",".join(str(number) for number in numbers)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same bits as `value` modulo 2^64."""
+    """Convert `value` modulo 2^64 to the int64 with the same bits."""
     value %= 2**64
     return value - 2**64 if value >= 2**63 else value
 
 
 def _shift(x: Tensor, num_bits: int) -> Tensor:
-    """Logical right shift (torch's own keeps the sign)."""
+    """Shift right logically (torch's own shift keeps the sign)."""
     shifted: Tensor = (x >> num_bits) & (2 ** (64 - num_bits) - 1)
     return shifted
 
 
 def _mix(x: Tensor, second_key: Tensor | None = None) -> Tensor:
-    """SplitMix64's finaliser, a bijection of the 64-bit integers."""
+    """Apply SplitMix64's finaliser, a bijection of the 64-bit integers."""
     x = (x ^ _shift(x, 30)) * _signed(_MIX_1)
     if second_key is not None:
         x = x + second_key

@@ -1,4 +1,4 @@
-"""What a categorical noise process is."""
+"""The interface of a categorical noise process."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class BoundTerms(NamedTuple):
 
 @runtime_checkable
 class Masks(Protocol):
-    """A process that only ever masks tokens: one that is not masked is right, one that is masked says nothing.
+    """A process that only ever masks tokens: an unmasked token is clean, a masked one carries no information.
 
     Ask with `supports(process, Masks)`: whether a process has it may depend on its schedule.
     """
 
     def mask(self, xt: Tensor, where: Tensor) -> Tensor:
-        """The state xt, int64 [B, L], with the tokens at `where`, bool [B, L], set to "not known yet"."""
+        """Replace the tokens at `where`, bool [B, L], by the mask: the state xt, int64 [B, L]."""
 
     def mask_probability(self, t: Time) -> Tensor:
-        """Probability that a token is masked at t, float64 shaped like t."""
+        """Compute the probability that a token is masked at t, float64 shaped like t."""
 
 
 class CategoricalProcess(nn.Module, ABC):
@@ -66,18 +66,18 @@ class CategoricalProcess(nn.Module, ABC):
 
     @abstractmethod
     def marginal(self, x0: Tensor, t: Time) -> Tensor:
-        """Log q(xt|x0), float64 [B, L, S], of x0 int64 [B, L]; at t = 0 all of it is at x0."""
+        """Compute log q(xt|x0), float64 [B, L, S], of x0 int64 [B, L]; at t = 0 all mass is at x0."""
 
     @abstractmethod
     def transition(self, xs: Tensor, s: Time, t: Time) -> Tensor:
-        """Log q(xt|xs), float64 [B, L, S], of xs int64 [B, L]."""
+        """Compute log q(xt|xs), float64 [B, L, S], of xs int64 [B, L]."""
 
     def sample(self, x0: Tensor, t: Time, noise: NoiseSource) -> Tensor:
         """Draw xt ~ q(xt|x0), int64 [B, L], of x0 int64 [B, L]."""
         return noise.categorical(self.marginal(x0, t), log=True)
 
     def posterior(self, log_x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> Tensor:
-        """Log p(xs|xt), with the total mass of `log_x0`: a truncated p(x0|xt) needs no renormalisation.
+        """Compute log p(xs|xt), with the total mass of `log_x0`: a truncated p(x0|xt) needs no renormalisation.
 
         A class that cannot have become xt does not count; its mass goes to the others in proportion. Where only such
         classes have mass, x0 is taken to be uniform. So under pure masking a token that is not masked stays what it is.
@@ -100,7 +100,7 @@ class CategoricalProcess(nn.Module, ABC):
         return noise.categorical(dense.posterior(self, normalised, xt, s, t, weighting), log=True)
 
     def bound_terms(self, logits: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> BoundTerms:
-        """KL to the true posterior and cross-entropy of x0, differentiable in `logits`.
+        """Compute the KL to the true posterior and the cross-entropy of x0, differentiable in `logits`.
 
         Args:
             logits: Unnormalised log p(x0|xt), [B, L, K].
@@ -118,7 +118,7 @@ class CategoricalProcess(nn.Module, ABC):
         return BoundTerms(kl.to(dtype), cross_entropy.to(dtype))
 
     def kl(self, log_x0: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> Tensor:
-        """KL(q(xs|xt,x0) || p(xs|xt)) in nats, [B, L]; differentiable. See `bound_terms`."""
+        """Compute KL(q(xs|xt,x0) || p(xs|xt)) in nats, [B, L]; differentiable. See `bound_terms`."""
         return self.bound_terms(log_x0, x0, xt, s, t, weighting).kl
 
     def prior(self, shape: tuple[int, ...], noise: NoiseSource) -> Tensor:
@@ -127,9 +127,9 @@ class CategoricalProcess(nn.Module, ABC):
         return noise.categorical(probs.expand(*shape, self.num_states))
 
     def prior_kl(self, x0: Tensor) -> Tensor:
-        """KL(q(x1|x0) || prior) in nats, float64 [B, L]."""
+        """Compute KL(q(x1|x0) || prior) in nats, float64 [B, L]."""
         return dense.prior_kl(self, x0.device)[x0]
 
     def is_known(self, xt: Tensor) -> Tensor:
-        """Where xt names a class, rather than "not known yet": bool [B, L]."""
+        """Find where xt names a class rather than the mask: bool [B, L]."""
         return xt < self.num_classes

@@ -65,7 +65,7 @@ class MaskAndReplace(CategoricalProcess):
         return self._one_step(x0, keep=alpha, replace=lost / self.num_classes, mask=gamma)
 
     def sample(self, x0: Tensor, t: Time, noise: NoiseSource) -> Tensor:
-        """See `CategoricalProcess`. One uniform a token decides what happens and, by what is left of it, the class."""
+        """See `CategoricalProcess`. One uniform number a token decides between mask, class and itself, and its rest picks the class."""
         alpha, _, lost = masses(self.schedule, t)
         u = noise.uniform(tuple(x0.shape), dtype=torch.float64)
         changed = self._class_of((u - alpha) / positive(lost))
@@ -160,7 +160,7 @@ class MaskAndReplace(CategoricalProcess):
     def _moves(
         self, log_x0: Tensor, xt: Tensor, known: Tensor, c: Coefficients, weighting: Weighting
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights with which a token stays, goes to another class that p(x0|xt) names, or to a uniform one, [B, L]."""
+        """Compute the weights with which a token stays, goes to another class of p(x0|xt), or to a uniform class, [B, L]."""
         here, rest = self._split_at(log_x0, xt, known & (c.replaced_t > 0).to(xt.device))
         step = c.replace * c.alpha_s
         uniform = self.num_classes * c.replace * c.replaced_s
@@ -182,7 +182,7 @@ class MaskAndReplace(CategoricalProcess):
         )
 
     def _split_at(self, log_x0: Tensor, xt: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        """p(x0 = xt|xt) and the mass of the other classes `where` asked for, float64 [B, L]; any numbers elsewhere.
+        """Compute p(x0 = xt|xt) and the mass of all other classes `where` asked for, float64 [B, L]; undefined elsewhere.
 
         The others are summed: 1 - p would round away what little may be left of them.
         """
@@ -201,11 +201,11 @@ class MaskAndReplace(CategoricalProcess):
         return closed_form_bound(logits, x0, xt, self.is_known(xt), self._coefficients(s, t), weighting)
 
     def rate(self, t: Time) -> Rates:
-        """Rates of the continuous-time chain at t."""
+        """Compute the rates of the continuous-time chain at t."""
         return rates(self.schedule, t)
 
     def prior(self, shape: tuple[int, ...], noise: NoiseSource) -> Tensor:
-        """See `CategoricalProcess`. It is q(x1|x0) averaged over uniform x0: gamma_bar(1) of it is masked."""
+        """See `CategoricalProcess`: gamma_bar(1) of its mass is the mask, the rest is uniform over classes."""
         alpha, _, lost = masses(self.schedule, 1.0)
         u = noise.uniform(shape, dtype=torch.float64)
         uniform = self._class_of(u / positive(alpha + lost))
@@ -231,11 +231,11 @@ class MaskAndReplace(CategoricalProcess):
         return self.schedule.gamma_bar(t)
 
     def log_snr(self, t: Time) -> Tensor:
-        """log(alpha_bar / (1 - alpha_bar)), float64 shaped like t."""
+        """Compute log(alpha_bar / (1 - alpha_bar)), float64 shaped like t."""
         return torch.logit(self.schedule.alpha_bar(t))
 
     def _one_step(self, x: Tensor, *, keep: Tensor, replace: Tensor, mask: Tensor) -> Tensor:
-        """Log of keep * onehot(x) + replace (every class) + mask (the mask), [B, L, S]; a masked x stays masked."""
+        """Compute the log of keep * onehot(x) + replace (every class) + mask (the mask), [B, L, S]; a masked x stays masked."""
         known = self.is_known(x)
         out = torch.where(known, replace, 0.0).unsqueeze(-1).repeat(1, 1, self.num_states)
         if self._has_mask:
@@ -246,7 +246,7 @@ class MaskAndReplace(CategoricalProcess):
         return coefficients(self.schedule, self.num_classes, s, t)
 
     def _class_of(self, u: Tensor) -> Tensor:
-        """The class that u in [0, 1) names; clamped, because u is a quotient."""
+        """Pick the class of u in [0, 1); clamped, because u is a quotient that may round to 1."""
         return (u * self.num_classes).to(torch.int64).clamp(0, self.num_classes - 1)
 
     def _check_schedule(self) -> None:
@@ -254,7 +254,7 @@ class MaskAndReplace(CategoricalProcess):
 
 
 class Absorbing(MaskAndReplace):
-    """Tokens are masked, never replaced (Austin et al. 2021, section 3.1): what is lost goes to the mask.
+    """Tokens are masked, never replaced (Austin et al. 2021, section 3.1).
 
     Raises:
         UserError: If the schedule replaces tokens.
@@ -263,7 +263,7 @@ class Absorbing(MaskAndReplace):
     _default_mask_fraction = 1.0
 
     def bound_terms(self, logits: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting) -> BoundTerms:
-        """See `CategoricalProcess`: the share revealed between t and s, times the cross-entropy, on masked tokens."""
+        """See `CategoricalProcess`: the share unmasked between t and s, times the cross-entropy, on masked tokens."""
         cross_entropy = F.cross_entropy(_full(logits).flatten(0, -2), x0.flatten(), reduction="none").view(x0.shape)
         reveal = self._coefficients(s, t).reveal.to(cross_entropy.dtype)
         return BoundTerms(torch.where(self.is_known(xt), 0.0, reveal * cross_entropy), cross_entropy)
@@ -295,17 +295,17 @@ class Uniform(MaskAndReplace):
 
 
 def _full(logits: Tensor) -> Tensor:
-    """At least float32."""
+    """Convert to at least float32."""
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
 def _can_pick(device: torch.device) -> bool:
-    """Whether positions are picked and worked on alone. Counting them waits for an accelerator: there all are worked on."""
+    """Check whether to compute selected positions alone. Counting them synchronises an accelerator: there all are computed."""
     return device.type == "cpu"
 
 
 def _part(logits_nk: Tensor, held_n1: Tensor) -> tuple[Tensor, Tensor]:
-    """Of softmax(logits), the class held and the sum of the others, float64 [N]."""
+    """Compute softmax(logits) at the class held and its sum over the others, float64 [N]."""
     p = logits_nk.softmax(-1)
     here = p.gather(1, held_n1).squeeze(1).double()
     return here, p.scatter_(1, held_n1, 0.0).sum(1).double()

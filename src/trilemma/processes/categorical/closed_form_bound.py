@@ -22,7 +22,7 @@ _CACHE_ELEMENTS = 2**18
 def closed_form_bound(
     logits: Tensor, x0: Tensor, xt: Tensor, known: Tensor, c: Coefficients, weighting: Weighting
 ) -> BoundTerms:
-    """The KL and the cross-entropy of x0, each [B, L], differentiable in `logits`.
+    """Compute the KL and the cross-entropy of x0, each [B, L], differentiable in `logits`.
 
     Args:
         logits: Unnormalised log p(x0|xt), [B, L, K].
@@ -83,7 +83,7 @@ def closed_form_bound(
 
 
 class _SoftmaxSums(torch.autograd.Function):
-    """Softmax p of the logits [N, K], reduced to the four numbers a token that the bound is made of, float64.
+    """Reduces the softmax p of the logits [N, K] to the four numbers a token that the bound consists of, float64.
 
     log p_i, log p_j, 1 - p_j (summed without j, so exact where p_j is near one), and sum_k log(kappa p_k + q) with
     q = offset + slope (1 - p_j); i = x0, j = the held class. Nothing of size [N, K] is kept for the backward pass but
@@ -146,12 +146,12 @@ class _SoftmaxSums(torch.autograd.Function):
 
 
 def _chunks(logits: Tensor) -> list[slice]:
-    """Rows at a time."""
+    """Split the rows into chunks."""
     num_rows, num_classes = logits.shape
     step = max(1, _CACHE_ELEMENTS // num_classes) if logits.device.type == "cpu" else max(1, num_rows)
     return [slice(start, start + step) for start in range(0, num_rows, step)]
 
 
 def _accumulator(logits: Tensor) -> torch.dtype:
-    """The dtype sums over classes are made in."""
+    """Choose the dtype in which sums over classes are accumulated."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32

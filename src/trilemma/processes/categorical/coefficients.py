@@ -1,4 +1,4 @@
-"""The numbers of the closed-form processes at a pair of times, and whether their schedule is that of a Markov chain."""
+"""Coefficients of the closed-form processes at a pair of times, and whether their schedule is that of a Markov chain."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Rates(NamedTuple):
 
 
 def coefficients(schedule: Schedule, num_classes: int, s: Time, t: Time) -> Coefficients:
-    """Coefficients at 0 <= s < t <= 1.
+    """Compute the coefficients at 0 <= s < t <= 1.
 
     Raises:
         ValueError: If two plain numbers are not in that order (tensors are not looked at: it would wait for the
@@ -80,7 +80,7 @@ def coefficients(schedule: Schedule, num_classes: int, s: Time, t: Time) -> Coef
 
 
 def masses(schedule: Schedule, t: Time) -> tuple[Tensor, Tensor, Tensor]:
-    """Alpha_bar, gamma_bar and K * b_bar at t, which sum to one: scalars, or [B, 1]."""
+    """Compute alpha_bar, gamma_bar and K * b_bar at t, which sum to one: scalars, or [B, 1]."""
     time = as_float64(t)
     if time.ndim:
         time = time.unsqueeze(-1)
@@ -89,12 +89,12 @@ def masses(schedule: Schedule, t: Time) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def positive(x: Tensor) -> Tensor:
-    """A denominator that is zero only where its numerator is."""
+    """Replace zeros by one in a denominator that is zero only where its numerator is."""
     return torch.where(x > 0, x, 1.0)
 
 
 def rates(schedule: Schedule, t: Time) -> Rates:
-    """Rates of the continuous-time chain at t, from the slopes of its schedule."""
+    """Compute the rates of the continuous-time chain at t, from the slopes of its schedule."""
     with torch.enable_grad():
         time = as_float64(t).detach().clone().requires_grad_()
         log_kept = schedule.alpha_bar(time).log()
@@ -107,7 +107,7 @@ def rates(schedule: Schedule, t: Time) -> Rates:
 
 
 def ever_replaces(schedule: Schedule) -> bool:
-    """Whether a token is replaced by a class at any time."""
+    """Check whether a token is replaced by a class at any time."""
     return bool((masses(schedule, torch.linspace(0, 1, 1_001, dtype=torch.float64))[2] > 0).any())
 
 

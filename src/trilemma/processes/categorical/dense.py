@@ -1,4 +1,4 @@
-"""What follows from q(xt|x0) and q(xt|xs) alone: sums over K classes and S states, in float64 and in logarithms.
+"""The general forms, from q(xt|x0) and q(xt|xs) alone: sums over K classes and S states, as log-probabilities in float64.
 
 Images that share their times share a K x S and two S-sized tables; their tokens go through as rows [N] a chunk at a
 time, so that no [B, L, K, S] is ever formed, and a backward pass forms the chunks once more instead of keeping them.
@@ -44,7 +44,7 @@ class _Tables:
 def posterior(
     process: CategoricalProcess, log_x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting
 ) -> Tensor:
-    """`CategoricalProcess.posterior` in float64, [B, L, S]."""
+    """Compute `CategoricalProcess.posterior` in float64, [B, L, S]."""
 
     def rows(tables: _Tables, xt_n: Tensor, log_x0_nk: Tensor) -> tuple[Tensor]:
         return (_log_posterior(tables, log_x0_nk.double(), xt_n, weighting),)
@@ -56,7 +56,7 @@ def posterior(
 def bound_terms(
     process: CategoricalProcess, logits: Tensor, x0: Tensor, xt: Tensor, s: Time, t: Time, weighting: Weighting
 ) -> tuple[Tensor, Tensor]:
-    """`CategoricalProcess.bound_terms` in float64: KL and cross-entropy, each [B, L]."""
+    """Compute `CategoricalProcess.bound_terms` in float64: KL and cross-entropy, each [B, L]."""
 
     def rows(tables: _Tables, xt_n: Tensor, logits_nk: Tensor, x0_n: Tensor) -> tuple[Tensor, Tensor]:
         log_p = logits_nk.double().log_softmax(-1)
@@ -72,20 +72,20 @@ def bound_terms(
 
 
 def log_prior(process: CategoricalProcess, device: torch.device) -> Tensor:
-    """Log of q(x1|x0) averaged over uniform x0, float64 [S]."""
+    """Compute the log of q(x1|x0) averaged over uniform x0, float64 [S]."""
     last = process.marginal(_all(process.num_classes, device), 1.0)[0]
     return last.exp().mean(0).log()
 
 
 def prior_kl(process: CategoricalProcess, device: torch.device) -> Tensor:
-    """KL(q(x1|x0) || prior) in nats for every x0, float64 [K]."""
+    """Compute KL(q(x1|x0) || prior) in nats for every x0, float64 [K]."""
     last = process.marginal(_all(process.num_classes, device), 1.0)[0]
     gap = torch.where(last > -torch.inf, last - log_prior(process, device), 0.0)
     return (last.exp() * gap).sum(-1)
 
 
 def _log_posterior(tables: _Tables, log_p: Tensor, xt: Tensor, weighting: Weighting) -> Tensor:
-    """Log p(xs|xt), [N, S], with the total mass of log_p, log p(x0|xt) [N, K]."""
+    """Compute log p(xs|xt), [N, S], with the total mass of log_p, log p(x0|xt) [N, K]."""
     log_mass = _logsumexp(log_p)
     log_hit = tables.marginal_t[xt]  # log q(xt|x0)
     possible = log_hit > -torch.inf
@@ -103,18 +103,18 @@ def _log_posterior(tables: _Tables, log_p: Tensor, xt: Tensor, weighting: Weight
 
 
 def _logsumexp(x: Tensor) -> Tensor:
-    """Over the last axis, which is kept. Where all is -inf so is the sum, and its gradient is zero instead of NaN."""
+    """Sum over the last axis, which is kept. Where all is -inf so is the sum, and its gradient is zero instead of NaN."""
     top = x.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).min)
     return top + _log((x - top).exp().sum(-1, keepdim=True))
 
 
 def _log(x: Tensor) -> Tensor:
-    """The logarithm, with a gradient of zero at zero."""
+    """Take the logarithm, with a gradient of zero at zero."""
     return torch.where(x > 0, torch.where(x > 0, x, 1.0).log(), -torch.inf)
 
 
 def _log_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Log sum_k exp(a_nk + b_ks), [N, S], of a [N, K] and b [K, S]: a product of matrices wherever that does not underflow."""
+    """Compute log sum_k exp(a_nk + b_ks), [N, S], of a [N, K] and b [K, S]: a matrix product wherever that does not underflow."""
     top = a.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(a.dtype).min)
     product = (a - top).exp() @ b.exp()
     out = top + _log(product)
@@ -137,7 +137,7 @@ def _over_rows(
     t: Time,
     *tensors: Tensor,
 ) -> list[Tensor]:
-    """What `function(tables, *rows)` makes of the tokens of `tensors` [B, L, ...], each of its results [B, L, ...]."""
+    """Apply `function(tables, *rows)` to the tokens of `tensors` [B, L, ...]; each of its results is [B, L, ...]."""
     size = tensors[0].shape[:2]
     step = max(1, _CHUNK_ELEMENTS // process.num_states)
     results: list[tuple[Tensor, ...]] = []
@@ -157,7 +157,7 @@ def _over_rows(
 
 
 def _lightly(function: Callable[..., tuple[Tensor, ...]], tables: _Tables, *rows: Tensor) -> tuple[Tensor, ...]:
-    """Call, and keep for a backward pass no more than the arguments."""
+    """Call a function and keep for a backward pass no more than its arguments."""
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in rows)):
         return function(tables, *rows)
     made: Any = checkpoint(function, tables, *rows, use_reentrant=False, preserve_rng_state=False)
@@ -166,7 +166,7 @@ def _lightly(function: Callable[..., tuple[Tensor, ...]], tables: _Tables, *rows
 
 
 def _times(s: Time, t: Time, num: int, device: torch.device) -> Iterator[tuple[Any, Time, Time]]:
-    """Each distinct pair of times, with what picks the images that have it."""
+    """Yield each distinct pair of times with an index of the images that have it."""
     times = [as_float64(x) for x in (s, t)]
     if all(x.ndim == 0 for x in times):
         yield ..., s, t
@@ -187,5 +187,5 @@ def _tables(process: CategoricalProcess, s: Time, t: Time, device: torch.device)
 
 
 def _all(num: int, device: torch.device) -> Tensor:
-    """0..num-1 as the tokens of one image, int64 [1, num]."""
+    """Build 0..num-1 as the tokens of one image, int64 [1, num]."""
     return torch.arange(num, device=device)[None]

@@ -1,4 +1,4 @@
-"""How fast the categorical processes forget: alpha_bar and gamma_bar as functions of t in [0, 1], in float64.
+"""Noise schedules of the categorical processes: alpha_bar and gamma_bar as functions of t in [0, 1], in float64.
 
 Of a token at time t, alpha_bar(t) is the probability that nothing has happened to it, gamma_bar(t) that it has been
 masked, and what is left, K * b_bar(t), that it has been replaced by a class drawn uniformly.
@@ -20,7 +20,7 @@ Time = float | Tensor
 
 
 def as_float64(t: Time) -> Tensor:
-    """The time in float64, same shape; a number gives a scalar on the CPU, which mixes with tensors of any device."""
+    """Convert the time to float64, same shape; a number gives a scalar on the CPU, which mixes with tensors of any device."""
     return torch.as_tensor(t, dtype=torch.float64)
 
 
@@ -29,14 +29,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def alpha_bar(self, t: Time) -> Tensor:
-        """Probability that a token is untouched at time t, float64 shaped like t."""
+        """Compute the probability that a token is unchanged at time t, float64 shaped like t."""
 
     @abstractmethod
     def gamma_bar(self, t: Time) -> Tensor:
-        """Probability that a token is masked at time t, float64 shaped like t."""
+        """Compute the probability that a token is masked at time t, float64 shaped like t."""
 
     def split(self, mask_fraction: float) -> Schedule:
-        """The schedule with `mask_fraction` filled in where it leaves that to the process; else itself."""
+        """Fill in `mask_fraction` where the schedule leaves that to the process; else return the schedule itself."""
         del mask_fraction
         return self
 
@@ -84,7 +84,7 @@ class VQDiffusionReleased(Schedule):
         return self._interpolate(as_float64(t), (0.0, 0.000009, 0.99999))
 
     def _interpolate(self, t: Tensor, knots: tuple[float, float, float]) -> Tensor:
-        """Piecewise linear through the values at 0, 1/T and 1."""
+        """Interpolate linearly between the values at 0, 1/T and 1."""
         start, first, last = knots
         i = t * self.num_steps
         tail = first + (i - 1.0) / (self.num_steps - 1) * (last - first)
@@ -116,7 +116,7 @@ class SplitSchedule(Schedule):
 
     @abstractmethod
     def _with(self, mask_fraction: float) -> Self:
-        """The same curve with another split."""
+        """Copy the curve with another split."""
 
 
 class Linear(SplitSchedule):

@@ -1,4 +1,4 @@
-"""The variational bound of a Gaussian chain, term by term, in nats of every dimension.
+"""The variational bound of a Gaussian chain, term by term, in nats per dimension.
 
 Source: Ho et al. 2020, equations 5 and 13; Nichol and Dhariwal 2021, section 3.1.
 """
@@ -25,7 +25,7 @@ def step_terms(
     *,
     bin_width: float,
 ) -> Tensor:
-    """KL(q(xs|xt,x0) || p(xs|xt)) where s > 0; -log p(x0|xt) of data on a grid of levels where s = 0.
+    """Compute KL(q(xs|xt,x0) || p(xs|xt)) where s > 0, and -log p(x0|xt) of data on a grid of levels where s = 0.
 
     Args:
         process: The chain.
@@ -50,13 +50,13 @@ def step_terms(
 
 
 def gaussian_kl(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:
-    """KL(N(mean_q, exp(log_var_q)) || N(mean_p, exp(log_var_p))) in nats, elementwise."""
+    """Compute KL(N(mean_q, exp(log_var_q)) || N(mean_p, exp(log_var_p))) in nats, elementwise."""
     ratio = log_var_q - log_var_p
     return 0.5 * ((mean_q - mean_p).square() * torch.exp(-log_var_p) + torch.exp(ratio) - 1.0 - ratio)
 
 
 def discretised_log_prob(x: Tensor, mean: Tensor, log_std: Tensor, bin_width: float) -> Tensor:
-    """Log-probability of levels x in [-1, 1] under N(mean, std^2), each level holding its bin, the outermost the tails.
+    """Compute the log-probability of levels x in [-1, 1] under N(mean, std^2): the mass of each bin, tails in the outermost.
 
     The probabilities of all levels sum to 1 (Ho et al. 2020, equation 13). Differences of the normal CDF are taken in
     logarithms on the side where they are small, so that neither tail is rounded away.
@@ -85,7 +85,7 @@ def discretised_log_prob(x: Tensor, mean: Tensor, log_std: Tensor, bin_width: fl
 
 
 def interpolated_log_variance(process: GaussianProcess, fraction: Tensor, s: Time, t: Time) -> Tensor:
-    """Logarithm of a learned variance, `fraction` of the way from log beta tilde to log beta (Nichol and Dhariwal 2021, eq. 15).
+    """Interpolate a learned log-variance, `fraction` of the way from log beta tilde to log beta (Nichol and Dhariwal 2021, eq. 15).
 
     Args:
         process: The process.
@@ -100,5 +100,5 @@ def interpolated_log_variance(process: GaussianProcess, fraction: Tensor, s: Tim
 
 
 def bits(nats: Tensor) -> Tensor:
-    """Nats in bits."""
+    """Convert nats to bits."""
     return nats / math.log(2)

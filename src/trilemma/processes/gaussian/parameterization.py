@@ -21,31 +21,31 @@ class Parameterization(ABC):
 
     @abstractmethod
     def coefficients(self, process: GaussianProcess, t: Time) -> tuple[Tensor, Tensor]:
-        """a(t) and b(t), float64 shaped like t."""
+        """Compute a(t) and b(t), float64 shaped like t."""
 
     def scale_in(self, process: GaussianProcess, t: Time) -> Tensor | None:
-        """What xt is multiplied by before the network sees it, float64 shaped like t; None for 1."""
+        """Compute the factor on xt before the network sees it, float64 shaped like t; None for 1."""
         del process, t
         return None
 
     def target(self, process: GaussianProcess, x0: Tensor, eps: Tensor, t: Time) -> Tensor:
-        """What the network is to say of x0 and eps, [B, ...]."""
+        """Compute the network's target from x0 and eps, [B, ...]."""
         a, b = self.coefficients(process, t)
         return broadcast_like(a, x0) * x0 + broadcast_like(b, x0) * eps
 
     def to_x0(self, process: GaussianProcess, output: Tensor, xt: Tensor, t: Time) -> Tensor:
-        """The data that an output at xt stands for, [B, ...]; t > 0."""
+        """Convert an output at xt to x0, [B, ...]; t > 0."""
         _, b = self.coefficients(process, t)
         sigma, det = process.sigma(t), self.determinant(process, t)
         return broadcast_like(b / det, xt) * xt - broadcast_like(sigma / det, xt) * output
 
     def determinant(self, process: GaussianProcess, t: Time) -> Tensor:
-        """What alpha b - sigma a is: an output off by e is off by -sigma / determinant * e in x0; 0 where it says nothing."""
+        """Compute alpha b - sigma a: an output error e is -sigma / determinant * e in x0; 0 where x0 is undetermined."""
         a, b = self.coefficients(process, t)
         return process.alpha(t) * b - process.sigma(t) * a
 
     def check(self, process: GaussianProcess) -> None:
-        """Refuse a process under which the output says nothing of the data at t = 1.
+        """Refuse a process under which the output does not determine x0 at t = 1.
 
         Raises:
             UserError: If so.
@@ -58,7 +58,7 @@ class Parameterization(ABC):
 
 
 class Eps(Parameterization):
-    """The noise (Ho et al. 2020, equation 11)."""
+    """Noise prediction (Ho et al. 2020, equation 11)."""
 
     def coefficients(self, process: GaussianProcess, t: Time) -> tuple[Tensor, Tensor]:
         """See `Parameterization`."""
@@ -67,7 +67,7 @@ class Eps(Parameterization):
 
 
 class X0(Parameterization):
-    """The data."""
+    """Data prediction."""
 
     def coefficients(self, process: GaussianProcess, t: Time) -> tuple[Tensor, Tensor]:
         """See `Parameterization`."""

@@ -35,23 +35,23 @@ class GaussianProcess(nn.Module):
         return self.schedule.num_steps
 
     def alpha(self, t: Time) -> Tensor:
-        """Scale of the data, float64 shaped like t."""
+        """Compute the scale of the data, float64 shaped like t."""
         return self.schedule.alpha(t)
 
     def sigma(self, t: Time) -> Tensor:
-        """Standard deviation of the noise, float64 shaped like t."""
+        """Compute the standard deviation of the noise, float64 shaped like t."""
         return self.schedule.sigma(t)
 
     def log_snr(self, t: Time) -> Tensor:
-        """log(alpha^2 / sigma^2), float64 shaped like t."""
+        """Compute log(alpha^2 / sigma^2), float64 shaped like t."""
         return self.schedule.log_snr(t)
 
     def marginal(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """Mean [B, ...] and standard deviation (broadcastable) of q(xt|x0)."""
+        """Compute the mean [B, ...] and standard deviation (broadcastable) of q(xt|x0)."""
         return broadcast_like(self.alpha(t), x0) * x0, broadcast_like(self.sigma(t), x0)
 
     def perturb(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
-        """The state [B, ...] at t of data x0 and noise eps, both [B, ...]."""
+        """Noise data x0 with eps, both [B, ...]: the state xt [B, ...]."""
         mean, std = self.marginal(x0, t)
         return torch.addcmul(mean, std.to(mean), eps)
 
@@ -60,19 +60,19 @@ class GaussianProcess(nn.Module):
         return self.perturb(x0, t, noise.normal(tuple(x0.shape), dtype=x0.dtype))
 
     def transition(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
-        """q(xt|xs) = N(alpha_ts xs, var_ts): alpha_ts and var_ts, float64; var_ts of neighbours on a chain is its beta."""
+        """Compute alpha_ts and var_ts of q(xt|xs) = N(alpha_ts xs, var_ts), float64; var_ts of one chain step is its beta."""
         alpha_ts = self.alpha(t) / self.alpha(s)
         # sigma_t^2 - alpha_ts^2 sigma_s^2 without the cancellation.
         return alpha_ts, -self.sigma(t).square() * torch.expm1(self.log_snr(t) - self.log_snr(s))
 
     def posterior_coefficients(self, s: Time, t: Time) -> tuple[Tensor, Tensor, Tensor]:
-        """q(xs|xt,x0) = N(c0 x0 + ct xt, var): c0, ct, var, float64; var of neighbours on a chain is its beta tilde."""
+        """Compute c0, ct, var of q(xs|xt,x0) = N(c0 x0 + ct xt, var), float64; var of one chain step is its beta tilde."""
         gained = -torch.expm1(self.log_snr(t) - self.log_snr(s))  # 1 - SNR(t) / SNR(s)
         alpha_s, var_s = self.alpha(s), self.sigma(s).square()
         return alpha_s * gained, self.alpha(t) / alpha_s * var_s / self.sigma(t).square(), var_s * gained
 
     def posterior(self, x0: Tensor, xt: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
-        """q(xs|xt,x0): its mean [B, ...] and its variance (broadcastable), 0 at s = 0.
+        """Compute the mean [B, ...] and variance (broadcastable, 0 at s = 0) of q(xs|xt,x0).
 
         Source: Ho et al. 2020, equation 7; for any s < t Kingma et al. 2021, equation 25.
         """
@@ -80,7 +80,7 @@ class GaussianProcess(nn.Module):
         return broadcast_like(c0, xt) * x0 + broadcast_like(ct, xt) * xt, broadcast_like(var, xt)
 
     def log_variance_range(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
-        """Logarithms of the least and the greatest sensible variance of p(xs|xt), beta tilde and beta; float64.
+        """Compute the logarithms of the two extreme variances of p(xs|xt), beta tilde and beta; float64.
 
         They are the right ones for data without and with unit variance (Ho et al. 2020, section 3.2). At s = 0 beta tilde is
         zero; the one of the next step of an even grid, from 2t to t, stands in (Ho et al. 2020, released code).
@@ -99,26 +99,26 @@ class GaussianProcess(nn.Module):
         return self.schedule.prior_std * noise.normal(shape, dtype=dtype)
 
     def prior_kl(self, x0: Tensor) -> Tensor:
-        """KL(q(x1|x0) || N(0, prior_std^2)) in nats of every dimension, [B, ...]."""
+        """Compute KL(q(x1|x0) || N(0, prior_std^2)) in nats per dimension, [B, ...]."""
         mean, std = self.marginal(x0.double(), 1.0)
         ratio = (std / self.schedule.prior_std) ** 2
         return 0.5 * ((mean / self.schedule.prior_std) ** 2 + ratio - 1.0 - torch.log(ratio))
 
     def eps_from_x0(self, x0: Tensor, xt: Tensor, t: Time) -> Tensor:
-        """The noise that xt holds if the data are x0, [B, ...]; t > 0."""
+        """Convert x0 to the noise in xt, [B, ...]; t > 0."""
         return (xt - broadcast_like(self.alpha(t), xt) * x0) / broadcast_like(self.sigma(t), xt)
 
     def x0_from_eps(self, eps: Tensor, xt: Tensor, t: Time) -> Tensor:
-        """The data in xt if its noise is eps, [B, ...]; alpha(t) > 0."""
+        """Convert the noise in xt to x0, [B, ...]; alpha(t) > 0."""
         return (xt - broadcast_like(self.sigma(t), xt) * eps) / broadcast_like(self.alpha(t), xt)
 
     def score_from_x0(self, x0: Tensor, xt: Tensor, t: Time) -> Tensor:
-        """The score of xt, grad log p(xt), if the mean of the data given xt is x0 (Tweedie's formula), [B, ...]; t > 0."""
+        """Convert the posterior mean x0 to the score grad log p(xt) (Tweedie's formula), [B, ...]; t > 0."""
         return (broadcast_like(self.alpha(t), xt) * x0 - xt) / broadcast_like(self.sigma(t).square(), xt)
 
 
 def broadcast_like(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient, scalar or [B], so that it multiplies x [B, ...] without changing its dtype."""
+    """Reshape a coefficient, scalar or [B], to multiply x [B, ...] without changing its dtype."""
     if coefficient.ndim == 0:
         return coefficient
     return coefficient.to(x.device, x.dtype).view(-1, *(1,) * (x.ndim - 1))

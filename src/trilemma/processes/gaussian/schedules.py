@@ -1,4 +1,4 @@
-"""How Gaussian processes forget: alpha and sigma of x_t = alpha(t) x0 + sigma(t) eps, t in [0, 1], in float64."""
+"""Noise schedules of Gaussian processes: alpha and sigma of x_t = alpha(t) x0 + sigma(t) eps, t in [0, 1], in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Path = Literal["noise", "flow"]
 
 
 class GaussianSchedule(ABC):
-    """A pair alpha(t), sigma(t) of rising noise; sigma(0) is 0 and alpha(0) is 1 exactly.
+    """A pair alpha(t), sigma(t) with rising noise; sigma(0) is 0 and alpha(0) is 1 exactly.
 
     Attributes:
         num_steps: T where the schedule is a chain, defined on the grid i / T and interpolated between; None where it is
@@ -34,19 +34,19 @@ class GaussianSchedule(ABC):
 
     @abstractmethod
     def alpha(self, t: Time) -> Tensor:
-        """Scale of the data at time t, float64 shaped like t."""
+        """Compute the scale of the data at time t, float64 shaped like t."""
 
     @abstractmethod
     def sigma(self, t: Time) -> Tensor:
-        """Standard deviation of the noise at time t, float64 shaped like t."""
+        """Compute the standard deviation of the noise at time t, float64 shaped like t."""
 
     @abstractmethod
     def derivatives(self, t: Time) -> tuple[Tensor, Tensor]:
-        """The slopes d alpha / dt and d sigma / dt at t > 0, float64 shaped like t."""
+        """Compute d alpha / dt and d sigma / dt at t > 0, float64 shaped like t."""
 
     @abstractmethod
     def time_of_log_snr(self, log_snr: Time) -> Tensor:
-        """Inverse of `log_snr`, float64."""
+        """Find the time of a log-SNR, float64: the inverse of `log_snr`."""
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class GaussianSchedule(ABC):
         """The least noisy time above 0 that a trajectory visits: 1 / T on a chain."""
 
     def log_snr(self, t: Time) -> Tensor:
-        """log(alpha^2 / sigma^2): infinite at t = 0, minus infinity where alpha is 0."""
+        """Compute log(alpha^2 / sigma^2): infinite at t = 0, minus infinity where alpha is 0."""
         return 2.0 * (self.alpha(t).log() - self.sigma(t).log())
 
 
@@ -68,9 +68,7 @@ class Chain(GaussianSchedule):
         zero_terminal_snr: Rescale alpha so that nothing of the data is left at t = 1 (Lin et al. 2024, algorithm 1).
     """
 
-    path: Path = (
-        "flow"  # sigma / alpha starts at 157 (linear), 20,000 (cosine) or infinity: far too long a way for few steps
-    )
+    path: Path = "flow"  # sigma / alpha starts at 157 (linear), 20,000 (cosine) or infinity: too large for few steps
 
     def __init__(self, beta: Tensor, *, zero_terminal_snr: bool = False) -> None:
         self.num_steps = len(beta)
@@ -95,7 +93,7 @@ class Chain(GaussianSchedule):
         return (lost * (2.0 - lost)).sqrt()
 
     def derivatives(self, t: Time) -> tuple[Tensor, Tensor]:
-        """See `GaussianSchedule`; on a point of the grid, of the step that ends there."""
+        """See `GaussianSchedule`; at a grid point, the slopes of the step that ends there."""
         lost, slope = self._lost(t)
         return -slope, (1.0 - lost) * slope / (lost * (2.0 - lost)).sqrt()
 
@@ -105,7 +103,7 @@ class Chain(GaussianSchedule):
         return 2.0 * torch.log1p(-lost) - (lost * (2.0 - lost)).log()
 
     def time_of_log_snr(self, log_snr: Time) -> Tensor:
-        """See `GaussianSchedule`; what no time reaches gives the nearest end."""
+        """See `GaussianSchedule`; a value out of range maps to the nearest end."""
         lost = -torch.expm1(-0.5 * F.softplus(-as_float64(log_snr)))
         table = self._table(lost.device)
         upper = torch.searchsorted(table, lost.contiguous()).clamp(1, len(table) - 1)
@@ -119,7 +117,7 @@ class Chain(GaussianSchedule):
         return 1.0 / self.num_steps
 
     def _lost(self, t: Time) -> tuple[Tensor, Tensor]:
-        """1 - alpha(t), and its derivative."""
+        """Compute 1 - alpha(t) and its derivative."""
         time = as_float64(t)
         table = self._table(time.device)
         num_steps = len(table) - 1
