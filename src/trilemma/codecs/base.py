@@ -1,4 +1,4 @@
-"""What a codec is."""
+"""The interface of a codec."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trilemma.processes.noise import NoiseSource
 
 
 class Rows(Protocol):
-    """What codecs cache of a whole data set, [N, ...]: a tensor, or something that reads the part it is asked for."""
+    """What codecs cache of a whole data set, [N, ...]: a tensor, or an object that reads the rows it is indexed with."""
 
     def __len__(self) -> int: ...
 
@@ -50,25 +50,25 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, images: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] to codes [B, *code_shape]: int64 tokens, or float latents."""
+        """Encode images [B, C, H, W] in [-1, 1] as codes [B, *code_shape]: int64 tokens, or float latents."""
 
     @abstractmethod
     def decode(self, code: Tensor) -> Tensor:
-        """Codes [B, *code_shape] to images [B, C, H, W] in [-1, 1]."""
+        """Decode codes [B, *code_shape] to images [B, C, H, W] in [-1, 1]."""
 
     def cache(self, images: Tensor) -> Tensor:
-        """What is kept of images [B, C, H, W] so that their codes can be given again without them; here the codes themselves."""
+        """Compute what is stored of images [B, C, H, W] to recover their codes without them; here the codes themselves."""
         return self.encode(images)
 
     def from_cache(self, cached: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Codes of what `cache` returned: as `encode(images, noise)` of the same images would give them."""
+        """Recover codes from what `cache` returned, equal to `encode(images, noise)` of the same images."""
         return cached
 
     def standardise(self, cached: Rows) -> None:
-        """Measure, on what `cache` returned of a whole training set [N, ...], what gives codes unit deviation; nothing here."""
+        """Fit the scaling that gives codes unit variance to what `cache` returned of a training set [N, ...]; here nothing."""
 
     def freeze(self) -> Self:
-        """Fix the codec for good: no gradients, and evaluation mode whatever mode a parent module is put in."""
+        """Freeze the codec for good: no gradients, and evaluation mode whatever mode a parent module is put in."""
         self._frozen = True
         self.requires_grad_(False)
         return self.eval()
@@ -79,7 +79,7 @@ class Codec(nn.Module, ABC):
 
 
 def image_shape_of(sizes: Sequence[int]) -> tuple[int, int, int]:
-    """Check an image shape (C, H, W) that may have come as a list.
+    """Check an image shape (C, H, W), which a configuration gives as a list.
 
     Raises:
         ValueError: If there are not three positive sizes.
@@ -91,12 +91,12 @@ def image_shape_of(sizes: Sequence[int]) -> tuple[int, int, int]:
 
 
 def flatten(code: Tensor) -> Tensor:
-    """Codes [B, *code_shape] as sequences [B, L] in raster order."""
+    """Flatten codes [B, *code_shape] to sequences [B, L] in raster order."""
     return code.flatten(1)
 
 
 def unflatten(tokens: Tensor, code_shape: Sequence[int]) -> Tensor:
-    """Sequences [B, L] as codes [B, *code_shape]; inverse of `flatten`.
+    """Reshape sequences [B, L] to codes [B, *code_shape]; inverse of `flatten`.
 
     Raises:
         ValueError: If L is not the product of `code_shape`.

@@ -1,4 +1,4 @@
-"""Whether an encoder and a decoder make a first stage, and of which grid."""
+"""Checks that an encoder and a decoder form a first stage, and the code grid they give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trilemma.networks.image_coder import ImageDecoder, ImageEncoder
 
 
 def check_coders(encoder: ImageEncoder, decoder: ImageDecoder) -> None:
-    """See that both networks code images.
+    """Check that both networks code images.
 
     Raises:
         UserError: If one does not.
@@ -30,7 +30,7 @@ def code_grid(
     encoded_channels: int,
     decoded_channels: int,
 ) -> tuple[int, int]:
-    """Height and width (h, w) of the codes of images.
+    """Compute the height and width (h, w) of the codes of images.
 
     Args:
         image_shape: (C, H, W).

@@ -21,7 +21,7 @@ _MIN_LOG_VAR, _MAX_LOG_VAR = -30.0, 20.0
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(z|x) = N(mean, exp(log_var)), every latent by itself.
+    """q(z|x) = N(mean, exp(log_var)), independent in every latent.
 
     Attributes:
         mean: [B, c, h, w].
@@ -41,12 +41,12 @@ class Posterior:
         return self.mean + self.deviation * noise.normal(tuple(self.mean.shape)).to(self.mean)
 
     def kl(self) -> Tensor:
-        """KL(q(z|x) || N(0, 1)) of every latent in nats, [B, c, h, w] (Kingma and Welling 2014, appendix B)."""
+        """Compute KL(q(z|x) || N(0, 1)) of every latent in nats, [B, c, h, w] (Kingma and Welling 2014, appendix B)."""
         return 0.5 * (self.mean.square() + self.log_var.exp() - 1.0 - self.log_var)
 
 
 class KLOutput(NamedTuple):
-    """What a training step needs.
+    """What `KL.forward` gives a training step.
 
     Attributes:
         reconstruction: Images [B, C, H, W] of a drawn latent, not clipped.
@@ -58,7 +58,7 @@ class KLOutput(NamedTuple):
 
 
 class KL(LatentCodec):
-    """Encoder to a Gaussian posterior, decoder.
+    """The KL autoencoder's codec: an encoder to a Gaussian posterior, and a decoder.
 
     Sources: Kingma and Welling 2014; Rombach et al. 2022, section 3.1.
 
@@ -85,7 +85,7 @@ class KL(LatentCodec):
         self.decoder = decoder
 
     def posterior(self, images: Tensor) -> Posterior:
-        """The posterior of images [B, C, H, W], in single precision at least."""
+        """Encode images [B, C, H, W] as a posterior, in single precision at least."""
         moments = self.encoder(images)
         mean, log_var = moments.to(torch.promote_types(moments.dtype, torch.float32)).chunk(2, dim=1)
         return Posterior(mean, log_var.clamp(_MIN_LOG_VAR, _MAX_LOG_VAR))
@@ -96,15 +96,15 @@ class KL(LatentCodec):
         return KLOutput(self.decoder(posterior.sample(noise)), posterior)
 
     def decode(self, code: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] of codes [B, c, h, w]."""
+        """Decode codes [B, c, h, w] to images [B, C, H, W] in [-1, 1]."""
         return self.decoder(self._latents(code)).clamp(-1.0, 1.0)
 
     def cache(self, images: Tensor) -> Tensor:
-        """Mean and deviation of the latents of images [B, C, H, W], stacked to [B, 2c, h, w]."""
+        """Encode images [B, C, H, W] as mean and standard deviation of their latents, stacked to [B, 2c, h, w]."""
         posterior = self.posterior(images)
         return torch.cat([posterior.mean, posterior.deviation], dim=1)
 
     def moments(self, cached: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, each [B, c, h, w], of [B, 2c, h, w]."""
+        """Split [B, 2c, h, w] into mean and standard deviation, each [B, c, h, w]."""
         mean, deviation = cached.chunk(2, dim=1)
         return mean, deviation

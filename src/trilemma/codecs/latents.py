@@ -1,4 +1,4 @@
-"""What continuous latents of a trained first stage have in common: they are standardised before a prior sees them."""
+"""Continuous latents of a trained first stage, standardised before a prior sees them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHUNK = 4096  # images whose latents are widened to float64 at once
 
 
 class LatentCodec(Codec):
-    """Codes are (latents - shift) * scale, latents being what the first stage's own encoder gives.
+    """Codes are (latents - shift) * scale, with the latents of the first stage's encoder.
 
     `shift` is the mean of each channel and `scale` one number, 1 over the root of the mean variance, both over the whole training
     set (Rombach et al. 2022, appendix G, take the first batch and no mean). A diffusion ends in N(0, I), so codes need mean
@@ -40,18 +40,18 @@ class LatentCodec(Codec):
 
     @abstractmethod
     def cache(self, images: Tensor) -> Tensor:
-        """What fixes the distribution of the latents of images [B, C, H, W], before `shift` and `scale`, so that it outlives them."""
+        """Compute the parameters of the latents' distribution of images [B, C, H, W], before `shift` and `scale`."""
 
     @abstractmethod
     def moments(self, cached: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Mean [B, c, h, w] and deviation (None where it is zero) of the latents of what `cache` returned."""
+        """Extract mean [B, c, h, w] and standard deviation (None where it is zero) of the latents from what `cache` returned."""
 
     def encode(self, images: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Codes [B, c, h, w] of images [B, C, H, W]: the mean, or a draw where `noise` is given and the latents are random."""
+        """Encode images [B, C, H, W] as codes [B, c, h, w]: the mean, or a draw where `noise` is given and latents are random."""
         return self.from_cache(self.cache(images), noise)
 
     def from_cache(self, cached: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Codes [B, c, h, w] of what `cache` returned."""
+        """Compute codes [B, c, h, w] from what `cache` returned."""
         latents, deviation = self.moments(cached)
         if noise is not None and deviation is not None:
             latents = latents + deviation * noise.normal(tuple(latents.shape)).to(latents)
@@ -87,5 +87,5 @@ class LatentCodec(Codec):
         self.scale.fill_(scale)
 
     def _latents(self, code: Tensor) -> Tensor:
-        """Latents of codes, in the codec's own precision; inverse of what `from_cache` ends with."""
+        """Undo `shift` and `scale`: the latents of codes, in the codec's own precision."""
         return code.to(self.scale.dtype) / self.scale + self.shift

@@ -64,7 +64,7 @@ class PixelLevels(Codec):
         self.stochastic = stochastic
 
     def encode(self, images: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Levels of images [B, C, H, W], int64 [B, H, W] or [B, H, W, C]."""
+        """Quantise images [B, C, H, W] to levels, int64 [B, H, W] or [B, H, W, C]."""
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
         # Rounding to the uint8 grid first removes the error of x / 127.5 - 1, so that no level is missed by an ulp.
         grey = (wide.clamp(-1.0, 1.0).add(1.0) * 127.5).round()
@@ -77,6 +77,6 @@ class PixelLevels(Codec):
         return tokens[:, 0] if len(self.code_shape) == 2 else tokens.permute(0, 2, 3, 1).contiguous()
 
     def decode(self, code: Tensor) -> Tensor:
-        """Images [B, C, H, W] float32 of levels [B, H, W] or [B, H, W, C]."""
+        """Convert levels [B, H, W] or [B, H, W, C] to images [B, C, H, W] float32."""
         grid = code[:, None] if len(self.code_shape) == 2 else code.permute(0, 3, 1, 2).contiguous()
         return grid.to(torch.float32) * (255 / (self.num_classes - 1)) / 127.5 - 1.0

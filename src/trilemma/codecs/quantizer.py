@@ -1,4 +1,4 @@
-"""Vectors to codebook entries, with a codebook that follows by moving averages."""
+"""Vector quantisation with a codebook of exponential moving averages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger.disable("vector_quantize_pytorch")
 
 
 class Quantized(NamedTuple):
-    """What a quantiser makes of latents.
+    """What a quantiser returns for latents.
 
     Attributes:
         latents: Codebook vectors [B, d, h, w]; in training gradients pass through them to the quantiser's input.
@@ -32,7 +32,7 @@ class Quantized(NamedTuple):
 
 
 class EMAQuantizer(nn.Module):
-    """Nearest codebook vector; the codebook is the moving average of what is assigned to it.
+    """Nearest codebook vector; the codebook is the moving average of the latents assigned to it.
 
     A code whose moving average of use falls below `dead_code_threshold` times the even share 1/K is replaced by a
     latent drawn from the batch and counted as if it had the even share, so it has time to prove itself.
@@ -114,7 +114,7 @@ class EMAQuantizer(nn.Module):
             return Quantized(vectors, code, self.commitment * F.mse_loss(wide, vectors))
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Index of the nearest code of latents [B, d, h, w], int64 [B, h, w]; never changes state.
+        """Find the nearest code of latents [B, d, h, w], int64 [B, h, w]; never changes state.
 
         The library's own forward would run k-means on validation data where that came first.
         """
@@ -126,11 +126,11 @@ class EMAQuantizer(nn.Module):
         return distance.argmin(-1)
 
     def embed(self, code: Tensor) -> Tensor:
-        """Codebook vectors of indices [B, h, w], [B, d, h, w]."""
+        """Look up the codebook vectors of indices [B, h, w], [B, d, h, w]."""
         return F.embedding(code, self.codebook).movedim(-1, 1)
 
     def _prepare_update(self, latents: Tensor) -> None:
-        """Tell the library what is not known when it is built: a batch's size, and whether several processes train."""
+        """Pass the library what is unknown at construction: the batch's size, and whether several processes train."""
         codebook = self.vq._codebook
         num_processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         even_share = latents.numel() // self.dim * num_processes / self.codebook_size
@@ -143,7 +143,7 @@ class EMAQuantizer(nn.Module):
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """No mixed precision inside; the meta device, where a step is only planned, has none."""
+    """Disable autocast inside; the meta device, on which a step is only planned, has none."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

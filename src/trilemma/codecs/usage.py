@@ -1,4 +1,4 @@
-"""How a codebook is used."""
+"""Codebook usage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CodebookUsage(Metric):
         self.counts += torch.bincount(code.flatten(), minlength=self.codebook_size)
 
     def compute(self) -> dict[str, Tensor]:
-        """Figures of all codes seen.
+        """Compute statistics of all codes seen.
 
         Returns:
             perplexity: exp of the entropy of the code frequencies, 1 to K.

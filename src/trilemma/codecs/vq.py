@@ -16,7 +16,7 @@ from trilemma.processes.noise import NoiseSource
 
 
 class VQOutput(NamedTuple):
-    """What a training step needs.
+    """What `VQ.forward` gives a training step.
 
     Attributes:
         reconstruction: Images [B, C, H, W], not clipped.
@@ -30,7 +30,7 @@ class VQOutput(NamedTuple):
 
 
 class VQ(Codec):
-    """Encoder, codebook, decoder.
+    """The VQ codec: an encoder, a codebook and a decoder.
 
     Source: van den Oord et al. 2017 (VQ-VAE).
 
@@ -61,23 +61,23 @@ class VQ(Codec):
         self.quantizer = quantizer
 
     def forward(self, images: Tensor) -> VQOutput:
-        """Reconstruct images [B, C, H, W]; in training mode the codebook follows."""
+        """Reconstruct images [B, C, H, W]; in training mode the codebook is updated."""
         quantized = self.quantizer(self.encoder(images))
         return VQOutput(self.decoder(quantized.latents), quantized.code, quantized.commitment)
 
     @torch.no_grad()
     def encode(self, images: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Tokens int64 [B, h, w] of images [B, C, H, W]; leaves the codebook alone in any mode."""
+        """Encode images [B, C, H, W] as tokens int64 [B, h, w]; never updates the codebook."""
         return self.quantizer.nearest(self.encoder(images))
 
     def decode(self, code: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] of tokens [B, h, w]."""
+        """Decode tokens [B, h, w] to images [B, C, H, W] in [-1, 1]."""
         return self.decoder(self.embed(code)).clamp(-1.0, 1.0)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Latents before quantisation, [B, d, h, w], of images [B, C, H, W]."""
+        """Encode images [B, C, H, W] as latents before quantisation, [B, d, h, w]."""
         return self.encoder(images)
 
     def embed(self, code: Tensor) -> Tensor:
-        """Codebook vectors [B, d, h, w] of tokens [B, h, w]."""
+        """Look up the codebook vectors [B, d, h, w] of tokens [B, h, w]."""
         return self.quantizer.embed(code)

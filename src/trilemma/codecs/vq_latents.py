@@ -1,4 +1,4 @@
-"""A VQ codec read before its quantiser."""
+"""The continuous latents of a VQ codec, before quantisation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trilemma.errors import UserError
 
 
 class VQLatents(LatentCodec):
-    """Codes are the latents that a trained `VQ` would quantise; decoding quantises them first.
+    """Codes are the latents of a trained `VQ` before quantisation; decoding quantises them first.
 
     The quantiser belongs to the decoder here, so a prior need not hit a codebook vector, only its neighbourhood.
 
@@ -36,13 +36,13 @@ class VQLatents(LatentCodec):
         self.codec = codec
 
     def decode(self, code: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] of codes [B, d, h, w], each taken to the nearest codebook vector."""
+        """Decode codes [B, d, h, w] to images [B, C, H, W] in [-1, 1], each vector quantised to the nearest code first."""
         return self.codec.decode(self.codec.quantizer.nearest(self._latents(code)))
 
     def cache(self, images: Tensor) -> Tensor:
-        """Latents before quantisation, [B, d, h, w], of images [B, C, H, W]."""
+        """Encode images [B, C, H, W] as latents before quantisation, [B, d, h, w]."""
         return self.codec.latents(images)
 
     def moments(self, cached: Tensor) -> tuple[Tensor, None]:
-        """The latents themselves."""
+        """Return the latents themselves."""
         return cached, None
