@@ -1,1 +1,1 @@
-"""What steers the model: labels, text, and the null condition."""
+"""Conditions of a model: labels, text, and the null condition."""

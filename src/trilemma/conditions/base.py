@@ -1,4 +1,4 @@
-"""A condition: what steers a model, already embedded."""
+"""A condition of a model, already embedded, and the encoder that embeds it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Condition:
         mask: True where `tokens` is valid, [B, M].
         null: The unconditional twin of the same batch, for classifier-free guidance; None where the model has none.
         is_null: Whether it is the unconditional twin itself: guidance between it and its twin would change nothing.
-        label: The raw labels, int64 [B], where labels were given: what a classifier steers to, whether the model was
+        label: The raw labels, int64 [B], where labels were given: what a classifier guides to, whether the model was
             conditioned on labels or not.
     """
 
@@ -40,7 +40,7 @@ class Condition:
         return self.num
 
     def to(self, device: torch.device | str) -> Condition:
-        """The same condition, and its null twin, on a device."""
+        """Copy the condition, and its null twin, to a device."""
 
         def move(part: Tensor | None) -> Tensor | None:
             return None if part is None else part.to(device)
@@ -83,7 +83,7 @@ class Condition:
 
 
 class ConditionEncoder(nn.Module, ABC):
-    """Turns raw labels or strings into a `Condition`, and is all that knows what they are.
+    """Embeds raw labels or strings as a `Condition`; nothing else knows what they are.
 
     A raw condition is a list of one label or string an image, or None for the null condition.
 
@@ -110,7 +110,7 @@ class ConditionEncoder(nn.Module, ABC):
 
     @abstractmethod
     def raw_from(self, batch: Batch) -> Any:
-        """Take what it reads from a batch: B labels int64 [B], a list of B strings, or None where it reads nothing.
+        """Extract what it reads from a batch: B labels int64 [B], a list of B strings, or None where it reads nothing.
 
         Raises:
             UserError: If the batch does not have it.
@@ -118,11 +118,11 @@ class ConditionEncoder(nn.Module, ABC):
 
     @abstractmethod
     def examples(self, num: int) -> list[Any] | None:
-        """Give `num` raw conditions to draw samples of, the same at every call; None where it knows none."""
+        """Choose `num` raw conditions to draw samples of, the same at every call; None where it knows none."""
 
     @abstractmethod
     def describe(self, raw: Any) -> str:
-        """Say in a few words what samples are conditioned on, as in "label: all in turn"; "none" for None."""
+        """Describe in a few words what samples are conditioned on, as in "label: all in turn"; "none" for None."""
 
     @abstractmethod
     def check(self, raw: Any) -> None:
@@ -130,7 +130,7 @@ class ConditionEncoder(nn.Module, ABC):
 
 
 def shortest_cycle(raw: Sequence[Any]) -> list[Any]:
-    """Give the shortest list that, repeated, makes `raw`."""
+    """Find the shortest list that, repeated, makes `raw`."""
     values = list(raw)
     for length in range(1, len(values)):
         if all(value == values[i % length] for i, value in enumerate(values)):

@@ -36,11 +36,11 @@ class LabelCondition(ConditionEncoder):
         if num_labels is None:
             raise UserError(_NO_LABELS)
         self.num_labels = num_labels
-        # Unit variance, torch's default: a label that starts faint beside the time is noticed thousands of batches late.
+        # Unit variance, torch's default: a label embedding much smaller than the time's is learned thousands of batches later.
         self.embedding = nn.Embedding(num_labels + 1, embedding_dim)
 
     def forward(self, raw: Any, *, num: int, drop: Tensor | None = None) -> Condition:
-        """Embed B labels, where not dropped; None means the null condition for all.
+        """Embed B labels, replacing dropped ones by the null embedding; None means the null condition for all.
 
         Raises:
             ValueError: If there are not as many labels as images.
@@ -76,12 +76,12 @@ class LabelCondition(ConditionEncoder):
 
 
 def labels_in_turn(num: int, num_labels: int) -> list[int]:
-    """Give the labels of `num` images: 0, 1, ..., num_labels - 1, 0, ..."""
+    """List the labels of `num` images: 0, 1, ..., num_labels - 1, 0, ..."""
     return [i % num_labels for i in range(num)]
 
 
 def describe_labels(raw: Any, num_labels: int) -> str:
-    """Say what samples of labels `raw` are conditioned on: all in turn, one of them, or a list in turn."""
+    """Describe what samples of labels `raw` are conditioned on: all in turn, one of them, or a list in turn."""
     if raw is None:
         return "none"
     values = torch.as_tensor(raw).tolist()

@@ -13,7 +13,7 @@ from trilemma.errors import UserError
 
 
 class NoCondition(ConditionEncoder):
-    """For unconditional models: the network sees neither labels nor captions. A guidance may read labels."""
+    """No condition: the network sees neither labels nor captions. A guidance may read labels."""
 
     steers = False
 
@@ -33,6 +33,6 @@ class NoCondition(ConditionEncoder):
         return "none"
 
     def check(self, raw: Any) -> None:
-        """Refuse any label: this model cannot be steered."""
+        """Refuse any label: this model is unconditional."""
         if raw is not None:
             raise UserError("this model is unconditional: leave out condition.label")
