@@ -1,4 +1,4 @@
-"""What a family may tell whoever watches its training, beyond the loss."""
+"""What a family reports to monitors of its training, beyond the loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Diagnostics(TypedDict, total=False):
-    """Detached tensors of one batch; a family gives those that it has, and monitors look for the key, never for a family.
+    """Detached tensors of one batch; a family sets those that it has, and monitors look for a key, never for a family.
 
     A family publishes what is measured in validation by returning it from `validation_step`, and what is measured in
     training as `Loss.diagnostics`.
@@ -30,7 +30,7 @@ class Diagnostics(TypedDict, total=False):
 
 
 def diagnostics_of(outputs: Any) -> Diagnostics:
-    """The diagnostics in what Lightning hands to `on_train_batch_end` or `on_validation_batch_end`; empty where there are none."""
+    """Extract the diagnostics from the outputs that Lightning passes to callbacks of a batch; empty where there are none."""
     if not isinstance(outputs, dict):
         return {}
     found: Diagnostics = outputs.get("diagnostics", {})

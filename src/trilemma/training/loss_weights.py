@@ -1,4 +1,4 @@
-"""How much a diffusion model's loss counts at each noise level.
+"""Weights of a diffusion model's loss by noise level.
 
 Shapes: B images, times t and log signal-to-noise ratios [B].
 """
@@ -23,7 +23,7 @@ class KnowsSNR(Protocol):
     """A process with a signal-to-noise ratio."""
 
     def log_snr(self, t: Time) -> Tensor:
-        """Log of the signal-to-noise ratio at t, float64 shaped like t."""
+        """Compute the log of the signal-to-noise ratio at t, float64 shaped like t."""
         ...
 
 
@@ -66,7 +66,7 @@ class Simple(LossWeight):
 
 
 class _OfX0(LossWeight):
-    """A weight on the squared error of x0, brought to that of the output."""
+    """A weight on the squared error of x0, converted to one on the error of the output."""
 
     def __init__(self, gamma: float = 5.0) -> None:
         if not gamma > 0:
@@ -75,7 +75,7 @@ class _OfX0(LossWeight):
 
     @abstractmethod
     def of_x0(self, snr: Tensor) -> Tensor:
-        """The weight of the squared error of x0 at a signal-to-noise ratio."""
+        """Compute the weight of the squared error of x0 at a signal-to-noise ratio."""
 
     def __call__(self, process: GaussianProcess, parameterization: Parameterization, t: Tensor) -> Tensor:
         """See `LossWeight`."""

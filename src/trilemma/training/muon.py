@@ -65,7 +65,7 @@ class MuonAdamW(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both."""
+        """Step both optimisers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -80,7 +80,7 @@ class MuonAdamW(Optimizer):
         return loss
 
     def _step_divided(self, group: dict[str, Any]) -> None:
-        """What `Muon.step` does, for matrices that are divided over processes."""
+        """Take the step of `Muon.step` for matrices that are sharded over processes."""
         for p in group["params"]:
             if p.grad is None:
                 continue
@@ -95,7 +95,7 @@ class MuonAdamW(Optimizer):
 
 
 def _orthogonal_step(wanted: Tensor, group: dict[str, Any]) -> Tensor:
-    """The step that Muon takes, without momentum and decay, where the gradient is `wanted`."""
+    """Compute Muon's step, without momentum and weight decay, for the gradient `wanted`."""
     origin = Parameter(torch.zeros_like(wanted))
     origin.grad = wanted
     options = {key: group[key] for key in ("lr", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")}

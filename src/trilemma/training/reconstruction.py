@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its image."""
+"""Reconstruction losses of first stages."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 class ReconstructionLoss(nn.Module, ABC):
-    """A distance that a first stage is trained on. A module, so one may hold a network."""
+    """A distance that a first stage is trained on. It is a module, so that it may hold a network."""
 
     @abstractmethod
     def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
-        """Distance of each image, summed over its subpixels.
+        """Compute the distance of each image, summed over its subpixels.
 
         Args:
             reconstruction: [B, C, H, W], not clipped.

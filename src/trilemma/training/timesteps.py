@@ -1,4 +1,4 @@
-"""Which times a diffusion model is trained at.
+"""The distribution of times that a diffusion model is trained at.
 
 Shapes: B images, T steps of a chain; times t in (0, 1], those of a chain are i / T with i = 1..T.
 """
@@ -23,7 +23,7 @@ Process: TypeAlias = GaussianProcess | CategoricalProcess
 
 
 class TimestepSampler(nn.Module, ABC):
-    """Draws times t in (0, 1], and the weights that the loss at each is multiplied by to keep its mean over times."""
+    """Draws times t in (0, 1] and importance weights that keep the mean of the loss over times."""
 
     @abstractmethod
     def sample(self, num: int, noise: NoiseSource, process: Process) -> tuple[Tensor, Tensor]:
@@ -70,16 +70,16 @@ class GridTimesteps(TimestepSampler):
         self.register_buffer("counts", torch.zeros(num_steps, dtype=torch.int64))
 
     def index(self, t: Tensor) -> Tensor:
-        """Step i = 1..T, int64 [B], of times t = i / T [B]."""
+        """Convert times t = i / T [B] to steps i = 1..T, int64 [B]."""
         return (t.double() * self.num_steps).round().long()
 
     def mean_loss(self) -> Tensor:
-        """Running mean of the loss at times i / T, i = 1..T, float64 [T]; 0 where `counts` is 0."""
+        """Compute the running mean of the loss at times i / T, i = 1..T, float64 [T]; 0 where `counts` is 0."""
         return self.mean.clone()
 
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Record the losses [B] observed at times t [B]; a time that a batch holds twice counts with its mean."""
+        """Record the losses [B] observed at times t [B]; a time that occurs twice in a batch counts with its mean."""
         loss = loss.detach().to(self.mean.dtype)
         index, loss = gather_ranks(torch.stack([self.index(t).to(loss), loss], 1)).unbind(1)
         index = index.long() - 1
@@ -134,12 +134,12 @@ class ImportanceTimesteps(GridTimesteps):
         self.min_count, self.uniform_share = min_count, uniform_share
 
     def probabilities(self) -> Tensor:
-        """p(i) of times i / T, i = 1..T, float64 [T]."""
+        """Compute p(i) of times i / T, i = 1..T, float64 [T]."""
         flat = torch.full_like(self.mean_square, 1.0 / self.num_steps)
         root = self.mean_square.sqrt()
         total = root.sum()
         learned = (1.0 - self.uniform_share) * root / total + self.uniform_share * flat
-        # Losses that are all zero prefer no time.
+        # Where all losses are zero, times are uniform.
         return torch.where((self.counts.min() > self.min_count) & (total != 0), learned, flat)
 
     def sample(self, num: int, noise: NoiseSource, process: Process) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ class ImportanceTimesteps(GridTimesteps):
 
 
 class UniformTimesteps(TimestepSampler):
-    """Uniform in (0, 1], the draws of a batch spread evenly (Kingma et al. 2021, appendix I.1)."""
+    """Uniform in (0, 1], stratified over a batch (Kingma et al. 2021, appendix I.1)."""
 
     def sample(self, num: int, noise: NoiseSource, process: Process) -> tuple[Tensor, Tensor]:
         """See `TimestepSampler`."""
@@ -190,7 +190,7 @@ class LogNormalTimesteps(TimestepSampler):
 
 
 def stratified_timesteps(batch: Batch, batch_idx: int, num_steps: int) -> Tensor:
-    """Spread the steps of a chain over a data set: consecutive images far apart, and any T of them one of each.
+    """Stratify the steps of a chain over a data set: consecutive images far apart, and any T of them one of each.
 
     Args:
         batch: With the images' rows in their set; without, batches are taken to be of one size and one process's.
@@ -206,7 +206,7 @@ def stratified_timesteps(batch: Batch, batch_idx: int, num_steps: int) -> Tensor
 
 
 def coprime_stride(num_steps: int) -> int:
-    """A stride near the golden section of T and coprime to it: consecutive images land far apart, and T of them cover 1..T."""
+    """Choose a stride near the golden section of T and coprime to it: consecutive images are far apart, T of them cover 1..T."""
     stride = max(1, round(num_steps * 0.618))
     while math.gcd(stride, num_steps) != 1:
         stride += 1

@@ -1,4 +1,4 @@
-"""How wrong a network's x0 is at each noise level: the posterior variance that an optimal reverse variance needs."""
+"""Running mean of the error of x0 by noise level: the posterior variance that an optimal reverse variance needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class X0Error(nn.Module):
         self.register_buffer("mean", torch.ones(num_bins, dtype=torch.float64))
 
     def variance(self, process: GaussianProcess, t: Tensor) -> Tensor:
-        """Mean variance of a dimension of x0 given xt at times t [B], float64 [B]."""
+        """Look up the mean variance per dimension of x0 given xt at times t [B], float64 [B]."""
         position = (t.double() * len(self.mean) - 0.5).clamp(0, len(self.mean) - 1)
         left = position.floor().long()
         right = (left + 1).clamp(max=len(self.mean) - 1)
@@ -37,7 +37,7 @@ class X0Error(nn.Module):
 
     @torch.no_grad()
     def update(self, process: GaussianProcess, t: Tensor, squared_error: Tensor) -> None:
-        """Take in squared errors of x0, a mean over dimensions each, [B], at times t [B]."""
+        """Record squared errors of x0, each a mean over dimensions, [B], at times t [B]."""
         value = (squared_error.detach().double() / self._unit(process, t)).to(self.mean.dtype)
         part = (t.double() * len(self.mean) - 1e-6).floor().long().clamp(0, len(self.mean) - 1)
         value, part = gather_ranks(value), gather_ranks(part)
