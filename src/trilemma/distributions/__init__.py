@@ -1,1 +1,1 @@
-"""What a network's output says of data: distributions that are drawn from and scored."""
+"""Distributions of data given a network's output, to sample from and to score with."""

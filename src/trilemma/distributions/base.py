@@ -1,4 +1,4 @@
-"""What a distribution is, and what turns a network's output into one."""
+"""The interfaces of a distribution, and of the map from a network's output to one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trilemma.processes.noise import NoiseSource
 
 
 class Distribution(ABC):
-    """A distribution of data of which every element, given those before it, has a probability or a density.
+    """A distribution of data that factorises over elements in order, each with a probability or density given those before.
 
     Images are [B, C, H, W] in [-1, 1]; the parameters say what shape the data has, and their first axis is the images.
     """
@@ -25,7 +25,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability (discrete) or log-density (continuous) in nats of each element, shaped like x.
+        """Compute the log-probability (discrete) or log-density (continuous) in nats of each element, shaped like x.
 
         Float32 or better, whatever the dtype of x; summed over the elements of an image it is that of the image.
         """
@@ -36,7 +36,7 @@ class Distribution(ABC):
         """Mean of the data, shaped like them."""
 
     def tempered(self, temperature: float) -> Self:
-        """The distribution sharpened (below 1) or flattened (above 1).
+        """Sharpen (temperature below 1) or flatten (above 1) the distribution.
 
         Raises:
             UserError: If the literature defines no temperature for this distribution.
@@ -46,24 +46,24 @@ class Distribution(ABC):
 
 
 class OutputDistribution(ABC):
-    """Turns a network's output into a distribution of images; what a decoder or a pixel model is given."""
+    """Converts the output of a decoder or a pixel model to a distribution of images."""
 
     @abstractmethod
     def num_parameters(self, channels: int) -> int:
-        """Output channels P that a network of images with `channels` channels needs."""
+        """Count the output channels P that a network of images with `channels` channels needs."""
 
     @abstractmethod
     def __call__(self, parameters: Tensor) -> Distribution:
-        """The distribution that the network's output [B, P, H, W] stands for."""
+        """Convert the network's output [B, P, H, W] to a distribution."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """In float32, or float64 where it is."""
+    """Convert to float32; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def check_temperature(temperature: float) -> None:
-    """Check that a temperature is one.
+    """Check that a temperature is positive and finite.
 
     Raises:
         UserError: If it is not a positive number.
@@ -73,7 +73,7 @@ def check_temperature(temperature: float) -> None:
 
 
 def location_and_log_scale(parameters: Tensor, min_log_scale: float) -> tuple[Tensor, Tensor]:
-    """Halves of the channels of [B, 2 C, H, W]: locations, and logarithms of scales, kept from below `min_log_scale`.
+    """Split the channels of [B, 2 C, H, W] into locations and log-scales, the latter bounded below by `min_log_scale`.
 
     Raises:
         ValueError: If the number of channels is odd.

@@ -34,7 +34,7 @@ class Bernoulli(Distribution):
         return torch.where(on, 1.0, self.off).to(self.logits.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability in nats of x thresholded, shaped like x."""
+        """Compute the log-probability in nats of x thresholded, shaped like x."""
         return F.logsigmoid(torch.where(x > 0.5 * (1.0 + self.off), self.logits, -self.logits))
 
     @property
@@ -43,7 +43,7 @@ class Bernoulli(Distribution):
         return self.off + (1.0 - self.off) * self.logits.sigmoid()
 
     def tempered(self, temperature: float) -> Self:
-        """The distribution with logits / temperature."""
+        """Divide the logits by the temperature."""
         check_temperature(temperature)
         return type(self)(self.logits / temperature, off=self.off)
 

@@ -24,11 +24,11 @@ class Categorical(Distribution):
         self.logits = at_least_float32(logits)
 
     def sample(self, noise: NoiseSource) -> Tensor:
-        """Draw classes int64 [B, ...], exactly in the tail."""
+        """Draw classes int64 [B, ...], exact in the tail."""
         return noise.categorical(self.logits.softmax(-1))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability in nats of classes x, int64 [B, ...]."""
+        """Compute the log-probability in nats of classes x, int64 [B, ...]."""
         return self.logits.log_softmax(-1).gather(-1, x.unsqueeze(-1)).squeeze(-1)
 
     @property
@@ -38,12 +38,12 @@ class Categorical(Distribution):
         return (self.logits.softmax(-1) * classes).sum(-1)  # a product of matrices would be autocast
 
     def tempered(self, temperature: float) -> Self:
-        """The distribution with logits / temperature."""
+        """Divide the logits by the temperature."""
         check_temperature(temperature)
         return type(self)(self.logits / temperature)
 
     def sharpened(self, *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Self:
-        """The distribution tempered, then cut to the `top_k` likeliest classes, then to the smallest set that holds `top_p`.
+        """Apply the temperature, then keep the `top_k` likeliest classes, then the smallest set that holds `top_p`.
 
         Equal classes are kept or dropped together: kept where the last place is among them.
 
@@ -90,7 +90,7 @@ class CategoricalOutput(OutputDistribution):
 
 
 def class_logits(parameters: Tensor, num_classes: int) -> Tensor:
-    """The output [B, C K, H, W] of a network as logits [B, C, H, W, K].
+    """Reshape the output [B, C K, H, W] of a network to logits [B, C, H, W, K].
 
     Raises:
         ValueError: If the number of channels is not a multiple of K.

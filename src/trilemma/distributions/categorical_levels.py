@@ -13,7 +13,7 @@ from trilemma.processes.noise import NoiseSource
 
 
 class CategoricalLevels(Distribution):
-    """One of K levels at every subpixel of an image, in no order that it knows of (van den Oord et al. 2016, section 2.2).
+    """One of K levels at every subpixel of an image, treated as unordered (van den Oord et al. 2016, section 2.2).
 
     Args:
         logits: Unnormalised log-probabilities, [B, C, H, W, K]; the levels run from -1 to 1.
@@ -29,7 +29,7 @@ class CategoricalLevels(Distribution):
         return level_value(self.classes.sample(noise), self.num_levels, self.classes.logits.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability in nats of the level nearest to each subpixel of x, [B, C, H, W]."""
+        """Compute the log-probability in nats of the level nearest to each subpixel of x, [B, C, H, W]."""
         return self.classes.log_prob(level_index(x, self.num_levels))
 
     @property
@@ -38,7 +38,7 @@ class CategoricalLevels(Distribution):
         return self.classes.mean * (2.0 / (self.num_levels - 1)) - 1.0
 
     def tempered(self, temperature: float) -> Self:
-        """The distribution with logits / temperature."""
+        """Divide the logits by the temperature."""
         return type(self)(self.classes.tempered(temperature).logits)
 
 

@@ -18,7 +18,7 @@ _BLOCK_ELEMENTS = 2**22
 
 
 class DiscretisedDistribution(Distribution):
-    """A symmetric distribution of location and scale; a level holds the mass nearest to it, the outermost the tails.
+    """A symmetric distribution of location and scale, rounded to levels; the outermost levels hold the tails.
 
     Args:
         mean: Location, [B, ...].
@@ -37,21 +37,21 @@ class DiscretisedDistribution(Distribution):
 
     @abstractmethod
     def _log_cdf(self, z: Tensor) -> Tensor:
-        """Logarithm of the standard distribution's CDF."""
+        """Compute the logarithm of the standard distribution's CDF."""
 
     @abstractmethod
     def _log_interval(self, lower: Tensor, upper: Tensor, width: Tensor) -> Tensor:
-        """Logarithm of the standard distribution's mass between `lower` and `upper`, `width` apart."""
+        """Compute the log-mass of the standard distribution between `lower` and `upper`, `width` apart."""
 
     @abstractmethod
     def _draw(self, noise: NoiseSource, shape: tuple[int, ...]) -> Tensor:
         """Draw from the standard distribution, float64."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability in nats of the level nearest to each element of x, [B, ...]."""
+        """Compute the log-probability in nats of the level nearest to each element of x, [B, ...]."""
         index = level_index(x, self.num_levels)
         inverse, distance = torch.exp(-self.log_scale), 2.0 / (self.num_levels - 1)
-        # Neighbours share the very number of their edge: what one level loses to rounding the other gains.
+        # Neighbours share the number of their edge, so that the levels' masses sum to one despite rounding.
         edges = (lower_edge(i, self.num_levels, self.location.dtype) for i in (index, index + 1))
         lower, upper = ((edge - self.location) * inverse for edge in edges)
         inside = self._log_interval(lower, upper, distance * inverse)
@@ -67,7 +67,7 @@ class DiscretisedDistribution(Distribution):
     @property
     def mean(self) -> Tensor:
         """Mean of the levels, shaped like the location."""
-        # It is -1 and a level's distance for every edge between two levels that is passed.
+        # The mean is -1 plus, for each edge between two levels, their distance times the mass above it.
         levels = torch.arange(1, self.num_levels, device=self.location.device)
         edges = lower_edge(levels, self.num_levels, self.location.dtype)
         inverse = torch.exp(-self.log_scale).unsqueeze(-1)
@@ -77,6 +77,6 @@ class DiscretisedDistribution(Distribution):
         return 2.0 / (self.num_levels - 1) * passed - 1.0
 
     def tempered(self, temperature: float) -> Self:
-        """The distribution with scale * temperature."""
+        """Multiply the scale by the temperature."""
         check_temperature(temperature)
         return type(self)(self.location, self.log_scale + math.log(temperature), self.num_levels)

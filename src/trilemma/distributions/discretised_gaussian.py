@@ -63,7 +63,7 @@ class DiscretisedGaussian(DiscretisedDistribution):
 
 
 class _LogNormalCDF(torch.autograd.Function):
-    """Logarithm of the normal CDF. The gradient of torch's own is the exponential of a difference of squares, lost far out."""
+    """Logarithm of the normal CDF, with a gradient that stays accurate in the far tail, where torch's own cancels."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, z: Tensor) -> Tensor:

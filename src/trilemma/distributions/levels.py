@@ -1,4 +1,4 @@
-"""The levels of images: `num_levels` of them, evenly spaced from -1 to 1."""
+"""Levels of images: `num_levels` of them, evenly spaced from -1 to 1."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def check_levels(num_levels: int) -> None:
 
 
 def level_index(x: Tensor, num_levels: int) -> Tensor:
-    """Number of the level nearest to x, int64 shaped like x; outside [-1, 1] that of the first or the last."""
+    """Find the level nearest to x, int64 shaped like x; outside [-1, 1] the first or the last."""
     return ((at_least_float32(x).clamp(-1.0, 1.0) + 1.0) * (0.5 * (num_levels - 1))).round().to(torch.int64)
 
 
 def level_value(index: Tensor, num_levels: int, dtype: torch.dtype) -> Tensor:
-    """Value in [-1, 1] of levels int64, shaped like them."""
+    """Convert levels int64 to values in [-1, 1], shaped like them."""
     return (index.double() * (2.0 / (num_levels - 1)) - 1.0).to(dtype)
 
 
 def lower_edge(index: Tensor, num_levels: int, dtype: torch.dtype) -> Tensor:
-    """Value half-way between levels int64 and the ones below them, shaped like them."""
+    """Compute the value half-way between levels int64 and the ones below them, shaped like them."""
     return ((index.double() - 0.5) * (2.0 / (num_levels - 1)) - 1.0).to(dtype)

@@ -19,7 +19,7 @@ class DiscretisedLogistic(DiscretisedDistribution):
         return F.logsigmoid(z)
 
     def _log_interval(self, lower: Tensor, upper: Tensor, width: Tensor) -> Tensor:
-        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no difference of near numbers is left.
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): without cancellation.
         return F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
 
     def _draw(self, noise: NoiseSource, shape: tuple[int, ...]) -> Tensor:

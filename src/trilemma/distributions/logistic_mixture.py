@@ -54,7 +54,7 @@ class DiscretisedLogisticMixture(Distribution):
         self.num_levels = num_levels
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability in nats of the level nearest to each subpixel, given the channels before it, [B, C, H, W]."""
+        """Compute log p in nats of the level nearest to each subpixel, given the channels before it, [B, C, H, W]."""
         x = level_value(level_index(x, self.num_levels), self.num_levels, self.means.dtype)
         channels = [x[:, None, c] for c in range(x.shape[1])]
         locations = torch.stack([self._location(c, channels) for c in range(len(channels))], 2)
@@ -64,7 +64,7 @@ class DiscretisedLogisticMixture(Distribution):
         return torch.cat([up_to[:, :1], up_to.diff(dim=1)], 1)
 
     def sample(self, noise: NoiseSource) -> Tensor:
-        """Draw images [B, C, H, W] on the levels: a component a pixel, then channel by channel."""
+        """Draw images [B, C, H, W] on the levels: one component a pixel, then channel by channel."""
         component = noise.categorical(self.logits.softmax(1).movedim(1, -1))[:, None]
         channels: list[Tensor] = []
         for c in range(self.means.shape[2]):
@@ -88,13 +88,13 @@ class DiscretisedLogisticMixture(Distribution):
         return (self.logits.softmax(1).unsqueeze(2) * torch.stack(channels, 2)).sum(1)
 
     def tempered(self, temperature: float) -> Self:
-        """The mixture with logits / temperature and scales * temperature (as Ha and Eck 2018, equation 8, of a mixture)."""
+        """Divide the logits and multiply the scales by the temperature (as Ha and Eck 2018, equation 8)."""
         check_temperature(temperature)
         log_scales = self.log_scales + math.log(temperature)
         return type(self)(self.logits / temperature, self.means, log_scales, self.coefficients, self.num_levels)
 
     def _location(self, channel: int, before: list[Tensor]) -> Tensor:
-        """The components' locations of a channel, [B, M, H, W], given those before it, each [B, 1 or M, H, W]."""
+        """Compute a channel's locations, [B, M, H, W], given the channels before it, each [B, 1 or M, H, W]."""
         location = self.means[:, :, channel]
         if self.coefficients is not None:
             first = channel * (channel - 1) // 2

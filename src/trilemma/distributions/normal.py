@@ -1,4 +1,4 @@
-"""Continuous values, normally distributed."""
+"""Normal distributions of continuous values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trilemma.processes.noise import NoiseSource
 
 
 class Normal(Distribution):
-    """Independent normal distributions. `log_prob` is a density: it is not to be compared with that of levels.
+    """Independent normal distributions. `log_prob` is a density, not comparable with the probability of levels.
 
     Args:
         mean: [B, ...].
@@ -35,7 +35,7 @@ class Normal(Distribution):
         return self._mean + self.log_std.exp() * noise.normal(tuple(self._mean.shape), dtype=self._mean.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, shaped like x."""
+        """Compute the log-density in nats, shaped like x."""
         z = (x - self._mean) * torch.exp(-self.log_std)
         return -0.5 * z.square() - self.log_std - 0.5 * math.log(2.0 * math.pi)
 
@@ -45,7 +45,7 @@ class Normal(Distribution):
         return self._mean
 
     def tempered(self, temperature: float) -> Self:
-        """The distribution with std * temperature (Kingma and Dhariwal 2018, section 6)."""
+        """Multiply the standard deviation by the temperature (Kingma and Dhariwal 2018, section 6)."""
         check_temperature(temperature)
         return type(self)(self._mean, self.log_std + math.log(temperature))
 

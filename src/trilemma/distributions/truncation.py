@@ -41,7 +41,7 @@ def _truncate(log_p: Tensor, mass: float) -> Tensor:
 
 
 def _sort(p: Tensor) -> Tensor:
-    """Rows in rising order. NumPy sorts values alone, with vector instructions: on CPUs twenty times faster than torch."""
+    """Sort rows in ascending order. NumPy sorts values alone, vectorised: on CPUs twenty times faster than torch."""
     if p.device.type == "cpu":
         return torch.from_numpy(np.sort(p.numpy(), axis=-1))
     return p.sort(-1).values
