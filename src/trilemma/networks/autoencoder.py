@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
 
 
 def _widths(channels: int, num_halvings: int) -> list[int]:
-    """Widths from the image's side to the code's: halved at each finer grid, down to a quarter of `channels`."""
+    """List the widths from the image's side to the code's: halved at each finer grid, down to a quarter of `channels`."""
     if num_halvings < 1 or channels % 4:
         raise ValueError(f"need at least one halving (got {num_halvings}) and channels divisible by 4 (got {channels})")
     return [max(channels >> i, channels // 4) for i in reversed(range(num_halvings))]
@@ -67,11 +67,11 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def layer_blocks(self) -> list[nn.Module]:
-        """See `HasBlocks`: one block."""
+        """List the blocks (see `HasBlocks`): one."""
         return [self]
 
     def code_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width (h, w) of the latents of images of that size.
+        """Compute the height and width (h, w) of the latents of images of that size.
 
         Raises:
             UserError: If a side cannot be halved so often.
@@ -85,7 +85,7 @@ class ConvEncoder(nn.Module):
         return height // factor, width // factor
 
     def forward(self, images: Tensor) -> Tensor:
-        """Latents [B, d, h, w] of images [B, C, H, W]."""
+        """Encode images [B, C, H, W] as latents [B, d, h, w]."""
         latents: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
         return latents
 
@@ -125,14 +125,14 @@ class ConvDecoder(nn.Module):
         return next(layer.weight for layer in reversed(self.layers) if isinstance(layer, nn.Conv2d))
 
     def layer_blocks(self) -> list[nn.Module]:
-        """See `HasBlocks`: one block."""
+        """List the blocks (see `HasBlocks`): one."""
         return [self]
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width (H, W) of the images of latents of that size."""
+        """Compute the height and width (H, W) of the images of latents of that size."""
         return height << self.num_upsamples, width << self.num_upsamples
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Images [B, C, H, W] of latents [B, d, h, w]; not clipped."""
+        """Decode latents [B, d, h, w] to images [B, C, H, W]; not clipped."""
         images: Tensor = self.layers(latents.contiguous(memory_format=torch.channels_last))
         return images

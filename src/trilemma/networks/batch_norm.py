@@ -1,4 +1,4 @@
-"""Batch normalisation that means the whole batch, however many processes share it."""
+"""Batch normalisation over the whole batch, however many processes share it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Mean and variance of the batch of all processes, whose parts are equal; on any device.
+    """Batch normalisation with mean and variance over all processes, whose parts of the batch are equal; on any device.
 
     Torch's own `SyncBatchNorm` needs a GPU. Alone, and outside training, it is `nn.BatchNorm2d`.
 
@@ -18,7 +18,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform x [B, C, h, w]."""
+        """Normalise x [B, C, h, w]."""
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             normalised: Tensor = super().forward(x)
             return normalised
@@ -50,7 +50,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # Every process's loss depends on this one's x.
+        # Every process's loss depends on this process's x.
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total

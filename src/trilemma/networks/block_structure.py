@@ -1,4 +1,4 @@
-"""What a network says of the blocks that it is made of."""
+"""The blocks that a network consists of."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 @runtime_checkable
 class HasBlocks(Protocol):
-    """A network that can be sharded over processes, recomputed instead of remembered, and compiled.
+    """A network whose blocks can be sharded over processes, checkpointed (activations recomputed) and compiled.
 
     Each of these happens block by block; what lies in no block goes with the network as a whole. So whoever uses the network calls it and
     its blocks as modules, and reads their weights in no other way.
     """
 
     def layer_blocks(self) -> list[nn.Module]:
-        """Blocks of about equal size that run one after another; the network itself where it is one block."""
+        """List blocks of about equal size that run one after another; the network itself where it is one block."""

@@ -13,7 +13,7 @@ from trilemma.networks.batch_norm import BatchNorm2d
 
 
 class FeatureClassifier(nn.Module, ABC):
-    """A classifier with a named hidden layer.
+    """A classifier whose last hidden layer gives features.
 
     Attributes:
         feature_dim: Width of the features.
@@ -28,20 +28,20 @@ class FeatureClassifier(nn.Module, ABC):
 
     @abstractmethod
     def trunk(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] to [B, trunk_dim]."""
+        """Map images [B, C, H, W] in [-1, 1] to [B, trunk_dim]."""
 
     def features(self, images: Tensor) -> Tensor:
-        """The last hidden layer, after its ReLU: [B, feature_dim], of images [B, C, H, W] in [-1, 1]."""
+        """Compute the last hidden layer after its ReLU, [B, feature_dim], of images [B, C, H, W] in [-1, 1]."""
         return F.relu(self.project(self.trunk(images)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of images [B, C, H, W] in [-1, 1]."""
+        """Compute logits [B, num_classes] of images [B, C, H, W] in [-1, 1]."""
         logits: Tensor = self.head(self.dropout(self.features(images)))
         return logits
 
 
 def _conv(in_channels: int, out_channels: int, *, stride: int = 1, size: int = 3) -> nn.Sequential:
-    """Convolution and batch normalisation."""
+    """Build a convolution followed by batch normalisation."""
     conv = nn.Conv2d(in_channels, out_channels, size, stride=stride, padding=size // 2, bias=False)
     return nn.Sequential(conv, BatchNorm2d(out_channels))
 
@@ -86,7 +86,7 @@ class SmallConvNet(FeatureClassifier):
         self.layers = nn.Sequential(*layers)
 
     def trunk(self, images: Tensor) -> Tensor:
-        """The last stage's grid, flattened."""
+        """Compute the last stage's grid, flattened."""
         grid: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
         return grid.flatten(1)
 
@@ -141,7 +141,7 @@ class ResidualConvNet(FeatureClassifier):
         self.blocks = nn.Sequential(*blocks)
 
     def trunk(self, images: Tensor) -> Tensor:
-        """The last stage, averaged over positions."""
+        """Compute the last stage, averaged over positions."""
         stem = F.relu(self.stem(images.contiguous(memory_format=torch.channels_last)))
         grid: Tensor = self.blocks(stem)
         return grid.mean(dim=(2, 3))

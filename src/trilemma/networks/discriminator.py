@@ -1,4 +1,4 @@
-"""The discriminator of a denoising GAN: does xs belong to xt?"""
+"""The discriminator of a denoising GAN: is xs a denoised version of xt from the data?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SLOPE = 0.2
 
 
 class MinibatchDeviation(nn.Module):
-    """Appends one channel: how much the images of a group differ, which shows whether a generator repeats itself.
+    """Appends the standard deviation over a group of images as one channel, which shows a generator that repeats itself.
 
     Groups are neighbours in the batch, so they are the same where processes have a part of it each.
 
@@ -32,7 +32,7 @@ class MinibatchDeviation(nn.Module):
         self.group_size = group_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """From x [B, c, h, w] to [B, c + 1, h, w]."""
+        """Append the deviation to x [B, c, h, w], giving [B, c + 1, h, w]."""
         B, _, h, w = x.shape
         size = math.gcd(self.group_size, B)
         groups = x.reshape(B // size, size, *x.shape[1:])
@@ -41,7 +41,7 @@ class MinibatchDeviation(nn.Module):
 
 
 class _Down(nn.Module):
-    """Two convolutions beside a shortcut, on half the grid after the first; an embedding is added between the two."""
+    """A residual block that halves the grid after its first convolution; an embedding is added between the two convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _Down(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """From x [B, in, h, w] and embeddings [B, d] to [B, out, h // 2, w // 2]."""
+        """Transform x [B, in, h, w] with embeddings [B, d] to [B, out, h // 2, w // 2]."""
         branch = self.first(_activated(x)) + self.steer(embedding)[:, :, None, None]
         branch = self.second(_activated(F.avg_pool2d(branch, 2)))
         shortcut: Tensor = self.shortcut(F.avg_pool2d(x, 2))
@@ -72,7 +72,7 @@ class TimeDiscriminator(nn.Module):
         channels: Width of the stem and then of every block; each block halves the grid.
         patch_size: Side of the squares of pixels that are folded into channels first.
         embedding_dim: Width of the embedding of time and condition.
-        condition_dim: Width of the pooled condition, where it also judges whether xs fits that; None where it sees none.
+        condition_dim: Width of the pooled condition; None for an unconditional discriminator.
         group_size: See `MinibatchDeviation`.
 
     Raises:
@@ -138,7 +138,7 @@ class TimeDiscriminator(nn.Module):
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 3 x 3 convolution that keeps the size of its activated input: without normalisation nothing else would."""
+    """Build a 3 x 3 convolution with Kaiming initialisation, which keeps the size of activations without normalisation."""
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
     nn.init.kaiming_normal_(conv.weight, a=_SLOPE)
     return conv

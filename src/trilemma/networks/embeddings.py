@@ -1,4 +1,4 @@
-"""What goes into a transformer besides its tokens: where a token sits and what time it is."""
+"""Embeddings of position and time for transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class GridPosition(nn.Module):
-    """Learned position of every cell of a grid: the sum of one vector per axis (row + column, + channel).
+    """Learned embedding of every position of a grid: the sum of one vector per axis (row + column, + channel).
 
     Source: Gu et al. 2022 (VQ-Diffusion), section 4.2, row and column embeddings.
 
@@ -28,7 +28,7 @@ class GridPosition(nn.Module):
             nn.init.normal_(axis, std=0.3)
 
     def forward(self) -> Tensor:
-        """Positions of all cells, [L, d]."""
+        """Compute the embeddings of all positions, [L, d]."""
         rank = len(self.shape)
         total: Tensor | None = None
         for i, axis in enumerate(self.axes):
@@ -39,7 +39,7 @@ class GridPosition(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """A sinusoid of t, then a two-layer perceptron.
+    """Sinusoidal embedding of t, followed by an MLP with one hidden layer.
 
     Source: Vaswani et al. 2017, section 3.5; used for diffusion times by Ho et al. 2020. Times in [0, 1] are stretched
     to [0, 1000], the range those frequencies were made for.

@@ -1,4 +1,4 @@
-"""Whether a network is given the conditions that it was built for."""
+"""Check that a network is called with the conditions that it was built for."""
 
 from __future__ import annotations
 

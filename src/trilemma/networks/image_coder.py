@@ -1,4 +1,4 @@
-"""What a first stage asks of its two networks."""
+"""The interfaces of a first stage's encoder and decoder networks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class ImageEncoder(Protocol):
     out_channels: int
 
     def code_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width (h, w) of the latents of images of that size.
+        """Compute the height and width (h, w) of the latents of images of that size.
 
         Raises:
             UserError: If it reads no images of that size; it names the setting to change.
         """
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Latents [B, d, h, w] of images [B, C, H, W]."""
+        """Encode images [B, C, H, W] as latents [B, d, h, w]."""
 
 
 @runtime_checkable
@@ -43,11 +43,11 @@ class ImageDecoder(Protocol):
     out_channels: int
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width (H, W) of the images of latents of that size.
+        """Compute the height and width (H, W) of the images of latents of that size.
 
         Raises:
             UserError: If it reads no latents of that size; it names the setting to change.
         """
 
     def __call__(self, latents: Tensor, /) -> Tensor:
-        """Images [B, C, H, W] of latents [B, d, h, w]; not clipped."""
+        """Decode latents [B, d, h, w] to images [B, C, H, W]; not clipped."""

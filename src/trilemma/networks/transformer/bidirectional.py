@@ -13,9 +13,9 @@ from trilemma.networks.transformer.layers import AdaLNBlock, modulate
 
 
 class BidirectionalTransformer(nn.Module):
-    """Logits of the clean token at every position, from all noisy tokens, the time and a condition.
+    """Predicts logits of the clean token at every position from all noisy tokens, the time and a condition.
 
-    Every position sees every other. Time and the pooled condition steer each layer's normalisation (AdaLN-zero); a
+    Every position sees every other. Time and the pooled condition modulate each layer's normalisation (AdaLN-zero); a
     context sequence, where there is one, is read by cross-attention.
 
     Sources: Gu et al. 2022 (VQ-Diffusion), section 4.2; Peebles and Xie 2023 (DiT), section 3.2.
@@ -90,7 +90,7 @@ class BidirectionalTransformer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def layer_blocks(self) -> list[nn.Module]:
-        """See `HasBlocks`: the layers."""
+        """List the blocks (see `HasBlocks`): the layers."""
         return list(self.layers)
 
     def forward(
@@ -118,14 +118,14 @@ class BidirectionalTransformer(nn.Module):
         """
         check_given("pooled", pooled, self.condition_dim, "condition_dim")
         check_given("context", context, self.context_dim, "context_dim")
-        steer = self.time(t)
+        conditioning = self.time(t)
         if self.condition is not None:
-            steer = steer + self.condition(pooled)
-        steer = F.silu(steer)
+            conditioning = conditioning + self.condition(pooled)
+        conditioning = F.silu(conditioning)
 
         x = self.token(tokens) + self.position()
         for layer in self.layers:
-            x = layer(x, steer, context, context_mask)
-        shift, scale = self.final_modulation(steer)[:, None].to(x.dtype).chunk(2, dim=-1)
+            x = layer(x, conditioning, context, context_mask)
+        shift, scale = self.final_modulation(conditioning)[:, None].to(x.dtype).chunk(2, dim=-1)
         logits: Tensor = self.head(modulate(x, shift, scale))
         return logits if logits.dtype.itemsize >= 4 else logits.float()

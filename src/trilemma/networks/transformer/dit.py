@@ -12,9 +12,9 @@ from trilemma.networks.transformer.layers import AdaLNBlock, modulate
 
 
 class DiT(nn.Module):
-    """A transformer over the patches of a noisy image: to something of the image's shape.
+    """A transformer over the patches of a noisy image, with an output of the image's shape.
 
-    Time and the pooled condition steer every layer's normalisation (AdaLN-zero); a context sequence, where there is
+    Time and the pooled condition modulate every layer's normalisation (AdaLN-zero); a context sequence, where there is
     one, is read by cross-attention. The head and all gates start at zero.
 
     Source: Peebles and Xie 2023 (DiT), section 3.2. Different here: the position of a patch is a learned vector for its
@@ -102,7 +102,7 @@ class DiT(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def layer_blocks(self) -> list[nn.Module]:
-        """See `HasBlocks`: the layers."""
+        """List the blocks (see `HasBlocks`): the layers."""
         return list(self.layers)
 
     def forward(
@@ -130,16 +130,16 @@ class DiT(nn.Module):
         """
         check_given("pooled", pooled, self.condition_dim, "condition_dim")
         check_given("context", context, self.context_dim, "context_dim")
-        steer = self.time(t)
+        conditioning = self.time(t)
         if self.condition is not None:
-            steer = steer + self.condition(pooled)
-        steer = F.silu(steer)
+            conditioning = conditioning + self.condition(pooled)
+        conditioning = F.silu(conditioning)
 
         patches = F.pixel_unshuffle(x, self.patch_size)  # [B, C p^2, h / p, w / p]
         tokens = self.patch(patches.flatten(2).transpose(1, 2)) + self.position()
         for layer in self.layers:
-            tokens = layer(tokens, steer, context, context_mask)
-        shift, scale = self.final_modulation(steer)[:, None].to(tokens.dtype).chunk(2, dim=-1)
+            tokens = layer(tokens, conditioning, context, context_mask)
+        shift, scale = self.final_modulation(conditioning)[:, None].to(tokens.dtype).chunk(2, dim=-1)
         pieces: Tensor = self.head(modulate(tokens, shift, scale))
         B, _, h, w = patches.shape
         return F.pixel_shuffle(pieces.transpose(1, 2).reshape(B, -1, h, w), self.patch_size)

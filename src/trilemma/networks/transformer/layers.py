@@ -1,4 +1,4 @@
-"""Transformer blocks whose normalisation is steered by a vector (AdaLN-zero)."""
+"""Transformer blocks with adaptive layer normalisation (AdaLN-zero)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CrossAttention(nn.Module):
         if mask is None:
             attended = F.scaled_dot_product_attention(q, k, v)
         else:
-            # A softmax over nothing is NaN: such an image looks at everything and its result is then thrown away.
+            # A softmax over nothing is NaN: an image without context attends to padding, and its result is discarded.
             present = mask.any(dim=1)
             visible = mask | ~present[:, None]
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
@@ -74,7 +74,7 @@ class CrossAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers at every position; with a kernel, neighbours on the grid are mixed in the hidden layer.
+    """An MLP with one hidden layer at every position; with a kernel, the hidden layer mixes neighbours on the grid.
 
     The mixing is a depthwise convolution beside the identity, so it starts as a small change. Token maps of images are
     locally correlated and attention learns that slowly: VQ-Diffusion's class-conditional networks have full 3 x 3
@@ -121,7 +121,7 @@ class MLP(nn.Module):
 
 
 class AdaLNBlock(nn.Module):
-    """Self-attention, optional cross-attention and a perceptron; each shifted, scaled and gated by a vector.
+    """Self-attention, optional cross-attention and an MLP; each shifted, scaled and gated by a conditioning vector.
 
     The gates start at zero, so the block starts as the identity.
 
@@ -131,7 +131,7 @@ class AdaLNBlock(nn.Module):
         dim: Width d.
         num_heads: Number of attention heads.
         context_dim: Width of the context; None leaves cross-attention out.
-        mlp_ratio: Hidden width of the perceptron over d.
+        mlp_ratio: Hidden width of the MLP over d.
         dropout: Probability of dropping an entry of a branch's result.
         grid: See `MLP`.
         kernel: See `MLP`.
@@ -158,19 +158,21 @@ class AdaLNBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, steer: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, conditioning: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Transform x.
 
         Args:
             x: [B, L, d].
-            steer: What the modulation is computed from, once a block, [B, d].
+            conditioning: Vector that the modulation is computed from, once a block, [B, d].
             context: [B, M, context_dim], where the block has cross-attention.
             mask: True where the context is valid, [B, M].
 
         Returns:
             [B, L, d].
         """
-        parts = self.modulation(steer)[:, None].to(x.dtype).chunk(3 * self.num_branches, dim=-1)
+        parts = self.modulation(conditioning)[:, None].to(x.dtype).chunk(3 * self.num_branches, dim=-1)
         x = self._add(x, parts[2], self.attention(modulate(x, parts[0], parts[1])))
         if self.cross is not None:
             assert context is not None

@@ -1,4 +1,4 @@
-"""The network that the released VQ-Diffusion trains: timesteps by table, classes before the perceptron, convolutions.
+"""The network of released VQ-Diffusion: a timestep table per layer, the class before the MLP, convolutions in the MLP.
 
 Shapes: B images, L tokens, d width, T timesteps.
 """
@@ -17,11 +17,11 @@ from trilemma.networks.embeddings import GridPosition
 from trilemma.networks.given import check_given
 from trilemma.networks.transformer.layers import CrossAttention, SelfAttention, modulate
 
-_ON_GRID = 1e-3  # of a step: what single precision makes of i / T, times T, is nearer than this
+_ON_GRID = 1e-3  # of a step: i / T, times T in single precision, is nearer to i than this
 
 
 class TimestepRow(NamedTuple):
-    """Where times lie among T rows: between `low` and `high`, int64 [B], at `fraction` of the way, [B]."""
+    """Times between rows of a table: the rows `low` and `high`, int64 [B], and the `fraction` of the way between them, [B]."""
 
     low: Tensor
     high: Tensor
@@ -42,7 +42,7 @@ def place(t: Tensor, num_timesteps: int) -> TimestepRow:
 
 
 class AdaLayerNorm(nn.Module):
-    """LN(x) (1 + scale) + shift, both from a vector: AdaLN.
+    """LN(x) (1 + scale) + shift, with scale and shift from a conditioning vector (AdaLN).
 
     Args:
         dim: Width d.
@@ -55,7 +55,7 @@ class AdaLayerNorm(nn.Module):
         self.modulation = nn.Linear(dim, 2 * dim)
 
     def forward(self, x: Tensor, by: TimestepRow | Tensor) -> Tensor:
-        """Transform x [B, L, d], steered by the place of the times or by vectors [B, d]."""
+        """Normalise x [B, L, d], modulated by timesteps or by vectors [B, d]."""
         if isinstance(by, Tensor):
             vector = by
         else:
@@ -67,12 +67,12 @@ class AdaLayerNorm(nn.Module):
 
 
 def gelu2(x: Tensor) -> Tensor:
-    """Give x sigmoid(1.702 x) (Hendrycks and Gimpel 2016, section 2), written so that only x is kept for the gradient."""
+    """Compute x sigmoid(1.702 x) (Hendrycks and Gimpel 2016, section 2) such that autograd stores x alone."""
     return F.silu(1.702 * x) / 1.702
 
 
 class GridPerceptron(nn.Module):
-    """Two layers at every position; with `kernel` above 1 each is a full convolution over the grid.
+    """An MLP with one hidden layer at every position; with `kernel` above 1 both layers are convolutions over the grid.
 
     Args:
         dim: Width d.
@@ -99,15 +99,15 @@ class GridPerceptron(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention where there is a context, and a perceptron; each after a normalisation.
+    """Self-attention, cross-attention where there is a context, and an MLP; each after a normalisation.
 
     Args:
         dim: Width d.
         num_heads: Number of attention heads.
         num_timesteps: T.
-        steered: Whether a vector steers the perceptron's normalisation, which is an ordinary one otherwise.
+        conditioned: Whether a vector modulates the MLP's normalisation; otherwise it is a plain LayerNorm.
         context_dim: Width of the context; None leaves cross-attention out.
-        hidden: Hidden width of the perceptron.
+        hidden: Hidden width of the MLP.
         grid: See `GridPerceptron`.
         kernel: See `GridPerceptron`.
         dropout: Probability of dropping an entry of a branch's result.
@@ -119,7 +119,7 @@ class Layer(nn.Module):
         num_heads: int,
         *,
         num_timesteps: int,
-        steered: bool,
+        conditioned: bool,
         context_dim: int | None,
         hidden: int,
         grid: Sequence[int],
@@ -134,7 +134,7 @@ class Layer(nn.Module):
         if context_dim is not None:
             self.cross_norm = AdaLayerNorm(dim, num_timesteps=num_timesteps)
             self.cross = CrossAttention(dim, context_dim, num_heads)
-        self.mlp_norm: AdaLayerNorm | nn.LayerNorm = AdaLayerNorm(dim) if steered else nn.LayerNorm(dim)
+        self.mlp_norm: AdaLayerNorm | nn.LayerNorm = AdaLayerNorm(dim) if conditioned else nn.LayerNorm(dim)
         self.mlp = GridPerceptron(dim, hidden, grid=grid, kernel=kernel)
         self.dropout = nn.Dropout(dropout)
 
@@ -150,8 +150,8 @@ class Layer(nn.Module):
 
         Args:
             x: [B, L, d].
-            when: The times' place.
-            vector: What steers the perceptron, [B, d].
+            when: The timesteps' rows in the layer's table.
+            vector: Modulates the normalisation before the MLP, [B, d].
             context: [B, M, context_dim], where the layer has cross-attention.
             mask: True where the context is valid, [B, M].
 
@@ -163,16 +163,16 @@ class Layer(nn.Module):
             assert self.cross_norm is not None
             assert context is not None
             x = x + self.dropout(self.cross(self.cross_norm(x, when), context, mask))
-        steered = self.mlp_norm(x) if vector is None else self.mlp_norm(x, vector)
-        out: Tensor = x + self.dropout(self.mlp(steered))
+        normed = self.mlp_norm(x) if vector is None else self.mlp_norm(x, vector)
+        out: Tensor = x + self.dropout(self.mlp(normed))
         return out
 
 
 class VQDiffusionTransformer(nn.Module):
-    """Logits of the clean token at every position, from all noisy tokens, the time and a condition.
+    """Predicts logits of the clean token at every position from all noisy tokens, the time and a condition.
 
     It differs from `BidirectionalTransformer` where the released configurations do: each layer looks its timestep up in a
-    table of its own, the class steers the normalisation before the perceptron alone, the perceptron is a pair of full
+    table of its own, the class modulates only the normalisation before the MLP, the MLP is a pair of full
     convolutions over the token grid (`mlp_kernel` 3: eight of ten parameters lie there), branches have no gates, and every
     weight matrix starts small and random.
 
@@ -189,7 +189,7 @@ class VQDiffusionTransformer(nn.Module):
         condition_dim: Width of the pooled condition: d, which all layers share, or depth x d, of which each layer gets a part
             of its own (a table of classes a layer, as released); None where there is none.
         context_dim: Width of the context sequence; None where there is none.
-        mlp_ratio: Hidden width of the perceptrons over d.
+        mlp_ratio: Hidden width of the MLPs over d.
         mlp_kernel: Odd side of their convolutions over (h, w); 1 has plain linear layers.
         dropout: Probability of dropping an entry of a residual branch.
 
@@ -233,7 +233,7 @@ class VQDiffusionTransformer(nn.Module):
                 dim,
                 num_heads,
                 num_timesteps=num_timesteps,
-                steered=condition_dim is not None,
+                conditioned=condition_dim is not None,
                 context_dim=context_dim,
                 hidden=int(dim * mlp_ratio),
                 grid=code_shape,
@@ -256,7 +256,7 @@ class VQDiffusionTransformer(nn.Module):
             nn.init.normal_(axis, std=0.02)
 
     def layer_blocks(self) -> list[nn.Module]:
-        """The layers: what is sharded, checkpointed and compiled as one."""
+        """List the blocks (see `HasBlocks`): the layers."""
         return list(self.layers)
 
     def forward(

@@ -1,4 +1,4 @@
-"""A classifier of noisy images: the way down of a U-Net."""
+"""A classifier of noisy images: the downsampling path of a U-Net."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from trilemma.networks.embeddings import GridPosition, TimeEmbedding
 from trilemma.networks.transformer.layers import CrossAttention
 from trilemma.networks.unet.layers import group_norm
-from trilemma.networks.unet.paths import Descent, StageFactory, Steering, grid_sides, residual_blocks, stages
+from trilemma.networks.unet.paths import BlockConditioning, Descent, StageFactory, grid_sides, residual_blocks, stages
 
 
 class UNetEncoder(nn.Module):
-    """Logits of an image's label from its noisy version and the time: what classifier guidance differentiates.
+    """Predicts logits of an image's label from its noisy version and the time, for classifier guidance.
 
     The mean of the coarsest grid's cells asks all of them, by attention, for what is read out.
 
@@ -72,7 +72,7 @@ class UNetEncoder(nn.Module):
         )
         bottom = widths[-1]
         self.middle = factory.middle(bottom)
-        self.steering = Steering(4 * channels, residual_blocks(self.descent, self.middle))
+        self.steering = BlockConditioning(4 * channels, residual_blocks(self.descent, self.middle))
         self.norm = group_norm(bottom)
         self.position = GridPosition((sides[-1], sides[-1]), bottom)
         self.pool = CrossAttention(bottom, bottom, num_heads)
@@ -81,16 +81,16 @@ class UNetEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def layer_blocks(self) -> list[nn.Module]:
-        """See `HasBlocks`: the stages."""
+        """List the blocks (see `HasBlocks`): the stages."""
         return stages(self.descent, self.middle)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Logits [B, K], never in less than float32, of x [B, in_channels, h, w] at times t [B] in [0, 1]."""
-        steers = self.steering(self.time(t))
+        """Compute logits [B, K], at least float32, of x [B, in_channels, h, w] at times t [B] in [0, 1]."""
+        conditioning = self.steering(self.time(t))
         x = F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last)
-        x = self.descent(x, steers, None, None)[-1]
+        x = self.descent(x, conditioning, None, None)[-1]
         for stage in self.middle:
-            x = stage(x, next(steers), None, None)
+            x = stage(x, next(conditioning), None, None)
         cells = F.silu(self.norm(x)).flatten(2).transpose(1, 2) + self.position()
         logits: Tensor = self.head(self.pool(cells.mean(1, keepdim=True), cells, None)[:, 0])
         return logits if logits.dtype.itemsize >= 4 else logits.float()

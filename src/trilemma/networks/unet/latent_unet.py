@@ -1,4 +1,4 @@
-"""A U-Net that draws: the generator of a denoising GAN."""
+"""A U-Net with a latent input: the generator of a denoising GAN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class LatentMapping(nn.Module):
-    """Latents, scaled to the length of a typical one, through a perceptron.
+    """Normalises latents to the typical norm of a Gaussian draw and maps them by an MLP.
 
     Source: Karras et al. 2019 (StyleGAN), section 2, as Xiao et al. 2022 use it.
 
@@ -30,17 +30,17 @@ class LatentMapping(nn.Module):
         layers: list[nn.Module] = []
         for narrow, wide in pairwise(widths):
             layers += [nn.Linear(narrow, wide), nn.SiLU()]
-        # Whatever reads the result, as it reads any condition, has an activation of its own.
+        # No activation at the end: the U-Net applies one to its pooled condition.
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, z: Tensor) -> Tensor:
-        """From z [B, latent_dim] to [B, out_dim]."""
+        """Map z [B, latent_dim] to [B, out_dim]."""
         mapped: Tensor = self.layers(F.normalize(z, dim=1) * self.latent_dim**0.5)
         return mapped
 
 
 class LatentUNet(nn.Module):
-    """A network with a pooled condition, which a latent joins: the same input gives as many results as there are latents.
+    """A U-Net whose pooled condition includes a latent: one input has as many outputs as there are latents.
 
     Args:
         unet: (x, t, pooled [B, d], context, context_mask) -> [B, c, h, w].
@@ -79,6 +79,6 @@ class LatentUNet(nn.Module):
         Returns:
             [B, c, h, w].
         """
-        steer = self.mapping(z) if pooled is None else self.mapping(z) + pooled
-        out: Tensor = self.unet(x, t, steer, context, context_mask)
+        conditioning = self.mapping(z) if pooled is None else self.mapping(z) + pooled
+        out: Tensor = self.unet(x, t, conditioning, context, context_mask)
         return out

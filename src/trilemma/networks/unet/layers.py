@@ -1,4 +1,4 @@
-"""The parts of a U-Net: residual blocks that know the time, attention over a grid, and upsampling."""
+"""The parts of a U-Net: residual blocks with conditioning, attention over a grid, and upsampling."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from trilemma.networks.transformer.layers import CrossAttention, SelfAttention
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Normalisation of at most 32 groups, of four channels or more each.
+    """Build a normalisation of at most 32 groups, of four channels or more each.
 
-    A group of a single channel would undo whatever constant is added to that channel: time and condition with it.
+    A group of a single channel would remove the constant that time and condition add to that channel.
     """
     return nn.GroupNorm(math.gcd(32, max(channels // 4, 1), channels), channels, eps=1e-6)
 
 
 def zeroed(layer: nn.Conv2d | nn.Linear) -> None:
-    """Start a layer at zero: what it ends adds nothing at first."""
+    """Initialise a layer to zero, so that its branch adds nothing at first."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
 
 
-class SteeredResidual(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), steered by a vector between the two convolutions.
+class ConditionedResidual(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a conditioning vector between the two convolutions.
 
     The vector is added (Ho et al. 2020), or scales and shifts the second normalisation (AdaGN, Dhariwal and Nichol
     2021, section 3.1). The second convolution starts at zero, so the block starts as its shortcut.
@@ -40,13 +40,13 @@ class SteeredResidual(nn.Module):
         dropout: Probability of dropping an entry before the second convolution.
 
     Attributes:
-        steer_dim: Width of the steering vector.
+        conditioning_dim: Width of the conditioning vector.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, scale_shift: bool, dropout: float) -> None:
         super().__init__()
         self.scale_shift = scale_shift
-        self.steer_dim = (2 if scale_shift else 1) * out_channels
+        self.conditioning_dim = (2 if scale_shift else 1) * out_channels
         self.first_norm = group_norm(in_channels)
         self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.second_norm = group_norm(out_channels)
@@ -55,15 +55,15 @@ class SteeredResidual(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         zeroed(self.second)
 
-    def forward(self, x: Tensor, steer: Tensor) -> Tensor:
-        """Transform x [B, in_channels, h, w], steered by [B, steer_dim], to [B, out_channels, h, w]."""
+    def forward(self, x: Tensor, conditioning: Tensor) -> Tensor:
+        """Transform x [B, in_channels, h, w] to [B, out_channels, h, w], given conditioning [B, conditioning_dim]."""
         hidden = self.first(F.silu(self.first_norm(x)))
-        steer = steer[:, :, None, None].to(hidden.dtype)
+        conditioning = conditioning[:, :, None, None].to(hidden.dtype)
         if self.scale_shift:
-            scale, shift = steer.chunk(2, dim=1)
+            scale, shift = conditioning.chunk(2, dim=1)
             hidden = torch.addcmul(shift, self.second_norm(hidden), 1 + scale)
         else:
-            hidden = self.second_norm(hidden + steer)
+            hidden = self.second_norm(hidden + conditioning)
         branch: Tensor = self.second(self.dropout(F.silu(hidden)))
         shortcut: Tensor = self.shortcut(x)
         return shortcut + branch
@@ -106,20 +106,20 @@ class GridAttention(nn.Module):
 
 
 def _to_sequence(grid: Tensor) -> Tensor:
-    """[B, c, h, w] to [B, h * w, c]; no copy where the channels lie last in memory."""
+    """Reshape [B, c, h, w] to [B, h * w, c]; no copy where the channels lie last in memory."""
     return grid.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _to_grid(sequence: Tensor, h: int, w: int) -> Tensor:
-    """[B, h * w, c] to [B, c, h, w], the channels last in memory."""
+    """Reshape [B, h * w, c] to [B, c, h, w], the channels last in memory."""
     return sequence.view(sequence.shape[0], h, w, -1).permute(0, 3, 1, 2)
 
 
 class Upsample(nn.Module):
-    """Every cell becomes 2 x 2 alike cells; then a 3 x 3 convolution.
+    """Nearest-neighbour upsampling by 2, then a 3 x 3 convolution.
 
-    Both together are one transposed convolution of stride 2, whose 4 x 4 kernel sums the taps that see the same cell:
-    16 products a cell instead of 36, and no doubled copy of the grid.
+    Both together are one transposed convolution of stride 2, whose 4 x 4 kernel sums the taps on the same input
+    position: 16 products a position instead of 36, and no upsampled copy in memory.
 
     Args:
         channels: Width.
@@ -135,7 +135,7 @@ class Upsample(nn.Module):
         self.register_buffer("taps", torch.einsum("ia,jb->abij", rows, rows).reshape(9, 16), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, c, h, w] to [B, c, 2h, 2w]."""
+        """Upsample [B, c, h, w] to [B, c, 2h, 2w]."""
         weight = self.conv.weight
         kernel = (weight.flatten(2) @ self.taps.to(weight.dtype)).view(*weight.shape[:2], 4, 4).transpose(0, 1)
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)

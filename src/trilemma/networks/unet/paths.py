@@ -1,4 +1,4 @@
-"""The ways down and up of a U-Net, and what steers their blocks."""
+"""The downsampling and upsampling paths of a U-Net, and the conditioning of their blocks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trilemma.errors import UserError
-from trilemma.networks.unet.layers import GridAttention, SteeredResidual, Upsample
+from trilemma.networks.unet.layers import ConditionedResidual, GridAttention, Upsample
 
 
 def grid_sides(image_size: int, num_levels: int, patch_size: int) -> list[int]:
-    """Side of every level's grid, finest first; each is half of the one before.
+    """Compute the side of every level's grid, finest first; each is half of the one before.
 
     Raises:
         UserError: If the image cannot be cut into patches and halved that often.
@@ -35,23 +35,23 @@ class Stage(nn.Module):
         attention: The attention after it; None has none.
     """
 
-    def __init__(self, block: SteeredResidual, attention: GridAttention | None) -> None:
+    def __init__(self, block: ConditionedResidual, attention: GridAttention | None) -> None:
         super().__init__()
         self.block = block
         self.attention = attention
 
-    def forward(self, x: Tensor, steer: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, conditioning: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
         """Transform x [B, in_channels, h, w] to [B, out_channels, h, w]."""
-        x = self.block(x, steer)
+        x = self.block(x, conditioning)
         return x if self.attention is None else self.attention(x, context, mask)
 
 
 class StageFactory:
-    """Builds the stages of one network: what all of them share is said once.
+    """Builds the stages of one network from the options that all of them share.
 
     Args:
-        scale_shift: See `SteeredResidual`.
-        dropout: See `SteeredResidual`.
+        scale_shift: See `ConditionedResidual`.
+        dropout: See `ConditionedResidual`.
         attention_sides: Sides of the grids that get attention.
         num_heads: See `GridAttention`.
         context_dim: See `GridAttention`.
@@ -70,26 +70,26 @@ class StageFactory:
         self.num_heads, self.context_dim = num_heads, context_dim
 
     def stage(self, in_channels: int, out_channels: int, side: int) -> Stage:
-        """A stage on a grid of this side."""
+        """Build a stage on a grid of this side."""
         block = self.block(in_channels, out_channels)
         return Stage(block, self.attention(out_channels) if side in self.attention_sides else None)
 
     def middle(self, channels: int) -> nn.ModuleList:
-        """The two stages at the bottom, of which the first always has attention."""
+        """Build the two stages at the bottom, of which the first always has attention."""
         blocks = [self.block(channels, channels) for _ in range(2)]
         return nn.ModuleList([Stage(blocks[0], self.attention(channels)), Stage(blocks[1], None)])
 
-    def block(self, in_channels: int, out_channels: int) -> SteeredResidual:
-        """A residual block."""
-        return SteeredResidual(in_channels, out_channels, scale_shift=self.scale_shift, dropout=self.dropout)
+    def block(self, in_channels: int, out_channels: int) -> ConditionedResidual:
+        """Build a residual block."""
+        return ConditionedResidual(in_channels, out_channels, scale_shift=self.scale_shift, dropout=self.dropout)
 
     def attention(self, channels: int) -> GridAttention:
-        """Attention."""
+        """Build the attention of a stage."""
         return GridAttention(channels, num_heads=self.num_heads, context_dim=self.context_dim)
 
 
 class Descent(nn.Module):
-    """The way down: stages on ever coarser grids, with a strided convolution between two grids.
+    """The downsampling path: stages on ever coarser grids, with a strided convolution between two grids.
 
     Args:
         factory: Builds the stages.
@@ -129,24 +129,26 @@ class Descent(nn.Module):
                 self.out_widths.append(width)
             self.levels.append(layers)
 
-    def forward(self, x: Tensor, steers: Iterator[Tensor], context: Tensor | None, mask: Tensor | None) -> list[Tensor]:
-        """All intermediate results of x [B, in_channels, h, w], finest first; the last is the bottom."""
+    def forward(
+        self, x: Tensor, conditioning: Iterator[Tensor], context: Tensor | None, mask: Tensor | None
+    ) -> list[Tensor]:
+        """Compute all intermediate results of x [B, in_channels, h, w], finest first; the last is the bottom."""
         results = [self.stem(x)]
         for level in self.levels:
             assert isinstance(level, nn.ModuleList)
             for layer in level:
                 x = results[-1]
-                results.append(layer(x, next(steers), context, mask) if isinstance(layer, Stage) else layer(x))
+                results.append(layer(x, next(conditioning), context, mask) if isinstance(layer, Stage) else layer(x))
         return results
 
 
 class Ascent(nn.Module):
-    """The way up: stages on ever finer grids, each of which also sees one result of the way down.
+    """The upsampling path: stages on ever finer grids, each with a skip connection from the downsampling path.
 
     Args:
         factory: Builds the stages.
         in_width: Width at the bottom.
-        skip_widths: Width of every result of the way down, finest first.
+        skip_widths: Width of every result of the downsampling path, finest first.
         widths: Width of every level, finest first.
         sides: Side of every level's grid.
         num_res_blocks: Stages a level.
@@ -175,43 +177,48 @@ class Ascent(nn.Module):
             self.levels.append(layers)
 
     def forward(
-        self, x: Tensor, skips: list[Tensor], steers: Iterator[Tensor], context: Tensor | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        skips: list[Tensor],
+        conditioning: Iterator[Tensor],
+        context: Tensor | None,
+        mask: Tensor | None,
     ) -> Tensor:
-        """From the bottom x and the results of the way down, which are used up, to [B, widths[0], h, w]."""
+        """Transform the bottom x and the skips, which are consumed, to [B, widths[0], h, w]."""
         for level in self.levels:
             assert isinstance(level, nn.ModuleList)
             for layer in level:
                 if isinstance(layer, Stage):
                     x = torch.cat([x, skips.pop()], dim=1)
-                    x = layer(x, next(steers), context, mask)
+                    x = layer(x, next(conditioning), context, mask)
                 else:
                     x = layer(x)
         return x
 
 
-class Steering(nn.Module):
-    """The steering vectors of all residual blocks of a network, in one matrix product.
+class BlockConditioning(nn.Module):
+    """Computes the conditioning vectors of all residual blocks of a network, in one matrix product.
 
     Args:
         in_dim: Width of the embedding of time and condition.
         blocks: The residual blocks, in the order in which they run.
     """
 
-    def __init__(self, in_dim: int, blocks: Sequence[SteeredResidual]) -> None:
+    def __init__(self, in_dim: int, blocks: Sequence[ConditionedResidual]) -> None:
         super().__init__()
-        self.dims = [block.steer_dim for block in blocks]
+        self.dims = [block.conditioning_dim for block in blocks]
         self.project = nn.Linear(in_dim, sum(self.dims))
 
     def forward(self, embedding: Tensor) -> Iterator[Tensor]:
-        """From embeddings [B, in_dim], a vector [B, steer_dim] for every block in turn."""
+        """Project embeddings [B, in_dim] to a vector [B, conditioning_dim] for every block in turn."""
         return iter(self.project(F.silu(embedding)).split(self.dims, dim=1))
 
 
-def residual_blocks(*modules: nn.Module) -> list[SteeredResidual]:
-    """The residual blocks in these modules, in order."""
-    return [part for module in modules for part in module.modules() if isinstance(part, SteeredResidual)]
+def residual_blocks(*modules: nn.Module) -> list[ConditionedResidual]:
+    """List the residual blocks in these modules, in order."""
+    return [part for module in modules for part in module.modules() if isinstance(part, ConditionedResidual)]
 
 
 def stages(*modules: nn.Module) -> list[nn.Module]:
-    """The stages in these modules, in order."""
+    """List the stages in these modules, in order."""
     return [part for module in modules for part in module.modules() if isinstance(part, Stage)]

@@ -11,13 +11,21 @@ from torch import Tensor, nn
 from trilemma.networks.embeddings import TimeEmbedding
 from trilemma.networks.given import check_given
 from trilemma.networks.unet.layers import group_norm, zeroed
-from trilemma.networks.unet.paths import Ascent, Descent, StageFactory, Steering, grid_sides, residual_blocks, stages
+from trilemma.networks.unet.paths import (
+    Ascent,
+    BlockConditioning,
+    Descent,
+    StageFactory,
+    grid_sides,
+    residual_blocks,
+    stages,
+)
 
 
 class UNet(nn.Module):
-    """A convolutional network from a noisy image, its time and a condition to something of the image's shape.
+    """A convolutional network of a noisy image, its time and a condition, with an output of the image's shape.
 
-    Down and up again over ever coarser grids, with skip connections; time and the pooled condition steer every
+    A downsampling and an upsampling path with skip connections; time and the pooled condition modulate every
     residual block; the grids named in `attention_resolutions` and the coarsest one between the two middle blocks have
     attention, which also reads the context sequence where there is one. The last layer of every residual branch and
     of the network starts at zero.
@@ -32,7 +40,7 @@ class UNet(nn.Module):
         image_size: Height and width of the input.
         channels: Width of the finest grid.
         channel_mults: Width of every level over `channels`, finest first; every level but the first halves the grid.
-        num_res_blocks: Residual blocks a level on the way down; the way up has one more.
+        num_res_blocks: Residual blocks a level of the downsampling path; the upsampling path has one more.
         attention_resolutions: Sides of the grids (after patching) that get attention.
         num_heads: Attention heads; divides the width of every level that has attention.
         dropout: Probability of dropping an entry within the residual blocks.
@@ -98,7 +106,7 @@ class UNet(nn.Module):
             sides=sides,
             num_res_blocks=num_res_blocks + 1,
         )
-        self.steering = Steering(4 * channels, residual_blocks(self.descent, self.middle, self.ascent))
+        self.steering = BlockConditioning(4 * channels, residual_blocks(self.descent, self.middle, self.ascent))
         self.norm = group_norm(channels)
         self.head = nn.Conv2d(channels, (2 if learn_variance else 1) * out_channels * patch_size**2, 3, padding=1)
         zeroed(self.head)
@@ -106,7 +114,7 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def layer_blocks(self) -> list[nn.Module]:
-        """See `HasBlocks`: the stages."""
+        """List the blocks (see `HasBlocks`): the stages."""
         return stages(self.descent, self.middle, self.ascent)
 
     def forward(
@@ -137,12 +145,12 @@ class UNet(nn.Module):
         embedding = self.time(t)
         if self.condition is not None:
             embedding = embedding + self.condition(pooled)
-        steers = self.steering(embedding)
+        conditioning = self.steering(embedding)
 
         x = F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last)
-        skips = self.descent(x, steers, context, context_mask)
+        skips = self.descent(x, conditioning, context, context_mask)
         x = skips[-1]
         for stage in self.middle:
-            x = stage(x, next(steers), context, context_mask)
-        x = self.ascent(x, skips, steers, context, context_mask)
+            x = stage(x, next(conditioning), context, context_mask)
+        x = self.ascent(x, skips, conditioning, context, context_mask)
         return F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch_size).contiguous()
