@@ -1,4 +1,4 @@
-"""Drawing the images of a setup, and laying them out."""
+"""Draw the images of a sampling setup, and lay them out."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def draw(loaded: LoadedModel, setup: SamplingSetup, indices: range) -> Tensor:
 
 
 def drawing_digest(settings: Mapping[str, Any], device: str) -> str:
-    """Name drawn images by their settings and by the machine, on which their last bits depend."""
+    """Hash the settings of drawn images, and the machine, on which their last bits depend."""
     content = json.dumps([settings, dataclasses.asdict(Machine.here(device))], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def sample_grid(images: Tensor, raw: list[Any] | None, *, num_columns: int = 10, num_rows: int = 10) -> Image.Image:
-    """A grid of uint8 images [N, C, H, W]; with raw conditions, one each, a row holds one condition and is named after it."""
+    """Lay out uint8 images [N, C, H, W] as a grid; with raw conditions, one each, a row holds one condition and its name."""
     if raw is None:
         return make_grid(images[: num_rows * num_columns], num_columns)
     rows: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""The classifier that guides a checkpoint's samples: found, checked and named before anything is drawn."""
+"""The classifier that guides a checkpoint's samples, loaded and checked before anything is drawn."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _TIMES = torch.linspace(0.01, 1.0, 100, dtype=torch.float64)
 
 @runtime_checkable
 class GuidesSampling(NoisyLogProb, Protocol):
-    """A family whose gradient can guide the samples of another one."""
+    """A classifier family whose gradient can guide the samples of another family."""
 
     def reads(self) -> tuple[Codec, GaussianProcess]:
-        """The codec and the process whose noisy codes xt it reads: those of the models that it can guide."""
+        """Get the codec and the process of the noisy codes xt that it reads: it can guide models with the same two."""
 
 
 @dataclass(frozen=True)
 class GuidingClassifier:
-    """A classifier that fits the model it is to guide.
+    """A classifier checked to fit the model it guides.
 
     Attributes:
-        module: The classifier, which `GuidesSampling`, in evaluation mode, with averaged weights where its run kept them.
+        module: The classifier (`GuidesSampling`), in evaluation mode, with averaged weights where its run kept them.
         sha256: Content hash of its checkpoint.
         experiment: Name of the experiment that trained it.
     """
@@ -46,7 +46,7 @@ class GuidingClassifier:
 
     @property
     def record(self) -> dict[str, str]:
-        """What stands in a protocol: which classifier it was, wherever its file lies."""
+        """The classifier's entry in a protocol, independent of where its file is."""
         return {"experiment": self.experiment, "sha256": self.sha256}
 
 
@@ -55,8 +55,8 @@ def guiding_classifier(cfg: DictConfig, model: Family, config: Mapping[str, Any]
 
     Args:
         cfg: Configuration of `sample.py` or `evaluate.py`, of which `guidance`, `ckpt` and `device` are read.
-        model: Whose samples are to be guided.
-        config: Its checkpoint's configuration.
+        model: The model whose samples are guided.
+        config: The configuration of its checkpoint.
 
     Raises:
         UserError: If there is none where there must be one, or it does not fit the model.
@@ -105,7 +105,7 @@ def guiding_classifier(cfg: DictConfig, model: Family, config: Mapping[str, Any]
 
 
 def _data_of(config: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Data set and image shape; with the hash of its content where that is known of both checkpoints."""
+    """Describe data set and image shape, with the content hash where both checkpoints have one."""
     shape = "x".join(str(size) for size in config["facts"]["image_shape"])
     name = f"{str(config['data']['_target_']).rpartition('.')[2]} {shape}"
     fingerprint, theirs = config.get("data_fingerprint"), other.get("data_fingerprint")
@@ -113,7 +113,7 @@ def _data_of(config: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _same_codec(a: Codec, b: Codec) -> bool:
-    """Whether codes of one are codes of the other: class, shape, weights and units agree."""
+    """Check whether two codecs share their codes: class, shape, weights and scaling agree."""
     ours, theirs = a.state_dict(), b.state_dict()
     return (
         type(a) is type(b)
@@ -128,13 +128,13 @@ def _shape(codec: Any) -> str:
 
 
 def _same_process(a: GaussianProcess, b: GaussianProcess) -> bool:
-    """Whether both say the same of every time."""
+    """Check whether two processes agree at every time."""
     pairs = [(a.alpha(_TIMES), b.alpha(_TIMES)), (a.sigma(_TIMES), b.sigma(_TIMES))]
     return all(torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7) for ours, theirs in pairs)
 
 
 def _schedule(process: GaussianProcess) -> str:
-    """A schedule in a few words, with what tells two of one kind apart."""
+    """Describe a schedule in a few words that distinguish two of one kind."""
     name = type(process.schedule).__name__
     steps = f" of {process.num_steps} steps" if process.num_steps else ""
     return f"{name}{steps} (noise {float(process.sigma(0.5)):.4f} at t = 0.5)"

@@ -1,4 +1,4 @@
-"""A trained model from its checkpoint alone."""
+"""Load a trained model from its checkpoint alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(path: str | Path, *, weights: Weights = "ema", device: str = "cpu") -> 
 def load_with_config(
     path: str | Path, *, weights: Weights = "ema", device: str = "cpu"
 ) -> tuple[Family, dict[str, Any]]:
-    """As `load`, with the configuration that the checkpoint carries and, as `weights`, which weights were taken."""
+    """Load like `load`, and return the checkpoint's configuration too, with the weights taken under `weights`."""
     checkpoint = read_checkpoint(Path(path))
     config = checkpoint["trilemma"]["config"]
     model = build(config.get("model"), allowed=CHECKPOINT, where=f"{path}: model")
@@ -66,7 +66,7 @@ def load_with_config(
 
 
 def init_weights(model: Family, path: str | Path, *, keep: tuple[str, ...] = ()) -> list[str]:
-    """Start from another run's (averaged) weights, where name and shape agree.
+    """Copy another run's (averaged) weights where name and shape agree.
 
     Args:
         model: Changed in place.

@@ -1,4 +1,4 @@
-"""A checkpoint that was loaded: the model, and what goes with it."""
+"""A loaded checkpoint: the model, its data and its extractor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trilemma.models.base import Family
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A checkpoint under sampling or measurement.
+    """A checkpoint that is sampled or measured.
 
     Attributes:
         path: The checkpoint.

@@ -1,4 +1,4 @@
-"""Reading checkpoints that may be missing, damaged, foreign or hostile."""
+"""Read checkpoints that may be missing, damaged, foreign or hostile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ZIP_MAGIC = b"PK"
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint and make sure that it is whole and ours.
+    """Read a checkpoint and check that it is complete and of this project.
 
     Every record's checksum is verified, and nothing in the file is executed: pickled objects other than tensors and
     plain containers are refused.
@@ -59,7 +59,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") 
 
 
 def newest_valid(folder: str | os.PathLike[str]) -> Path | None:
-    """The newest periodic checkpoint of `folder` that can be read; a damaged one is named on stderr and passed over."""
+    """Find the newest readable periodic checkpoint of `folder`; a damaged one is named on stderr and skipped."""
     for path in step_checkpoints(Path(folder)):
         try:
             read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""One way to sample a checkpoint: built, checked, and described for a row of results."""
+"""A way to sample a checkpoint, built, checked, and described for a row of results."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def sampling_setup(
 
 
 def require_generator(model: Family, path: Any) -> ImageGenerator:
-    """Give the model as one that draws images.
+    """Check that the model draws images, and narrow its type.
 
     Raises:
         UserError: If its family draws none.
@@ -110,12 +110,12 @@ def require_generator(model: Family, path: Any) -> ImageGenerator:
 
 
 def condition_reader(model: ImageGenerator, guidance: Guidance) -> ConditionEncoder | Guidance:
-    """Give what reads the raw condition first, and so knows examples of it and words for it."""
+    """Find the object that reads the raw condition first: the guidance or the encoder. It knows examples and names for it."""
     return guidance if guidance.reads_condition else model.condition
 
 
 def asked_condition(cfg: DictConfig, model: ImageGenerator, guidance: Guidance) -> list[Any] | None:
-    """Give the raw conditions of `cfg.num_images` samples: what the command line asks for, else examples that the model knows.
+    """Choose the raw conditions of `cfg.num_images` samples: the command line's, else examples of the model.
 
     `condition.label` is a class, a list that is taken in turn, "all", or "none" for unconditional samples; `condition.caption`
     a string, or a list that is taken in turn.

@@ -1,4 +1,4 @@
-"""How a checkpoint is to be sampled: what it was trained with, changed where the command line says so."""
+"""The sampling settings of a checkpoint: those it was trained with, overridden by the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSIFIER_FREE = "trilemma.samplers.guidance.ClassifierFree"
 
 
 def set_threads(cfg: DictConfig) -> None:
-    """Take as many CPU threads as `num_threads` says, if it does."""
+    """Set the number of CPU threads to `num_threads`, where it is given."""
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
 
@@ -93,7 +93,7 @@ def _refuse_foreign(node: Mapping[str, Any], where: str) -> None:
 def settings_name(
     cfg: DictConfig, config: Mapping[str, Any], sampler: Mapping[str, Any], guidance: Mapping[str, Any]
 ) -> str:
-    """A file name that says the settings that differ from the plainest; two checkpoints of an experiment share it."""
+    """Name a file after the settings that differ from the defaults; two checkpoints of an experiment share the name."""
     label = cfg.condition.label
     parts = [f"n{cfg.num_images}"]
     if "num_steps" in sampler:
@@ -119,7 +119,7 @@ def settings_name(
 
 
 def _sampler_words(node: Mapping[str, Any]) -> list[str]:
-    """A word for each setting that differs from the class's own default, as in eta0.5, karras, large, noclip."""
+    """Abbreviate each setting that differs from the class's own default, as in eta0.5, karras, large, noclip."""
     if not node:
         return []
     parameters = inspect.signature(locate(node["_target_"], COMMAND_LINE, "sampler")).parameters
@@ -137,7 +137,7 @@ def _sampler_words(node: Mapping[str, Any]) -> list[str]:
 
 
 def _is_other(node: Mapping[str, Any], config: Mapping[str, Any], key: str) -> bool:
-    """Whether an object is of another class than the checkpoint's own."""
+    """Check whether an object is of another class than the checkpoint's own."""
     own = (config.get(key) or {}).get("_target_")
     return own is not None and node["_target_"] not in (own, CLASSIFIER_FREE)
 

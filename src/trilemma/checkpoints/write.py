@@ -1,4 +1,4 @@
-"""How checkpoints reach the disk."""
+"""Atomic writing of checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Path = str | os.PathLike[str]
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Checkpoints that are whole or absent, and hold tensors and plain containers only."""
+    """Writes checkpoints that are complete or absent, and that hold tensors and plain containers only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint under a temporary name, flush it and rename it.
