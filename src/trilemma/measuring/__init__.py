@@ -1,1 +1,1 @@
-"""What `evaluate.py` does with a loaded checkpoint: each setting, part by part."""
+"""What `evaluate.py` does with a loaded checkpoint: measure each setting, part by part."""

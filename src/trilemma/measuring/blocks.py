@@ -1,4 +1,4 @@
-"""What is computed block by block, by all processes, of the checkpoints that each of them holds."""
+"""Work on one block of images, run by all processes on the checkpoints that each of them holds."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from trilemma.models.capabilities import Likelihood, Reconstructs
 
 
 def codec_of(loaded: LoadedModel) -> Codec | None:
-    """The codec that the model goes through, if there is one."""
+    """Get the model's codec, if it has one."""
     codec = getattr(loaded.model, "codec", None)
     return codec if isinstance(codec, Codec) else None
 
 
 def draw_block(models: list[LoadedModel], indices: range, rows: None, number: int, setup: int) -> Tensor:
-    """Samples of a setup, uint8 [n, C, H, W]."""
+    """Draw samples of a setup, uint8 [n, C, H, W]."""
     return draw(models[number], models[number].setups[setup], indices)
 
 
 def score_block(
     models: list[LoadedModel], indices: range, rows: None, number: int, device: str, seed: int
 ) -> Likelihood:
-    """Likelihoods of held-out images."""
+    """Compute likelihoods of held-out images."""
     loaded = models[number]
     return score_images(loaded.model, loaded.data.split("test"), indices, device=device, seed=seed)
 
 
 def return_block(models: list[LoadedModel], indices: range, rows: None, number: int, device: str) -> Returned:
-    """What comes back of held-out images, with their code."""
+    """Reconstruct held-out images, and return their codes too."""
     model, test = models[number].model, models[number].data.split("test")
     assert supports(model, Reconstructs)
     images = test.images[indices.start : indices.stop]
@@ -46,7 +46,7 @@ def return_block(models: list[LoadedModel], indices: range, rows: None, number: 
 def oracle_block(
     models: list[LoadedModel], indices: range, rows: None, number: int, num_images: int, device: str, seed: int
 ) -> Returned:
-    """What comes back of the held-out images that a perfect prior is made of."""
+    """Reconstruct the held-out images that stand for the samples of a perfect prior."""
     model, data = models[number].model, models[number].data
     assert supports(model, Reconstructs)
     chosen = held_out(data, num_images, seed)[indices.start : indices.stop]
@@ -56,7 +56,7 @@ def oracle_block(
 def embed_block(
     models: list[LoadedModel], indices: range, rows: Tensor | None, number: int, split: SplitName | None
 ) -> Embedding:
-    """Features of images that are given, or of a split that every process has."""
+    """Embed images that are given, or those of a split that every process has."""
     one = models[number]
     if rows is None:
         assert split is not None

@@ -1,4 +1,4 @@
-"""What `evaluate.py` does with a classifier: score it, and write its network as a feature extractor where it can be one."""
+"""Evaluate a classifier: score it, and write its network as a feature extractor where it can be one."""
 
 from __future__ import annotations
 

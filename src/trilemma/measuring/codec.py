@@ -1,4 +1,4 @@
-"""Measure what does not depend on how one samples: what a codec loses, and what a perfect prior on its codes would reach."""
+"""Measure what does not depend on sampling: the reconstructions of a codec, and a perfect prior on its codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Numbers = dict[str, Any]
 
 
 def reconstruction_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Numbers:
-    """Scores of the model's reconstructions; those of a codec are kept, since every row of its priors shows them."""
+    """Score the model's reconstructions; a codec's scores are cached, since every row of its priors shows them."""
     data, extractor = loaded.data, extractor_of(loaded, ranks)
     codec = codec_of(loaded)
     images = data.split("test").images
@@ -48,7 +48,7 @@ def reconstruction_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -
 
 
 def oracle_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Numbers:
-    """Scores of a perfect prior on the codes of the model's codec; kept."""
+    """Score a perfect prior on the codes of the model's codec; cached."""
     data, extractor = loaded.data, extractor_of(loaded, ranks)
     codec = codec_of(loaded)
     assert codec is not None
@@ -64,7 +64,7 @@ def oracle_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Number
 
 
 def once(path: Path, make: Callable[[], Numbers]) -> Numbers:
-    """What `make` gives, kept at `path`, whose name holds everything that it depends on; a damaged file is made again."""
+    """Load the result cached at `path`, else compute it by `make`; the name holds all it depends on, a damaged file is recomputed."""
     if path.is_file():
         try:
             kept: Numbers = json.loads(path.read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def once(path: Path, make: Callable[[], Numbers]) -> Numbers:
 
 
 def _codec_key(codec: Codec, data: ImageData, extractor: Extractor) -> str:
-    """Names what decoded codes are scored by. Codecs without weights differ in their class and shape alone."""
+    """Name all that scores of decoded codes depend on. Codecs without weights differ in class and shape alone."""
     shape = "x".join(map(str, codec.code_shape))
     kind = f"{type(codec).__name__}-{codec.num_classes}-{shape}-{codec_hash(codec)}"
     return f"v{METRICS}-{kind}-{data.fingerprint[:16]}-{extractor.name}"

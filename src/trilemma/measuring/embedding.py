@@ -1,4 +1,4 @@
-"""An extractor whose batches are dealt to all processes."""
+"""An extractor whose batches are distributed over all processes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 
 def extractor_of(loaded: LoadedModel, ranks: Ranks) -> Extractor:
-    """The extractor that scores a model; of several processes, one that all of them run."""
+    """Get the extractor that scores a model; with several processes, one that all of them run."""
     return loaded.extractor if ranks.size == 1 else DistributedExtractor(loaded, ranks)
 
 
 class DistributedExtractor(Extractor):
-    """Embeds with the help of the others, each batch as one process would form it: so with its features, bit for bit.
+    """Embeds batches on all processes; batches are those of one process, so the features are equal bit for bit.
 
     Args:
-        loaded: Whose extractor, which every process has.
+        loaded: The checkpoint whose extractor is used; every process has loaded it.
         ranks: The processes.
     """
 
@@ -33,15 +33,15 @@ class DistributedExtractor(Extractor):
         self._loaded, self._ranks = loaded, ranks
 
     def check(self, images: Images) -> None:
-        """As the model's own extractor."""
+        """See `Extractor`; as the model's own."""
         self._loaded.extractor.check(images)
 
     def see(self, batch: Tensor) -> Embedding:
-        """As the model's own extractor, in this process."""
+        """See `Extractor`; as the model's own, in this process."""
         return self._loaded.extractor.see(batch)
 
     def embed(self, images: Images) -> Embedding:
-        """As the model's own extractor; images of the data set are read by each process, others are sent."""
+        """See `Extractor`; images of the data set are read by each process, others are sent."""
         self.accept(images)
         number, data = self._loaded.number, self._loaded.data
         split = next((name for name in _SPLITS if data.split(name).images is images), None)

@@ -1,4 +1,4 @@
-"""What a checkpoint is measured with: its data set, an extractor, and every way it is to be sampled."""
+"""Inputs of a measurement: the checkpoint's data set, an extractor, and all setups of the sweep."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def prepare_measurement(cfg: DictConfig, loaded: LoadedModel) -> LoadedModel:
 
 
 def load_all(cfg: DictConfig, paths: Sequence[str]) -> list[LoadedModel]:
-    """Load in another process what the first one has, in its order."""
+    """Load in another process the checkpoints of the first one, in its order."""
     quieten()
     set_threads(cfg)
     return [prepare_measurement(cfg, load_with_data(cfg, path, number)) for number, path in enumerate(paths)]
 
 
 def extractor_for(cfg: DictConfig, data: ImageData) -> Extractor:
-    """The extractor named on the command line, else the shipped one of the data set."""
+    """Load the extractor named on the command line, else the shipped one of the data set."""
     extractor = load_extractor(cfg.extractor or data.extractor_name, device=cfg.device)
     if cfg.extractor is None and data.channels_are_images:
         return StackedExtractor(extractor, data.image_shape[0])
@@ -64,7 +64,7 @@ def extractor_for(cfg: DictConfig, data: ImageData) -> Extractor:
 
 
 def check_data(data: ImageData, extractor: Extractor) -> None:
-    """See that samples of the data set can be scored, before the first is drawn.
+    """Check, before the first sample is drawn, that samples of the data set can be scored.
 
     Raises:
         UserError: If the extractor does not read such images, or there are too few real ones.

@@ -1,4 +1,4 @@
-"""Measure one setting of one model, part by part, and keep what stands."""
+"""Measure one setting of one model, part by part, and keep parts that are up to date."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from trilemma.models.capabilities import Reconstructs, ScoresLikelihood
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of a row beside its metrics.
+    """A part of a row besides its metrics, such as the likelihood or the sampling ledger.
 
     Attributes:
         name: Its key in the row.
-        asked: What it must say of itself to be what is asked for now.
+        asked: Values that its entry must have to be up to date.
         measure: Makes it.
     """
 
@@ -48,14 +48,14 @@ class Part:
     measure: Callable[[], Numbers]
 
     def stands(self, row: Row) -> bool:
-        """Whether the row has it as it is asked for."""
+        """Check whether the row has this part, measured as is asked now."""
         return self.name in row and all(row[self.name].get(key) == value for key, value in self.asked.items())
 
 
 def protocol_of(
     cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup | None = None, *, num_images: int | None = None
 ) -> Protocol:
-    """The protocol of a row: of samples of a setup, or of `num_images` reconstructions of held-out images.
+    """Build the protocol of a row: of samples of a setup, or of `num_images` reconstructions of held-out images.
 
     A family that draws in a single call has an empty sampler.
     """
@@ -80,7 +80,7 @@ def protocol_of(
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One setup of one model, and who measures it.
+    """One setup of one model, and the processes that measure it.
 
     Attributes:
         cfg: Configuration of `evaluate.py`, its seed that of the setup.
@@ -96,19 +96,19 @@ class Measurement:
 
     @property
     def protocol(self) -> Protocol:
-        """Of the row."""
+        """The protocol of the row."""
         return protocol_of(self.cfg, self.loaded, self.setup)
 
 
 def measurement(cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup, ranks: Ranks) -> Measurement:
-    """Put together what is measured at one setup."""
+    """Build the measurement of one setup."""
     own = cfg.copy()
     own.seed = setup.seed
     return Measurement(own, loaded, setup, ranks)
 
 
 def measure_setup(what: Measurement, folder: Path) -> tuple[Path, Row]:
-    """Measure what is wanted at one setup and is not there yet.
+    """Measure the parts of one setup that are asked for and missing.
 
     The row is written after each part, so that a crash loses at most the part that was running. A row by another
     protocol (another checkpoint, data set or extractor) is moved aside, not overwritten.
@@ -144,7 +144,7 @@ def measure_setup(what: Measurement, folder: Path) -> tuple[Path, Row]:
 
 
 def is_complete(what: Measurement, folder: Path) -> bool:
-    """Whether nothing that is wanted of a setup is missing."""
+    """Check whether nothing that is asked of a setup is missing."""
     path = _path(what, folder)
     row = kept_row(path, what.protocol)
     samples = not what.cfg.keep_samples or path.with_suffix(".npz").is_file()
@@ -156,7 +156,7 @@ def _path(what: Measurement, folder: Path) -> Path:
 
 
 def _kept(what: Measurement, path: Path) -> Path:
-    """Where samples lie that were drawn before an evaluation was stopped."""
+    """Name the folder of samples that were drawn before an evaluation was stopped."""
     protocol = {k: v for k, v in what.protocol.to_dict().items() if k not in ("machine", "budget")}
     digest = drawing_digest({**protocol, "batch_size": what.cfg.batch_size}, what.cfg.device)
     return path.with_name(f".{path.stem}.drawn-{digest}")
@@ -183,7 +183,7 @@ def _sample_row(what: Measurement, path: Path) -> Row:
 
 
 def _draw(what: Measurement, path: Path) -> tuple[Tensor, Tensor | None]:
-    """The setup's samples, uint8 [N, C, H, W], and their labels; written beside the row where they are to be kept."""
+    """Draw the setup's samples, uint8 [N, C, H, W], with their labels; write them beside the row where they are to be kept."""
     cfg, setup = what.cfg, what.setup
     images = torch.cat(
         what.ranks.map(
@@ -203,7 +203,7 @@ def _draw(what: Measurement, path: Path) -> tuple[Tensor, Tensor | None]:
 
 
 def _parts(what: Measurement) -> list[Part]:
-    """The parts of a row beside its metrics that are wanted and that this family can give."""
+    """List the parts of a row that are asked for and that this family supports."""
     cfg, model = what.cfg, what.loaded.model
     parts: list[Part] = []
     if supports(model, ScoresLikelihood) and cfg.likelihood.num_images:
@@ -213,14 +213,14 @@ def _parts(what: Measurement) -> list[Part]:
     if cfg.two_stage and supports(model, Reconstructs) and codec_of(what.loaded) is not None:
         parts.append(Part("two_stage", {}, lambda: _two_stage(what)))
     if cfg.ledger.max_seconds:
-        # Times of another machine, or with other threads, do not answer what is asked here.
+        # Times measured on another machine, or with other threads, do not count.
         asked = {"machine": dataclasses.asdict(Machine.here(cfg.device)), "batch_sizes": list(cfg.ledger.batch_sizes)}
         parts.append(Part("ledger", asked, lambda: _ledger(what)))
     return parts
 
 
 def _ledger(what: Measurement) -> Numbers:
-    """Speed is that of one process: where there are others, they wait meanwhile."""
+    """Measure the speed of one process; the others wait meanwhile."""
     cfg, setup = what.cfg, what.setup
     ledger = measure_ledger(
         what.loaded.model,
@@ -241,7 +241,7 @@ def _ledger(what: Measurement) -> Numbers:
 
 
 def _likelihood(what: Measurement, num_images: int) -> Numbers:
-    """The likelihood does not depend on how one samples: it is scored once a checkpoint."""
+    """Score the likelihood once a checkpoint: it does not depend on sampling."""
     cfg, loaded = what.cfg, what.loaded
     asked = f"{loaded.config['weights']}-n{cfg.likelihood.num_images}-seed{cfg.likelihood.seed}"
     name = f"v{METRICS}-{loaded.sha256[:16]}-{loaded.data.fingerprint[:16]}-{asked}"
@@ -267,7 +267,7 @@ def _two_stage(what: Measurement) -> Numbers:
 
 
 def reconstruction_row(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Row:
-    """The row of a model that gives images back and draws none."""
+    """Build the row of a model that reconstructs images and draws none."""
     images = loaded.data.split("test").images[:]
     protocol = protocol_of(cfg, loaded, num_images=len(images))
     metrics = reconstruction_metrics(cfg, loaded, ranks)

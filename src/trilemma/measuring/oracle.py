@@ -1,4 +1,4 @@
-"""What `evaluate.py experiment=oracle/...` does: run an oracle, show every check, and fail if one fails."""
+"""Run an oracle (`evaluate.py experiment=oracle/...`), print every check, and fail if one fails."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run_oracle(cfg: DictConfig) -> None:
 
 
 def row(protocol: dict[str, Any], checks: list[Check]) -> dict[str, Any]:
-    """The row of an oracle in plain containers; a number that is not finite is a string that `float()` reads."""
+    """Build the row of an oracle in plain containers; a number that is not finite is a string that `float()` reads."""
     return {
         "protocol": protocol,
         "passed": all(check.passed for check in checks),
@@ -72,7 +72,7 @@ def row(protocol: dict[str, Any], checks: list[Check]) -> dict[str, Any]:
 
 
 def table(title: str, checks: list[Check]) -> Table:
-    """Every check: what is known, what was found, and whether the difference is allowed."""
+    """Tabulate every check: the known value, the found one, and whether the difference is allowed."""
     shown = Table(title=title)
     shown.add_column("what")
     for column in ("expected", "found", "allowed"):
@@ -85,7 +85,7 @@ def table(title: str, checks: list[Check]) -> Table:
 
 
 def _name(oracle: Oracle) -> str:
-    """The experiment's name where one was chosen, as in `gaussian_metrics`; else that of the class."""
+    """Choose the experiment's name where one was chosen, as in `gaussian_metrics`; else that of the class."""
     choice = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
     return str(choice).rpartition("/")[2] if choice else type(oracle).__name__
 

@@ -15,7 +15,7 @@ from trilemma.config.options import group_targets
 from trilemma.errors import UserError
 from trilemma.models.generator import ImageGenerator
 
-# Where each list of `sweep` lands. The last varies fastest.
+# The settings that each list of `sweep` varies. The last varies fastest.
 AXES = {
     "seed": "seed",
     "temperature": "sampler.temperature",
@@ -29,7 +29,7 @@ AXES = {
 def setups_of(
     cfg: DictConfig, model: ImageGenerator, config: Mapping[str, Any], classifier: GuidingClassifier | None = None
 ) -> tuple[SamplingSetup, ...]:
-    """Every point of the sweep (one where nothing is swept), each checked before the first is measured.
+    """Build every point of the sweep (one where nothing is swept), all checked before the first is measured.
 
     Args:
         cfg: Configuration of `evaluate.py`.
