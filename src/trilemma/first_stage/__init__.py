@@ -1,1 +1,1 @@
-"""The codec of a two-stage model: found or trained, its codes computed once and kept in shards."""
+"""The codec of a two-stage model: found or trained; its codes are computed once and stored in shards."""

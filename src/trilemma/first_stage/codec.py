@@ -29,15 +29,15 @@ from trilemma.distributed.job import this_job
 from trilemma.errors import PREEMPTED, Stopped, UserError
 from trilemma.runs.record import finished_runs
 
-# What a recipe is: the nodes that decide which weights come out. Paths, loggers and callbacks do not.
+# A recipe consists of the nodes that decide the weights. Paths, loggers and callbacks do not.
 _RECIPE_KEYS = ("model", "optimizer", "scheduler", "seed", "deterministic", "init_from")
 _RECIPE_TRAINER_KEYS = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
-# How the data are read, and where they lie: what they are is the fingerprint's to say.
+# How the data are read and where they lie; the fingerprint identifies their content.
 _NOT_OF_THE_DATA = ("root", "cache_dir", "download", "verify", "num_workers", "shards", "val_shards", "test_shards")
 
 
 def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
-    """Content hash of all that decides a run's weights, except the data's content.
+    """Hash all that decides a run's weights, except the data's content.
 
     Args:
         cfg: A training configuration, before facts are known.
@@ -46,7 +46,7 @@ def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
     Returns:
         Sixteen hexadecimal digits.
     """
-    averages = OmegaConf.select(cfg, "callbacks.ema")  # they decide which weights are loaded
+    averages = OmegaConf.select(cfg, "callbacks.ema")  # averages decide which weights are loaded
     raw = OmegaConf.masked_copy(
         cfg, [str(k) for k in cfg if k not in ("paths", "run", "logger", "callbacks", "experiment_name")]
     )
@@ -61,7 +61,7 @@ def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
 
 
 def drop_recipe(cfg: DictConfig) -> None:
-    """Forget an experiment's first-stage recipe where the command line chose a codec that needs none (codec=pixels_256)."""
+    """Remove an experiment's first-stage recipe where the command line chose a codec that needs none (codec=pixels_256)."""
     if OmegaConf.select(cfg, "codec._target_") is not None:
         OmegaConf.set_struct(cfg, False)
         for key in ("checkpoint", "experiment", "overrides", "read_as"):
@@ -87,7 +87,7 @@ def resolve_codec(cfg: DictConfig, data: ImageData, resume: str | None = None) -
         assert isinstance(codec, Codec)
         return codec
     if resume is not None:
-        path = Path(resume)  # whatever has been trained since
+        path = Path(resume)  # even if a newer codec has been trained since
     elif node.checkpoint == "auto" and isinstance(data, TokenData):
         raise UserError(
             f"data=tokens needs the codec that made its codes: codec.checkpoint=PATH (a {data.codec['name']} with codes of shape "
@@ -116,7 +116,7 @@ def resolve_codec(cfg: DictConfig, data: ImageData, resume: str | None = None) -
 def load_codec(
     path: Path, data: ImageData, *, read_as: str | None, where: str, weights: Weights = "ema"
 ) -> tuple[Codec, dict[str, Any], dict[str, Any]]:
-    """The codec in a checkpoint, of a first stage or of a prior.
+    """Load the codec in a checkpoint of a first stage or of a prior.
 
     Args:
         path: The checkpoint.
@@ -142,7 +142,7 @@ def load_codec(
             f"{where}={path} was trained on images of shape {tuple(codec.image_shape)}, and data gives {tuple(data.image_shape)}"
         )
     described = config["model"]["codec"]
-    # The codec of a prior, resumed or named as the checkpoint, is read that way already.
+    # The codec in a prior's checkpoint is already wrapped by `read_as`.
     if read_as is not None and described["_target_"] != read_as:
         codec = build({"_target_": read_as, "codec": codec}, where="codec.read_as")
         described = {"_target_": read_as, "codec": described}
@@ -151,7 +151,7 @@ def load_codec(
 
 
 def _auto(cfg: DictConfig, data: ImageData) -> Path:
-    """The newest finished run of the recipe on this data; trained now, in a child process, where there is none."""
+    """Find the newest finished run of the recipe on this data; where there is none, train it now in a child process."""
     overrides = [f"experiment={cfg.codec.experiment}", *[str(o) for o in cfg.codec.overrides]]
     debug = HydraConfig.get().runtime.choices.get("debug") if HydraConfig.initialized() else None
     if debug not in (None, "None") and not any(o.startswith("debug=") for o in overrides):
@@ -198,7 +198,7 @@ def _run(command: list[str]) -> int:
     Raises:
         Stopped: If the child stopped because it was asked to.
     """
-    environment = {**os.environ, requeue.BY_WHOM: "script"}  # the job is this process's to requeue
+    environment = {**os.environ, requeue.BY_WHOM: "script"}  # this process requeues the job, not the child
     with subprocess.Popen(command, env=environment) as child:
         told = False
         while True:
@@ -218,7 +218,7 @@ def _run(command: list[str]) -> int:
 
 
 def _check_same_data(recipe: DictConfig, data: ImageData) -> None:
-    """Refuse a recipe whose data are not the prior's, before an hour goes into it."""
+    """Refuse a recipe whose data are not the prior's, before it is trained for an hour."""
     theirs = build(plain(recipe, "data"), where="data")
     theirs.setup("fit")
     if theirs.fingerprint != data.fingerprint:

@@ -1,4 +1,4 @@
-"""A data set's codes, computed once and kept."""
+"""The codes of a data set, computed once and cached."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from trilemma.first_stage.shards import CodeMaker
 
 
 def codec_hash(codec: Codec) -> str:
-    """Content hash of a codec's weights and of nothing else, sixteen hexadecimal digits.
+    """Hash a codec's weights and nothing else, sixteen hexadecimal digits.
 
-    The units of its codes, which are measured on what is cached, do not count.
+    The scaling of its codes, which is fitted to the cache, does not count.
     """
     digest = hashlib.sha256()
     weights = {name: tensor for name, tensor in codec.state_dict().items() if name not in ("shift", "scale")}
@@ -29,19 +29,19 @@ def codec_hash(codec: Codec) -> str:
 
 
 def codes_dir(codec: Codec, data: ImageData, cache_dir: Path) -> Path:
-    """Where the codes of a data set are looked for: named after both, so what is found there is never stale."""
+    """Name the folder of the codes of a data set after the hashes of both, so that its content is never stale."""
     return cache_dir / "codes" / f"{data.fingerprint[:16]}-{codec_hash(codec)}{'-flip' if data.flip else ''}"
 
 
 def cached_codes(
     codec: Codec, data: ImageData, cache_dir: Path, *, node: dict[str, Any] | None = None
 ) -> dict[SplitName, StoredCodes]:
-    """What the codec caches of the training and validation splits, memory-mapped; made now where it is not there.
+    """Load what the codec caches of the training and validation splits, memory-mapped; compute it now where it is missing.
 
     Any number of processes may call it at once: they share the work. `data=tokens` brings its codes along.
 
     Args:
-        codec: In evaluation mode.
+        codec: The codec, in evaluation mode.
         data: The images.
         cache_dir: Codes are kept below it, by the hashes of codec and data.
         node: What builds `data`, in plain containers; it is written beside the codes.

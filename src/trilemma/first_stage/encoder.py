@@ -1,4 +1,4 @@
-"""From images to what is kept of their codes."""
+"""Encode uint8 images to the rows that are stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trilemma.data.images import to_float
 
 
 class Encoder:
-    """What a codec caches of images, in the type that codes are kept in.
+    """Computes what a codec caches of images, in the type that is stored.
 
     Args:
         codec: On the device that does the work.
@@ -31,12 +31,12 @@ class Encoder:
         return "uint8" if classes <= 2**8 else "int16" if classes <= 2**15 else "int32"
 
     def row_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """Shape of what is kept of one image: [L] tokens, or what `Codec.cache` gives."""
+        """Compute the shape of what is stored of one image: [L] tokens, or that of `Codec.cache`."""
         return self(torch.zeros(1, *image_shape, dtype=torch.uint8), flip=False).shape[1:]
 
     @torch.no_grad()
     def __call__(self, images: Tensor, *, flip: bool) -> npt.NDArray[Any]:
-        """Codes [n, ...] of images uint8 [n, C, H, W]; with `flip` [n, 2, ...], the second those of the mirror images."""
+        """Encode images uint8 [n, C, H, W] as codes [n, ...]; with `flip` [n, 2, ...], the second those of the mirror images."""
         batch = to_float(images.to(self._codec.scale.device))
         versions = [self._codec.cache(b) for b in ((batch, batch.flip(3)) if flip else (batch,))]
         if self._codec.num_classes is not None:

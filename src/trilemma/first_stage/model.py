@@ -1,4 +1,4 @@
-"""The model of a run, its first stage inside, and what a checkpoint says of it."""
+"""Build the model of a run with its first stage, and the configuration that its checkpoints carry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trilemma.runs.trainer import check_compiler, strategy_of
 
 
 def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
-    """Build the model, its first stage inside, and let the data serve that stage's codes.
+    """Build the model with its first stage, and let the data serve that stage's codes.
 
     Args:
         cfg: The configuration, with the facts of the data; those of codec and process are filled in.
@@ -49,7 +49,7 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
     for key in built:
         if key not in node:
             raise UserError(f"a {type_name(cfg)} takes no {key} of its own: leave out {key}=")
-    # The model holds the very codec whose codes it learns, and so does whatever reads it.
+    # The model shares the codec object whose codes it learns with its other parts, rather than building a second one.
     model = build(node, where="model", shared=[(plain(cfg, key), part) for key, part in built.items()])
     if not isinstance(model, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
@@ -60,16 +60,18 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
             raise UserError(
                 "data=tokens holds codes and no images: it trains priors of a first stage, with codec=vq or another learned codec"
             )
-        if data.source is not None:  # what samples are compared with are images
+        if data.source is not None:  # samples are compared with images
             model.config["data"] = data.source
     if cfg.init_from and not resume:
         for line in init_weights(model, cfg.init_from, keep=tuple(built)):
             if this_job().is_first:
                 print(f"init_from: {line}")
-    if codec is not None and cfg.facts.codec is not None:  # what was not learned costs nothing to compute
+    if (
+        codec is not None and cfg.facts.codec is not None
+    ):  # pixels are cheap to encode: only a learned codec's codes are cached
         codes = cached_codes(codec, data, Path(cfg.paths.cache_dir), node=plain(cfg, "data"))
         data.use_codes(codes)
-        if not resume:  # the checkpoint brings the units its prior was trained in
+        if not resume:  # a resumed checkpoint holds the scaling its prior was trained with
             codec.standardise(codes["train"].rows())
     if cfg.activation_checkpointing:
         recompute_activations(model)
@@ -80,12 +82,12 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
 
 
 def type_name(cfg: DictConfig) -> str:
-    """The model's class, without its module."""
+    """Get the model's class name, without its module."""
     return str(cfg.model._target_).rpartition(".")[2]
 
 
 def check_parts(cfg: DictConfig) -> None:
-    """See that sampler, guidance and condition fit the model, before a first stage is trained for an hour.
+    """Check that sampler, guidance and condition fit the model, before a first stage is trained for an hour.
 
     Only classes are compared where an object cannot be built yet; the model's constructor checks the objects.
 
@@ -113,9 +115,9 @@ def check_parts(cfg: DictConfig) -> None:
 
 
 def checkpoint_config(cfg: DictConfig) -> dict[str, Any]:
-    """What a checkpoint carries: enough to rebuild the model and its data, and to say where it came from.
+    """Build the configuration that a checkpoint carries: it rebuilds the model and its data, and names their origin.
 
-    What optimises is left out of the model's node: it is not needed to sample, and a checkpoint may name none of its classes.
+    Optimisers are left out of the model's node: sampling needs none, and a checkpoint may name none of their classes.
     """
     model = {key: node for key, node in plain(cfg, "model").items() if not _optimises(key, node)}
     return {

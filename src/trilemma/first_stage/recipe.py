@@ -1,4 +1,4 @@
-"""What decides the content of a folder of codes, and the record of it that lies beside each shard until the folder is complete."""
+"""The recipe of a folder of codes, and the record of it beside each shard until the folder is complete."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from trilemma.data.codes import read_folder
 from trilemma.errors import UserError
 
-RECORD = ".json"  # behind a shard's name
+RECORD = ".json"  # suffix to a shard's name
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the content of a shard.
+    """Everything that decides the content of a shard.
 
     Attributes:
         codec: Its hash.
@@ -33,7 +33,7 @@ class Recipe:
 
 
 def recipe_in(folder: Path) -> Recipe | None:
-    """What the codes in a folder, finished or not, were made by; None where there are none.
+    """Read the recipe of the codes in a folder, finished or not; None where there are none.
 
     Raises:
         UserError: If its description is damaged.
@@ -54,7 +54,7 @@ def recipe_in(folder: Path) -> Recipe | None:
 
 
 def check_same(folder: Path, begun: Recipe, wanted: Recipe) -> None:
-    """Refuse to go on in a folder that was begun with another recipe.
+    """Refuse to continue in a folder that was begun with another recipe.
 
     Raises:
         UserError: It says what differs.
@@ -76,7 +76,7 @@ def check_same(folder: Path, begun: Recipe, wanted: Recipe) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record of a shard, {"sha256", "recipe"}; None where there is none, or a damaged one."""
+    """Read the record of a shard, {"sha256", "recipe"}; None where there is none, or a damaged one."""
     try:
         record = json.loads(path.with_name(path.name + RECORD).read_text())
         known = record["recipe"].keys() == {field.name for field in fields(Recipe)}

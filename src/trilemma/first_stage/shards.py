@@ -1,4 +1,4 @@
-"""A data set's codes made shard by shard, by any number of processes.
+"""Compute the codes of a data set shard by shard, in any number of processes.
 
 A shard is always the same images in the same batches, whoever makes it, so the codes do not depend on how many there are. Its
 SHA-256 lies beside it until the folder is complete and has a table.
@@ -38,7 +38,7 @@ _NOT_OF_THE_IMAGES = ("batch_size", "seed", "max_val_images", "num_workers")
 
 
 class CodeMaker:
-    """Makes the codes of a data set in a folder, or what is missing of them.
+    """Computes the codes of a data set in a folder, or what is missing of them.
 
     Args:
         codec: In evaluation mode; on the device that is to do the work.
@@ -92,7 +92,7 @@ class CodeMaker:
         self._workers: dict[str, Workers] = {}
 
     def make(self, splits: Sequence[SplitName], *, quiet: bool = False) -> CodeFolder:
-        """Make what is missing; returns when the whole is there, whoever made it.
+        """Compute what is missing; returns when all shards are there, whichever process wrote them.
 
         Args:
             splits: Which.
@@ -124,7 +124,7 @@ class CodeMaker:
                 workers.close()
 
     def discard_damaged(self) -> list[Path]:
-        """Read all that stands, and delete what is not as it was written, so that it is made again."""
+        """Verify all shards and delete the damaged ones, so that they are computed again."""
         complete = read_folder(self._folder)
         if complete is not None:
             damaged = list(complete.damaged())
@@ -146,10 +146,10 @@ class CodeMaker:
         return cut(name, len(self._data.split(name)), self._recipe.shard_size, ".npy")
 
     def _stands(self, shard: Shard) -> bool:
-        """Whether a shard is there, by its size."""
+        """Check whether a shard is there, by its size."""
         path = self._folder / shard.file
         record = read_record(path)
-        if record is None:  # the last thing to happen is that they are removed
+        if record is None:  # records are removed last, so the folder is complete
             complete = read_folder(self._folder)
             if complete is None or shard.split not in complete.splits:
                 return False
@@ -176,7 +176,7 @@ class CodeMaker:
         _write_bytes(self._folder / (shard.file + RECORD), _as_json(record))
 
     def _images(self, shard: Shard) -> Iterator[Tensor]:
-        """Batches of a shard's images, read ahead where they have to be read."""
+        """Yield batches of a shard's images, read ahead where they are not in memory."""
         split, size = self._data.split(shard.split), self._recipe.batch_size
         starts = range(shard.start, shard.stop, size)
 
@@ -197,7 +197,7 @@ class CodeMaker:
                 yield read(start)["image"]
 
     def _finish(self, splits: Sequence[SplitName]) -> CodeFolder:
-        """Bring the table up to date, and remove what only the making needed."""
+        """Update the table, and remove the files that only the computation needed."""
         while True:
             with try_lock(self._folder / _LOCK) as taken:
                 if taken is not False:
@@ -224,7 +224,7 @@ class CodeMaker:
         return complete
 
     def _entry(self, name: SplitName, standing: dict[str, Any] | None) -> dict[str, Any]:
-        """A split's part of the table; shards without a record are as the standing table has them."""
+        """Build a split's part of the table; shards without a record are as the existing table has them."""
         known = {} if standing is None else {shard["file"]: shard["sha256"] for shard in standing["shards"]}
         shards = []
         for shard in self._shards(name):
@@ -236,7 +236,7 @@ class CodeMaker:
         return {"flip": self._flips(name), "shards": shards, **self._write_known(name, self._data.split(name))}
 
     def _write_known(self, name: str, split: Split) -> dict[str, Any]:
-        """Write what is known of each image."""
+        """Write labels, captions and indices of the images."""
         entries = {}
         for part, values in (("index", split.index), ("labels", split.labels)):
             if values is not None:
@@ -277,7 +277,7 @@ class CodeMaker:
         }
 
     def _reopen(self, complete: CodeFolder) -> None:
-        """Take a finished folder back to where its shards stand and its table is still to be written."""
+        """Reset a finished folder to the state in which its shards exist and its table is not written yet."""
         for entry in complete.meta["splits"].values():
             for shard in entry["shards"]:
                 record = {"sha256": shard["sha256"], "recipe": asdict(self._recipe)}

@@ -1,7 +1,7 @@
-"""Files that are made once by any number of processes that know nothing of each other.
+"""Files that any number of independent processes produce together, each file once.
 
-Each process begins with its own share, then helps with what is left, so what a killed one was at is all that is lost. A file
-has to be the same whoever makes it, and is written whole or not at all. Locks only spare work: where a file system has none,
+Each process begins with its own share, then works on what is left, so a killed process loses only the file it was at. A file
+must not depend on the process that makes it, and is written whole or not at all. Locks only avoid double work: where a file system has none,
 some files are made twice.
 """
 
@@ -37,7 +37,7 @@ class Shard:
 
 
 def cut(split: SplitName, num: int, size: int, suffix: str) -> list[Shard]:
-    """Shards of `size` images, the last one of what is left: train-00000.npy, train-00001.npy, ..."""
+    """Divide `num` images into shards of `size`, the last one with the rest: train-00000.npy, train-00001.npy, ..."""
     return [
         Shard(f"{split}-{i:05d}{suffix}", split, i * size, min(num, (i + 1) * size)) for i in range(-(-num // size))
     ]
@@ -53,14 +53,14 @@ def make_missing(
     rank: int = 0,
     world_size: int = 1,
 ) -> None:
-    """Make the files that are missing; returns when all are there, whoever made them.
+    """Produce the files that are missing; returns when all are there, whichever process wrote them.
 
     Args:
         folder: Where they go; made where missing.
         shards: All of them.
-        stands: Whether one is there.
+        stands: Checks whether one is there.
         write: Writes one, atomically.
-        report: Told of each.
+        report: Counts each file.
         rank: Which share to begin with.
         world_size: Number of shares.
 
@@ -73,7 +73,7 @@ def make_missing(
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another folder") from None
     mine = shards[rank::world_size]
     others = set(shards).difference(mine)
-    # From the far end of the others' shares: they are at the near one.
+    # Backwards through the others' shares, since the others begin at the front.
     pending = [*mine, *(shard for shard in reversed(shards) if shard in others)]
     while pending:
         left, progressed = [], False
@@ -85,7 +85,7 @@ def make_missing(
                 if taken is False:
                     left.append(shard)
                     continue
-                already = stands(shard)  # it may have been made since
+                already = stands(shard)  # another process may have made it meanwhile
                 if not already:
                     if taken:
                         for leftover in folder.glob(f".tmp-{shard.file}*"):
@@ -99,12 +99,12 @@ def make_missing(
 
 
 def lock_of(folder: Path, shard: Shard) -> Path:
-    """The lock of a file while it is made."""
+    """Name the lock of a file that is being written."""
     return folder / f".{shard.file}.lock"
 
 
 class Report:
-    """How far it is: a bar in a terminal, else a line now and then.
+    """Reports progress: a bar in a terminal, else a line now and then.
 
     Args:
         what: What is done to the images.
@@ -132,7 +132,7 @@ class Report:
         self._bar.stop()
 
     def advance(self, num_images: int, *, made: bool) -> None:
-        """Count a file that stands, made here or not."""
+        """Count a finished file, whether made here or not."""
         self._done += num_images
         self.made += num_images * made
         self._bar.advance(self._task, num_images)
