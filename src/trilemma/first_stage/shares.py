@@ -1,8 +1,8 @@
 """Files that any number of independent processes produce together, each file once.
 
-Each process begins with its own share, then works on what is left, so a killed process loses only the file it was at. A file
-must not depend on the process that makes it, and is written whole or not at all. Locks only avoid double work: where a file system has none,
-some files are made twice.
+Each process begins with its own share, then works on what is left, so a killed process loses one file only. A file
+must not depend on the process that makes it, and is written whole or not at all. Locks only avoid
+double work: where a file system has none, some files are made twice.
 """
 
 from __future__ import annotations
