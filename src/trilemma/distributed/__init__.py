@@ -1,1 +1,1 @@
-"""Several processes: who they are, how they share a model and a batch, and how a signal reaches all of them."""
+"""Several processes: their ranks, how they share a model and a batch, and how a signal reaches all of them."""

@@ -1,4 +1,4 @@
-"""Channels between the processes of a job, over which anything can be sent."""
+"""Point-to-point channels between the processes of a job, for anything that can be pickled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch.distributed.distributed_c10d import PrefixStore
 from trilemma.distributed.job import Job
 from trilemma.errors import TrainingError
 
-_PATIENCE = timedelta(days=7)  # one may compute for as long, and the others wait
+_PATIENCE = timedelta(days=7)  # the others may wait this long while one computes
 
 
 class Channels:
-    """Connects every process of a job with the first one.
+    """Connects every process of a job with rank 0.
 
     It is not torch's default group: libraries take part in that by themselves, and then wait for processes that do something else.
 
@@ -34,14 +34,14 @@ class Channels:
         self._group: Any = dist.ProcessGroupGloo(store, job.rank, job.world_size, _PATIENCE)
 
     def send(self, what: Any, rank: int) -> None:
-        """Send something that can be pickled; raises as `receive` does."""
+        """Send an object that can be pickled; raises as `receive` does."""
         content = torch.frombuffer(bytearray(pickle.dumps(what)), dtype=torch.uint8)
         size = torch.tensor([len(content)])
         self._pass(lambda: self._group.send([size], rank, 0))
         self._pass(lambda: self._group.send([content], rank, 0))
 
     def receive(self, rank: int) -> Any:
-        """Wait for what another process sends.
+        """Receive an object from another process.
 
         Raises:
             TrainingError: In the first process, if the other is gone.
@@ -61,5 +61,5 @@ class Channels:
                 raise SystemExit(1) from None
             reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")[
                 0
-            ]  # without gloo's own place and advice
+            ]  # without gloo's source location and advice
             raise TrainingError(f"another process of this job is gone; it may have said why ({reason})") from None

@@ -1,4 +1,4 @@
-"""How many processes a run has, on how many nodes: as the command says, or as whoever started the processes has decided."""
+"""Number of processes and nodes of a run: from the command line, or from SLURM or torchrun."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trilemma.errors import UserError
 
 @dataclass(frozen=True)
 class ProcessCount:
-    """Processes of a run.
+    """The number of processes of a run, by node.
 
     Attributes:
         devices: Processes a node, one a device, or the devices of the one node by number.
@@ -37,7 +37,7 @@ class ProcessCount:
 
 
 def process_count(node: Mapping[str, Any]) -> ProcessCount:
-    """The processes that a trainer is to have.
+    """Determine the number of processes of a trainer.
 
     `devices: auto` means what started the processes has given: SLURM's tasks a node, torchrun's processes a node. Where nothing
     has, it is one device, or with a strategy for several (`trainer=ddp`) every GPU of this machine.
@@ -77,12 +77,12 @@ def process_count(node: Mapping[str, Any]) -> ProcessCount:
 
 
 def is_multi_process(cfg: DictConfig) -> bool:
-    """Whether the trainer will run, or runs already, in several processes."""
+    """Check whether the trainer will run, or runs already, in several processes."""
     return process_count(plain(cfg, "trainer")).num_processes > 1
 
 
 def has_strategy(node: Mapping[str, Any]) -> bool:
-    """Whether the trainer's node names a strategy, rather than leaving it to the number of processes."""
+    """Check whether the trainer's node names a strategy, rather than leaving it to the number of processes."""
     return bool(node.get("strategy", "auto") != "auto")
 
 
@@ -97,7 +97,7 @@ def _devices(value: Any) -> int | list[int] | None:
 
 
 def _given() -> ProcessCount | None:
-    """What SLURM or torchrun has started."""
+    """Read what SLURM or torchrun has started."""
     if TorchElasticEnvironment.detect():
         devices, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
         return ProcessCount(devices, max(1, world // devices), "torchrun")
@@ -106,7 +106,7 @@ def _given() -> ProcessCount | None:
     tasks, nodes = (int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "SLURM_NNODES"))
     per_node = os.environ.get("SLURM_NTASKS_PER_NODE")
     if per_node is None:
-        if tasks > 1:  # which nodes have how many is then SLURM's choice, and they must be equal
+        if tasks > 1:  # SLURM may then distribute tasks unequally over nodes
             raise UserError(
                 f"SLURM was given --ntasks={tasks} without --ntasks-per-node: give --nodes={nodes} and "
                 f"--ntasks-per-node={max(1, tasks // nodes)}"

@@ -1,4 +1,4 @@
-"""Gather what the processes of a job have each seen."""
+"""Gather tensors from all processes of a job."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The job that this process belongs to: who it is in it, and what the first process decides for all.
+"""The job that this process belongs to: its rank in it, and decisions that rank 0 broadcasts to all.
 
-What can be known from the environment alone needs no torch: entry points ask before they import it.
+What the environment tells needs no torch: entry points read it before they import torch.
 """
 
 from __future__ import annotations
@@ -23,17 +23,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_DECISIONS = "TRILEMMA_DECISIONS"  # how they reach the processes that Lightning starts on this machine
-_LOOKS = (0.01, 0.5)  # seconds between two looks for a decision, at first and at last
+_DECISIONS = "TRILEMMA_DECISIONS"  # variable that passes decisions to processes that Lightning starts on this machine
+_POLL_SECONDS = (0.01, 0.5)  # seconds between two polls for a decision, at first and at most
 _PORT_IN_USE = 60.0  # seconds that the first process waits for its port
-_FAREWELL = (
-    10.0  # seconds that a process which ends waits for the first one's answer, or the first one for it to be heard
-)
+_FAREWELL = 10.0  # seconds that an ending process waits for rank 0's answer, or rank 0 for its answer to be read
 
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """Where this process stands in its job, from its environment.
+    """The rank of this process in its job, read from its environment.
 
     Attributes:
         rank: Its number, 0 for the first.
@@ -49,7 +47,7 @@ class ProcessRank:
 
 
 def place() -> ProcessRank:
-    """The place of this process: srun's, torchrun's, Lightning's own or none.
+    """Read the rank of this process as set by srun, torchrun or Lightning; rank 0 of 1 without them.
 
     Raises:
         UserError: If SLURM gave several tasks and srun did not start them.
@@ -58,7 +56,7 @@ def place() -> ProcessRank:
     if "TORCHELASTIC_RUN_ID" in environment:
         rank, world, local = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         return ProcessRank(rank, world, local, "torchrun")
-    # Lightning's own rule: a shell of salloc or srun --pty is no job.
+    # As in Lightning: an interactive shell (salloc, srun --pty) is not a job.
     if "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         if "SLURM_STEP_NUM_TASKS" not in environment and int(environment["SLURM_NTASKS"]) > 1:
             raise UserError(
@@ -74,7 +72,7 @@ def place() -> ProcessRank:
 
 
 def slurm_id() -> str | None:
-    """Number of the SLURM job that this process runs in, with its array index (`17_3`), if there is one."""
+    """Read the number of this process's SLURM job, with its array index (`17_3`), if there is one."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
@@ -82,7 +80,7 @@ def slurm_id() -> str | None:
 
 @cache
 def new_run_id() -> str:
-    """The id of a run that was given none, the same in all processes of a job.
+    """Create the id of a run that was given none, the same in all processes of a job.
 
     That of the job step which srun started, `slurm-17` or `slurm-17.1`, which a requeue keeps; else the time.
     """
@@ -94,7 +92,7 @@ def new_run_id() -> str:
 
 
 def how_to_go_on(run_id: str) -> str:
-    """What the user does to go on with a run."""
+    """Tell the user how to continue a run."""
     if run_id == new_run_id() and not _is_step():
         return f"the same command with run.id={run_id} goes on"
     return "the same command goes on"
@@ -106,7 +104,7 @@ def _is_step() -> bool:
 
 @dataclass
 class Job:
-    """Processes that do one thing together.
+    """Processes that run one program together.
 
     Attributes:
         rank: This process's number, 0 for the first.
@@ -114,7 +112,7 @@ class Job:
         local_rank: This process's number on its node.
         slurm_id: Number of the SLURM job, with its array index (`17_3`), if there is one.
         restarts: How often SLURM has requeued it.
-        store: What the processes can leave for each other; None where there is one process, or Lightning started this one.
+        store: Key-value store shared by the processes; None where there is one process, or Lightning started this one.
     """
 
     rank: int = 0
@@ -126,22 +124,22 @@ class Job:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process is rank 0, which writes and prints for all."""
         return self.rank == 0
 
     def broadcast(self, name: str, make: Callable[[], T]) -> T:
-        """What the first process makes of a question; the others wait for it, and end with it if it fails or is asked to stop.
+        """Broadcast from rank 0 what `make` returns; the others wait, and exit with rank 0 if it fails or is asked to stop.
 
         Args:
-            name: Of the question; each is asked once, and by every process.
-            make: Called in the first process only. What it returns can be written as JSON.
+            name: Name of the decision; each is made once, and every process asks for it.
+            make: Called in rank 0 only. What it returns can be written as JSON.
 
         Raises:
             UserError: That of `make`, in the first process. The others end silently with the same status.
             Stopped: In the first process, if it was asked to stop before.
         """
         if not self.is_first:
-            value: T = self._heed(self._answer(name))
+            value: T = self._value_or_exit(self._answer(name))
             return value
         try:
             signals.check()
@@ -154,10 +152,10 @@ class Job:
         return made
 
     def rank_zero_first(self, name: str, make: Callable[[], T]) -> T:
-        """Let every process make a thing of its own: the first one, then one on each other node, then the rest.
+        """Run `make` in every process: rank 0 first, then one process on each other node, then the rest.
 
-        So what is downloaded, decoded or computed for it is done once, or once a node where nodes do not share the place. And
-        what the first process refuses, it refuses for all, as in `broadcast`.
+        So a download, decoding or computation is done once, or once a node where nodes do not share the folder. An error
+        in rank 0 ends all processes, as in `broadcast`.
         """
         made: list[T] = []
         here = f"{name} on {socket.gethostname()}"
@@ -165,7 +163,7 @@ class Job:
         if self.store is None:
             return made[0] if made else make()
         if self.rank > 0 and self.local_rank > 0:
-            self._heed(self._answer(here))
+            self._value_or_exit(self._answer(here))
             return make()
         try:
             thing = made[0] if made else make()
@@ -176,7 +174,7 @@ class Job:
         return thing
 
     def join(self) -> None:
-        """Form a process group on the CPU, for work that needs no strategy of Lightning's; once."""
+        """Form a process group on the CPU, once, for work that needs no Lightning strategy."""
         import torch.distributed as dist
         from torch.distributed.distributed_c10d import PrefixStore
 
@@ -188,7 +186,7 @@ class Job:
             )
 
     def leave(self) -> None:
-        """Wait for all and dissolve the group."""
+        """Wait for all processes and destroy the group."""
         import torch.distributed as dist
 
         if self.world_size > 1 and dist.is_initialized():
@@ -199,7 +197,7 @@ class Job:
         text = json.dumps(answer)
         if self.store is not None:
             self.store.set(f"trilemma/{name}", text)
-        elif self.world_size == 1:  # others may be started later, and inherit it
+        elif self.world_size == 1:  # processes started later inherit the environment
             os.environ[_DECISIONS] = json.dumps({**json.loads(os.environ.get(_DECISIONS, "{}")), name: text})
 
     def _answer(self, name: str) -> dict[str, Any]:
@@ -208,25 +206,25 @@ class Job:
             return answer
         import torch.distributed as dist
 
-        pause, longest = _LOOKS
+        pause, longest = _POLL_SECONDS
         end: float | None = None
         try:
-            # Without end, for the first process may train a first stage. And not by waiting in the store, where no signal is heard.
+            # Without a timeout: rank 0 may train a first stage. Polled: a blocking wait in the store would delay signals.
             while not self.store.check([f"trilemma/{name}"]):
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
-                if status := signals.asked():  # the first process was most often asked too, and answers with that
+                if status := signals.asked():  # rank 0 usually got the signal too, and answers with its status
                     end = end or time.monotonic() + _FAREWELL
                     if time.monotonic() > end:
                         raise SystemExit(status)
             answer = json.loads(self.store.get(f"trilemma/{name}"))
             if "status" in answer:
                 self.store.add(f"trilemma/{name} heard", 1)
-        except dist.DistError:  # the first process is gone, and has said why
+        except dist.DistError:  # rank 0 has ended and printed why
             raise SystemExit(FAILED) from None
         return answer
 
-    def _heed(self, answer: dict[str, Any]) -> Any:
+    def _value_or_exit(self, answer: dict[str, Any]) -> Any:
         if "status" in answer:
             raise SystemExit(answer["status"])
         return answer["value"]
@@ -236,12 +234,12 @@ class Job:
         while self.store is not None and time.monotonic() < end:
             if self.store.add(f"trilemma/{name} heard", 0) >= self.world_size - 1:
                 return
-            time.sleep(_LOOKS[0])
+            time.sleep(_POLL_SECONDS[0])
 
 
 @cache
 def this_job() -> Job:
-    """The job of this process.
+    """Build the job of this process.
 
     Raises:
         UserError: If SLURM gave several tasks and srun did not start them.
@@ -257,14 +255,14 @@ def this_job() -> Job:
         from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
         step = 31 * int(os.environ["SLURM_JOB_ID"]) + int(os.environ.get("SLURM_STEP_ID", "0"))
-        port = 25000 + step % 7000  # below those that systems hand out
+        port = 25000 + step % 7000  # below the range of ephemeral ports
         store = _store(SLURMEnvironment().main_address, port, hosts=where.rank == 0)
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     return Job(where.rank, where.world_size, where.local_rank, slurm_id(), restarts, store)
 
 
 def status_of(error: BaseException) -> int:
-    """The exit status that an error ends a program with."""
+    """Find the exit status that an error ends a program with."""
     if isinstance(error, Stopped):
         return error.status
     if isinstance(error, KeyboardInterrupt):
@@ -284,7 +282,7 @@ def _store(host: str, port: int, *, hosts: bool) -> Store:
             return TCPStore(host, port, is_master=hosts, wait_for_workers=False, timeout=timedelta(minutes=5))
         except (dist.DistError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-        if hosts and time.monotonic() < end:  # by this job itself, killed and requeued, that has not quite ended
+        if hosts and time.monotonic() < end:  # the port is still held by this job's killed predecessor
             time.sleep(1)
             continue
         raise TrainingError(

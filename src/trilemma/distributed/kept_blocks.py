@@ -1,4 +1,4 @@
-"""Blocks of images that were drawn before a program was stopped: where drawing takes hours, they are not drawn again."""
+"""Blocks of images saved when drawing is stopped, so that hours of drawing are not repeated."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from trilemma.atomic import atomic_write
 
-_PERIOD = 60.0  # seconds of work that a process that is killed may lose; what took less is not kept
+_PERIOD = 60.0  # seconds of work that a killed process may lose; shorter work is not kept
 
 
 class KeptBlocks:
-    """Writes the blocks that a process draws into a folder, now and then, and what is left when it is stopped.
+    """Saves the blocks that a process draws into a folder, every minute, and the rest when it is stopped.
 
     Args:
-        folder: Where they are kept; its name says all that they depend on. None keeps nothing.
+        folder: Where blocks are kept; its name holds a hash of all they depend on. None keeps nothing.
         period: Seconds between two files.
     """
 
@@ -39,7 +39,7 @@ class KeptBlocks:
             self._write()
 
     def add(self, indices: range, block: Any) -> None:
-        """A block that is finished."""
+        """Add a finished block."""
         if self._folder is not None:
             self._left[_name(indices)] = block
             if time.monotonic() - self._begun > self._period:
@@ -56,18 +56,18 @@ class KeptBlocks:
 
 
 def read_kept(folder: Path, blocks: list[range]) -> dict[range, Tensor]:
-    """Those of the blocks that lie in a folder; a file that is damaged is passed over."""
+    """Load those of the blocks that lie in a folder; a damaged file is skipped."""
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.pt")):
         try:
             found |= torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # torch raises what its reader meets: OSError, RuntimeError, UnpicklingError, ...
+        except Exception:  # torch raises many types for damaged files: OSError, RuntimeError, UnpicklingError, ...
             print(f"warning: {path} is damaged; its images are drawn again")
     return {indices: found[_name(indices)] for indices in blocks if _name(indices) in found}
 
 
 def discard(folder: Path) -> None:
-    """Remove what was kept: it is part of something that is written."""
+    """Remove the saved blocks once their content is part of a finished file."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

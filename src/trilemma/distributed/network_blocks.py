@@ -1,4 +1,4 @@
-"""What is done to the blocks of a model's networks: recomputing their activations, compiling them.
+"""Activation checkpointing and compilation of a model's networks, block by block.
 
 Both change how a module's `forward` runs and nothing else: names and values of weights, and with them every checkpoint, are the same.
 """
@@ -17,7 +17,7 @@ from trilemma.networks.block_structure import HasBlocks
 
 
 def trained_networks(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules that declare blocks and have a weight to train."""
+    """Find the outermost modules that declare blocks and have a weight to train."""
     found: list[nn.Module] = []
     for module in model.modules():
         inside = any(module is part for network in found for part in network.modules())
@@ -27,13 +27,13 @@ def trained_networks(model: nn.Module) -> list[nn.Module]:
 
 
 def inner_blocks(network: nn.Module) -> list[nn.Module]:
-    """A network's blocks, without itself."""
+    """List a network's blocks, without the network itself."""
     assert isinstance(network, HasBlocks)
     return [block for block in network.layer_blocks() if block is not network]
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Keep of every block its inputs only, and compute the rest a second time when the gradient asks for it.
+    """Checkpoint activations: keep each block's inputs only, and recompute the rest in the backward pass.
 
     Memory for activations shrinks to about one block's and the inputs of all; a step costs one more forward pass. What a block
     draws (dropout) is drawn again from the same states, so gradients are equal bit for bit.
@@ -53,7 +53,7 @@ def recompute_activations(model: nn.Module) -> None:
 
 
 def compile_networks(model: nn.Module, *, sharded: bool = False) -> None:
-    """Compile the blocks of each network, or where they are not alike the network as one.
+    """Compile the blocks of each network, or the whole network where its blocks differ.
 
     Units that are alike share one compiled function, which is there in a fraction of the time that the network would take. A
     discriminator declares no blocks and is not compiled: its penalty differentiates twice.

@@ -1,8 +1,8 @@
-"""The processes of a job that draws or measures: the first one runs the program, the others compute their share.
+"""The processes of a job that draws or measures: rank 0 runs the program, the others compute their share.
 
-All that is decided, written and said happens in the first process. What takes long is cut into blocks, which are dealt to
-all in turn, and the first process puts the answers together in their order. A block is what one process alone would
-compute in one go, so the answer does not depend on how many there are.
+Rank 0 alone decides, writes and prints. Long work is divided into blocks, which are assigned to the ranks in turn, and rank
+0 collects the results in order. The blocks are those of a single process, so results do not depend on the number of
+processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FIRST = 0
 
 @dataclass(frozen=True)
 class _Prepare:
-    """A request: make what later requests work on."""
+    """A request: build the state that later requests work on."""
 
     make: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -39,7 +39,7 @@ class _Prepare:
 
 @dataclass(frozen=True)
 class _Map:
-    """A request: work on those of the blocks that fall to you."""
+    """A request: compute the blocks that are this rank's."""
 
     work: Callable[..., Any]
     blocks: list[range]
@@ -57,12 +57,12 @@ class _End:
 
 @dataclass(frozen=True)
 class _RankResult:
-    """What became of a request in one process.
+    """The result of a request in one process.
 
     Attributes:
-        error: What it raised, None where all went well.
-        status: That it would have ended with.
-        accelerator: Which one it works on.
+        error: Message of what it raised; None on success.
+        status: Exit status of that error.
+        accelerator: Node and identity of the accelerator it works on.
     """
 
     error: str | None = None
@@ -71,10 +71,10 @@ class _RankResult:
 
 
 class Ranks:
-    """The processes of a job; one process alone is a ranks too.
+    """The processes of a job; also a job of one process.
 
     Args:
-        job: Which one. Where it has several processes, all of them make their ranks at once.
+        job: The job. Where it has several processes, all of them build their `Ranks` at once.
     """
 
     def __init__(self, job: Job) -> None:
@@ -88,12 +88,12 @@ class Ranks:
         return self.job.world_size
 
     def prepare(self, state: T, make: Callable[..., T], *arguments: Any) -> None:
-        """Let every process hold what `map` works on.
+        """Build the state that `map` works on in every process.
 
         Args:
-            state: That of the first process.
-            make: Makes it in the others; a function of a module.
-            arguments: Its own; they are sent.
+            state: The state of rank 0.
+            make: Builds the state in the others; a module-level function.
+            arguments: Arguments of `make`; they are sent.
 
         Raises:
             UserError: If another process cannot make it, or two of them work on one accelerator.
@@ -123,7 +123,7 @@ class Ranks:
 
         Args:
             work: (state, indices of a block's images, its rows or None, *arguments) -> anything on the CPU that can be
-                pickled; a function of a module.
+                pickled; a module-level function.
             num: Number of images.
             arguments: The same for all blocks.
             block: Images in a block; the last one may have fewer.
@@ -154,7 +154,7 @@ class Ranks:
         return [answers[indices] for indices in blocks]
 
     def worker_loop(self) -> int:
-        """In a process that is not the first: do what is asked until the end.
+        """Serve the requests of rank 0 until the end, in any other process.
 
         Returns:
             The status to exit with.
@@ -169,14 +169,14 @@ class Ranks:
                 self._work_on(request)
 
     def end(self, status: int) -> None:
-        """In the first process: send the others home."""
+        """End the worker loops of the others, in rank 0."""
         with signals.waiting(*signals.ALL):
             for rank in range(1, self.size):
-                with suppress(TrainingError):  # a process that is gone has ended by itself
+                with suppress(TrainingError):  # a process that has already ended
                     self._send(_End(status), rank)
 
     def _map_on_all(self, request: _Map, rows: Tensor | None, title: str | None) -> list[Any]:
-        """The first process's part in a request, and what all made of it."""
+        """Compute rank 0's blocks of a request and collect those of all ranks."""
         ranks = [number % self.size for number in range(len(request.blocks))]
         if rows is not None:
             for rank, indices in zip(ranks, request.blocks, strict=True):
@@ -186,16 +186,16 @@ class Ranks:
         try:
             own = self._answers(request, mine, (_part(rows, indices) for indices in mine), title)
         except BaseException as error:
-            self._exchange(_result_of(error))  # the others are through with it, too, when they hear the next request
+            self._exchange(_result_of(error))  # so that the others finish the request too
             raise
         self._settle(_RankResult())
         waiting = iter(own)
         return [self._receive(rank) if rank else next(waiting) for rank in ranks]
 
     def _work_on(self, request: _Map) -> None:
-        """Another process's part."""
+        """Compute this rank's blocks of a request and send them to rank 0."""
         mine = request.blocks[self.job.rank :: self.size]
-        parts = [self._receive(_FIRST) if request.has_rows else None for _ in mine]  # all of them, before one may fail
+        parts = [self._receive(_FIRST) if request.has_rows else None for _ in mine]  # all before any can fail
         try:
             answers = self._answers(request, mine, parts, None)
         except (Exception, Stopped) as error:
@@ -228,7 +228,7 @@ class Ranks:
         return answers
 
     def _settle(self, own: _RankResult) -> list[_RankResult]:
-        """How it went in all processes; raises the error of one that failed."""
+        """Exchange the results of all processes; raises the error of one that failed."""
         outcomes = self._exchange(own)
         for rank, outcome in enumerate(outcomes):
             if outcome.error is not None:
@@ -241,7 +241,7 @@ class Ranks:
         return outcomes
 
     def _report(self, outcome: _RankResult) -> bool:
-        """Say how it went here, and hear whether it went well everywhere."""
+        """Send this process's result to rank 0, and receive whether all succeeded."""
         self._send(outcome, _FIRST)
         return bool(self._receive(_FIRST))
 
@@ -259,22 +259,22 @@ class Ranks:
 
 
 def run_on_ranks(run: Callable[[Ranks], None], device: str) -> None:
-    """Run a program in the first process of a job, with the others at its service; all end with the same status.
+    """Run a program in rank 0 of a job, with worker loops in the others; all end with the same status.
 
     Args:
         run: The program.
         device: What it computes on: of "cuda", every process takes its own.
 
     Raises:
-        SystemExit: In the others, if the first one did not come to its end.
+        SystemExit: In the others, if rank 0 failed or was stopped.
     """
     job = this_job()
     if job.world_size == 1:
         run(Ranks(job))
         return
-    job.broadcast("ranks", lambda: None)  # where the first process ends before, the others do
+    job.broadcast("ranks", lambda: None)  # if rank 0 ends before this, so do the others
     if device == "cuda" and (num := torch.cuda.device_count()):
-        torch.cuda.set_device(job.local_rank % num)  # where SLURM shows each process its own only, there is one
+        torch.cuda.set_device(job.local_rank % num)  # a modulo, because SLURM may show each process only its own GPU
     if not job.is_first:
         with signals.waiting(*signals.ALL):
             status = Ranks(job).worker_loop()
@@ -296,25 +296,25 @@ def run_on_ranks(run: Callable[[Ranks], None], device: str) -> None:
 
 
 def raise_if_stopped(*_: object) -> None:
-    """Stop here if that was asked for; what is finished is kept."""
+    """Raise if a signal asked to stop; finished blocks are kept."""
     if status := signals.asked():
         raise Stopped(status, f"stopped by {signals.name()}; what is finished is kept, and the same command goes on")
 
 
 def _part(rows: Tensor | None, indices: range) -> Tensor | None:
-    """The rows of a block; a copy, for a view would travel with all that it is a view of."""
+    """Copy the rows of a block: a view would be sent with all the rows."""
     return None if rows is None else rows[indices.start : indices.stop].clone()
 
 
 def _accelerator() -> tuple[str, str] | None:
-    """Node and identity of the accelerator that this process has touched."""
+    """Identify the accelerator that this process has used, with its node."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return None
     return socket.gethostname(), str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
 
 
 def _result_of(error: BaseException) -> _RankResult:
-    """What the first process hears of an error; a crash leaves its traceback where it happened."""
+    """Convert an error to the result sent to rank 0; a crash prints its traceback where it happened."""
     if isinstance(error, (Stopped, UserError, TrainingError)):
         return _RankResult(str(error), status_of(error))
     if isinstance(error, Exception):
@@ -323,7 +323,7 @@ def _result_of(error: BaseException) -> _RankResult:
 
 
 def _error_of(outcome: _RankResult, where: str) -> BaseException:
-    """The error that stands for another process's."""
+    """Rebuild another process's error."""
     line = f"{where}{outcome.error}"
     if outcome.status == status_of(UserError()):
         return UserError(line)

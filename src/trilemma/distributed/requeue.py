@@ -1,4 +1,4 @@
-"""Asking SLURM to start a preempted job again."""
+"""Requeue a preempted SLURM job."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import subprocess
 
 from trilemma.distributed.job import slurm_id
 
-BY_WHOM = "TRILEMMA_REQUEUE"  # "script": who started this process sees to it when that ends with status 75
+BY_WHOM = "TRILEMMA_REQUEUE"  # "script": the script that started this process requeues the job on exit status 75
 _SECONDS = 60.0
 _NOT_RUNNING = ("PENDING", "CANCELLED", "PREEMPTED", "REQUEUED", "SPECIAL_EXIT")
 
 
 def requeue() -> str | None:
-    """Ask SLURM to run this job again; it ends at once. To be called by one process of a job, when everything is written.
+    """Ask SLURM to requeue this job, which ends it at once. Called by one process of a job, when everything is written.
 
     A job that is being cancelled, or that SLURM requeues by itself, is left alone.
 
     Returns:
-        What the user is to know, or None: not in a SLURM job, or another one's business.
+        A message for the user; None outside a SLURM job, or where something else requeues it.
     """
     job = slurm_id()
     if job is None or os.environ.get(BY_WHOM) == "script":
         return None
     try:
         shown = _scontrol("show", "job", "--oneliner", job)
-    except FileNotFoundError:  # in a container
+    except FileNotFoundError:  # in a container without SLURM's commands
         return f"SLURM job {job} is not requeued (no scontrol here): submit it again"
     except subprocess.TimeoutExpired:
         return f"SLURM job {job} is not requeued (SLURM does not answer): submit it again"
@@ -34,7 +34,7 @@ def requeue() -> str | None:
     ended_otherwise = state.get("JobState") == "COMPLETING" and state.get("Reason") != "TimeLimit"
     if state.get("JobState") in _NOT_RUNNING or ended_otherwise:
         return None
-    print(f"SLURM job {job} is requeued", flush=True)  # before it is, and this process with it is killed
+    print(f"SLURM job {job} is requeued", flush=True)  # printed before, because requeueing kills this process
     asked = _scontrol("requeue", job)
     if asked.returncode:
         reason = " ".join((asked.stderr or asked.stdout).split())

@@ -1,4 +1,4 @@
-"""A model's weights, each process holding a part of each: FSDP2, block by block.
+"""Sharding of a model's weights over processes: FSDP2, block by block.
 
 Sharded weights are `DTensor`s; what is computed from them elementwise (gradients, optimiser states, averages) is sharded alike.
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def shard(model: nn.Module, mesh: DeviceMesh, *, block_dtype: torch.dtype | None = None) -> None:
-    """Leave this process its part of every trainable weight.
+    """Shard every trainable weight: each process keeps its part.
 
     A block's weights are gathered before it runs, forward and backward, and dropped after it; so are those of a network outside its
     blocks, and those of every other module (the embedding of a condition), which makes a block of its own. Frozen weights stay whole.
@@ -40,7 +40,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, block_dtype: torch.dtype | None
         return
     policy = MixedPrecisionPolicy()
     if block_dtype is not None:
-        # Inputs keep their type: a time in bfloat16 would move by whole steps.
+        # Inputs keep their type: bfloat16 would round a time by more than a step.
         policy = MixedPrecisionPolicy(block_dtype, torch.float32, cast_forward_inputs=False)
     for network in trained_networks(model):
         for block in inner_blocks(network):
@@ -57,19 +57,19 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, block_dtype: torch.dtype | None
 def _shard_one(module: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
     for p in module.parameters():
         if not isinstance(p, DTensor):
-            # Weights with channels last cannot be cut; a convolution lays them out as its input is.
+            # FSDP cannot shard channels-last weights; a convolution follows the layout of its input anyway.
             p.data = p.data.contiguous()
-    # Never left whole after a forward pass: averages stand in for weights between two of them.
+    # Reshard after each forward pass: EMA weights are swapped in between two of them.
     fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether calling the model takes all processes, each of which holds a part of it."""
+    """Check whether the model's weights are sharded, so that a forward pass takes all processes."""
     return any(isinstance(p, DTensor) for p in model.parameters())
 
 
 def gathered(tree: T) -> T:
-    """Nested containers with every sharded tensor whole, on the CPU, in the first process, and empty in the others.
+    """Gather nested containers: sharded tensors whole on the CPU of rank 0, and empty in the others.
 
     All processes call it at once, on equal containers. What is not sharded is left as it is.
     """
@@ -85,7 +85,7 @@ def gathered(tree: T) -> T:
 
 
 def sharded_like(whole: Tensor, example: Tensor) -> Tensor:
-    """This process's part of a tensor that all processes have whole, cut as `example` is; the tensor itself where that is not cut."""
+    """Shard a tensor that all processes hold whole as `example` is sharded; return it unchanged where that is not sharded."""
     if not isinstance(example, DTensor):
         return whole
     placed = whole.detach().to(example.device, example.dtype).contiguous()
@@ -93,5 +93,5 @@ def sharded_like(whole: Tensor, example: Tensor) -> Tensor:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, sharing its memory; all of it where it is not sharded."""
+    """Get this process's part of a tensor, sharing its memory; all of it where it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

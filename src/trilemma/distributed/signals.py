@@ -1,10 +1,10 @@
-"""Signals that ask a program to stop: heeded at once where nothing can be lost, else noted until everything is written.
+"""Signals that ask a program to stop: obeyed at once where nothing can be lost, else noted until everything is written.
 
-SIGUSR1, SIGUSR2 and SIGTERM come from a cluster that wants its machine back (exit status 75: run me again), SIGINT from a
-user at the keyboard (130). A handler does nothing but note the signal, or raise; in the midst of an import it ends the
-program instead. Where ranks have to stop at the same batch, `callbacks.preemption` asks for what was noted.
+SIGUSR1, SIGUSR2 and SIGTERM come from a cluster that preempts the job (exit status 75: to be run again), SIGINT from Ctrl-C
+(130). A handler only notes the signal, or raises; during an import it ends the program instead. Where ranks have to stop at
+the same batch, `callbacks.preemption` reads the noted signals.
 
-It imports nothing that takes time: an entry point listens before it imports torch.
+This module imports quickly: an entry point installs the handlers before it imports torch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ ALL = (*PREEMPTION, signal.SIGINT)
 
 
 @dataclass
-class _Ears:
-    """What is listened to in this process.
+class _Listening:
+    """The signal handling of this process.
 
     Attributes:
-        pid: The process; a fork of it has none.
-        previous: The handlers that were there before.
-        speaks: Whether it is this process that says what is going on.
+        pid: The process that installed the handlers; a fork of it does not handle signals.
+        previous: The handlers before.
+        speaks: Whether this process prints that it stops.
         waiting: Signals that are only noted.
         noted: The first signal of each kind that came, by the status it asks for.
     """
@@ -43,11 +43,11 @@ class _Ears:
     noted: dict[int, int] = field(default_factory=dict)
 
 
-_ears: _Ears | None = None
+_listening: _Listening | None = None
 
 
 def listen(*, wait: bool = False) -> bool:
-    """Take over the signals that ask to stop. From here on, each raises `Stopped` (Ctrl-C: KeyboardInterrupt) where it finds the program.
+    """Install handlers for signals that ask to stop. Each then raises `Stopped` (Ctrl-C: KeyboardInterrupt) wherever the program is.
 
     Args:
         wait: Only note them from the start, and say nothing: for a process that stops when the first one of its job does.
@@ -55,70 +55,72 @@ def listen(*, wait: bool = False) -> bool:
     Returns:
         Whether it was this call that took them over: not twice, and in the main thread only.
     """
-    global _ears
-    if threading.current_thread() is not threading.main_thread() or (_ears is not None and _ears.pid == os.getpid()):
+    global _listening
+    if threading.current_thread() is not threading.main_thread() or (
+        _listening is not None and _listening.pid == os.getpid()
+    ):
         return False
-    _ears = _Ears(os.getpid(), {}, speaks=not wait, waiting=set(ALL) if wait else set())
+    _listening = _Listening(os.getpid(), {}, speaks=not wait, waiting=set(ALL) if wait else set())
     for number in ALL:
-        _ears.previous[number] = signal.signal(number, _on_signal)
+        _listening.previous[number] = signal.signal(number, _on_signal)
     return True
 
 
 def stop_listening() -> None:
-    """Give the signals back."""
-    global _ears
-    if _ears is not None and _ears.pid == os.getpid():
-        for number, handler in _ears.previous.items():
+    """Restore the previous handlers."""
+    global _listening
+    if _listening is not None and _listening.pid == os.getpid():
+        for number, handler in _listening.previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    _ears = None
+    _listening = None
 
 
 @contextmanager
 def waiting(*numbers: int) -> Iterator[None]:
-    """Only note these signals inside the block, which asks `asked` or `check` where it can stop."""
-    if _ears is None:
+    """Only note these signals inside the block, which calls `asked` or `check` where it can stop."""
+    if _listening is None:
         yield
         return
-    before = set(_ears.waiting)
-    _ears.waiting |= set(numbers)
+    before = set(_listening.waiting)
+    _listening.waiting |= set(numbers)
     try:
         yield
     finally:
-        if _ears is not None:
-            _ears.waiting = before
+        if _listening is not None:
+            _listening.waiting = before
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Heed every signal where it finds the program, inside a block that was told to wait: nobody in here asks for what was noted."""
+    """Raise at every signal, inside a block that only notes them, for code that never calls `asked`."""
     check()
-    if _ears is None:
+    if _listening is None:
         yield
         return
-    before, _ears.waiting = _ears.waiting, set()
+    before, _listening.waiting = _listening.waiting, set()
     try:
         yield
     finally:
-        if _ears is not None:
-            _ears.waiting = before
+        if _listening is not None:
+            _listening.waiting = before
 
 
 def asked() -> int:
-    """The exit status that the signals noted so far ask for: 75, 130 (which wins: the user has spoken), or 0 for none."""
-    return max(_ears.noted, default=0) if _ears is not None else 0
+    """Compute the exit status that the noted signals ask for: 130 (Ctrl-C, which wins) or 75; 0 for none."""
+    return max(_listening.noted, default=0) if _listening is not None else 0
 
 
 def name() -> str:
-    """Of the signal that decides: SIGUSR1, say."""
+    """Name the signal that decides, such as SIGUSR1."""
     return (
-        signal.Signals(_ears.noted[asked()]).name
-        if _ears is not None and _ears.noted
+        signal.Signals(_listening.noted[asked()]).name
+        if _listening is not None and _listening.noted
         else "a signal to another process"
     )
 
 
 def check() -> None:
-    """Stop here if that was asked for: nothing is lost.
+    """Raise if a signal asked to stop, before there is anything to lose.
 
     Raises:
         Stopped: With status 75, or 130.
@@ -128,13 +130,13 @@ def check() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    if _ears is None or _ears.pid != os.getpid():
+    if _listening is None or _listening.pid != os.getpid():
         return
     status = INTERRUPTED if number == signal.SIGINT else PREEMPTED
-    again = status in _ears.noted
-    _ears.noted.setdefault(status, number)
-    if number not in _ears.waiting:
-        if _imports(frame):  # an exception leaves half a module behind, or is taken for an absent one
+    again = status in _listening.noted
+    _listening.noted.setdefault(status, number)
+    if number not in _listening.waiting:
+        if _imports(frame):  # an exception would leave a half-imported module, or be taken for a missing one
             os.write(2, f"stopped by {name()}; the same command goes on\n".encode())
             os._exit(status)
         if number == signal.SIGINT:
@@ -142,14 +144,14 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         raise Stopped(status, f"stopped by {name()}; the same command goes on")
     if number == signal.SIGINT and again:
         raise KeyboardInterrupt
-    if _ears.speaks and not again:
+    if _listening.speaks and not again:
         hint = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-        # Not print: the signal may have come in the midst of one.
+        # Not print: the signal may have interrupted one.
         os.write(2, f"\n{signal.Signals(number).name}: stopping as soon as everything is written{hint}.\n".encode())
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether the signal found the program in the midst of an import."""
+    """Check whether the signal interrupted an import."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
@@ -158,10 +160,10 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _in_child() -> None:
-    """A forked child (a loader's worker) leaves it to its parent to act: a cluster signals every process of a job."""
-    global _ears
-    if _ears is not None:
-        _ears = None
+    """Ignore signals in a forked child (a loader's worker): a cluster signals every process, and the parent acts."""
+    global _listening
+    if _listening is not None:
+        _listening = None
         for number in ALL:
             signal.signal(number, signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""How the processes of a run share its work."""
+"""Strategies: how the processes of a run share its work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trilemma.errors import UserError
 
 
 class DDP(DDPStrategy):
-    """Each process has the whole model and a part of every batch; gradients are averaged while they are computed.
+    """Data-parallel training: each process has the whole model and a part of every batch; gradients are averaged in the backward pass.
 
     Buffers are not broadcast: what training notes in them (a codebook's averages, losses by time) is summed over processes where it
     is noted, and what a process counts for itself in a validation must stay its own.
@@ -50,7 +50,7 @@ class DDP(DDPStrategy):
 
 
 class HandAveragedDDP(DDPStrategy):
-    """For families that average gradients by themselves: each process has the whole model, and nothing else is done.
+    """DDP for families that average gradients by themselves: each process has the whole model, without DDP's hooks.
 
     `DDP` trains them too, but keeps buffers for both networks' gradients that are never used.
 
@@ -62,13 +62,13 @@ class HandAveragedDDP(DDPStrategy):
         super().__init__(timeout=timedelta(minutes=timeout_minutes))
 
     def configure_ddp(self) -> None:
-        """Give all processes the first one's weights and buffers."""
+        """Broadcast the weights and buffers of rank 0."""
         assert self.model is not None
         _sync_module_states(self.model)
 
 
 class FullyShard(ModelParallelStrategy):
-    """Each process has a part of every weight, gradient and optimiser state, and a part of every batch (FSDP2).
+    """Fully sharded training (FSDP2): each process has a part of every weight, gradient, optimiser state and batch.
 
     `Family.configure_model` shards. Checkpoints are those of any other strategy: one file with whole tensors, which one process
     can sample from and any number can go on from.
@@ -86,12 +86,12 @@ class FullyShard(ModelParallelStrategy):
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        """No: callbacks are to know their states when fitting starts, and the model is sharded before it is set up."""
+        """False: callbacks need their states when fitting starts, and the model is sharded before its setup."""
         return False
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Yes, as for other strategies."""
+        """True, as for other strategies."""
         return True
 
     def _setup_distributed(self) -> None:
@@ -99,36 +99,34 @@ class FullyShard(ModelParallelStrategy):
         self._data_parallel_size = self.world_size
 
     def setup(self, trainer: Trainer) -> None:
-        """As the strategy does, after which every trainable weight must be sharded."""
+        """Set up as the parent strategy does, and check that every trainable weight is sharded."""
         super().setup(trainer)
         assert self.lightning_module is not None
         whole = [n for n, p in self.lightning_module.named_parameters() if p.requires_grad and local(p) is p]
         if whole:
             raise UserError(f"trainer=fsdp has not sharded {whole[0]}: take trainer=ddp")
 
-    # --- checkpoints ------------------------------------------------------------------------------------------------------
-
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole weights and buffers; all processes call it at once, and the first one gets the weights."""
+        """Gather whole weights and buffers; all processes call it at once, and rank 0 gets the weights."""
         assert self.lightning_module is not None
         return gathered(dict(self.lightning_module.state_dict()))
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Likewise, as the optimiser itself would give it for whole weights."""
+        """Gather an optimiser's state as it is for whole weights; all processes call it at once."""
         bare = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         return gathered(bare.state_dict())
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write one file, from the first process."""
+        """Write one file, from rank 0."""
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read it, in every process."""
+        """Read the checkpoint in every process."""
         return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Take this process's parts of the weights."""
+        """Load this process's parts of the weights."""
         module = self.lightning_module
         assert module is not None
         own = module.state_dict()
@@ -137,7 +135,7 @@ class FullyShard(ModelParallelStrategy):
         module.load_state_dict(parts, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take this process's parts of the optimisers' states."""
+        """Load this process's parts of the optimisers' states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             weights = [p for group in optimizer.param_groups for p in group["params"]]
             numbers = [number for group in state["param_groups"] for number in group["params"]]
@@ -150,5 +148,5 @@ class FullyShard(ModelParallelStrategy):
 
 
 def _part_of(value: Any, weight: Tensor) -> Any:
-    """This process's part of what an optimiser keeps for a weight: moments are cut as it is, a count of steps is not."""
+    """Shard an optimiser's state of a weight: moments are sharded like the weight, a count of steps is not."""
     return sharded_like(value, weight) if isinstance(value, Tensor) and value.shape == weight.shape else value
