@@ -1,4 +1,4 @@
-"""From a composed configuration to built objects: which classes may be named, which keys exist."""
+"""From a composed configuration to built objects: the classes that may be named, and the keys that exist."""
 
 from pathlib import Path
 

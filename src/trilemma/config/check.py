@@ -21,7 +21,7 @@ from trilemma.config.build import RESERVED
 from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.errors import UserError
 
-UNKNOWN = object()  # a value that is written elsewhere, or only known later
+UNKNOWN = object()  # a value that is set elsewhere, or known only later
 
 
 def reject_unknown(keys: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -114,7 +114,7 @@ def _hints(target: Any) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(function)
-    except Exception:  # a third party's annotation that only its type checker understands
+    except Exception:  # a third-party annotation that cannot be evaluated at run time
         return {}
 
 
@@ -128,10 +128,10 @@ def _resolve(cfg: DictConfig, value: Any, path: str) -> Any:
     try:
         OmegaConf.select(cfg, path)
     except InterpolationToMissingValueError:
-        pass  # the missing value is named where it belongs
+        pass  # a missing value is reported at its own key
     except OmegaConfBaseException as error:
         raise UserError(f"{path}={value} cannot be resolved: {str(error).splitlines()[0]}") from None
-    return UNKNOWN  # the value is checked where it is written, and named by that path
+    return UNKNOWN  # an interpolated value is checked at its own key
 
 
 def _check_value(value: Any, hint: Any, path: str) -> None:
@@ -155,7 +155,7 @@ def _name(hint: Any) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits an annotation; annotations that are not about plain values accept anything."""
+    """Check whether a plain value fits an annotation; annotations that are not about plain values accept anything."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, h) for h in get_args(hint))

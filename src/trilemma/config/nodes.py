@@ -1,4 +1,4 @@
-"""Reading a composed configuration."""
+"""Read nodes of a composed configuration."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def plain(cfg: DictConfig, key: str) -> Any:
-    """Give the resolved node `key` as plain containers."""
+    """Convert the resolved node `key` to plain containers."""
     node = OmegaConf.select(cfg, key)
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

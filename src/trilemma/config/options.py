@@ -1,4 +1,4 @@
-"""What can be chosen on the command line for a config group."""
+"""Options of a config group that the command line can choose."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from trilemma.config.targets import COMMAND_LINE, locate
 
 
 def group_targets(group: str) -> dict[str, str]:
-    """Names of a config group's options, each with the class its file names; options that name none are left out."""
+    """Map a config group's options to the classes that their files name; options that name none are left out."""
     return {name: node["_target_"] for name, node in group_nodes(group).items() if "_target_" in node}
 
 
 def options_of(group: str, wanted: Callable[[type[Any]], bool]) -> list[str]:
-    """Names of a config group's options whose class is wanted."""
+    """List a config group's options whose class is wanted."""
     found = []
     for name, target in group_targets(group).items():
         kind = locate(target, COMMAND_LINE, group)

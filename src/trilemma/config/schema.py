@@ -1,4 +1,4 @@
-"""Keys that exist in the configurations of the three entry points."""
+"""The keys of the configurations of the three entry points."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _SAMPLING: dict[str, Any] = {
     "ckpt": str,
     "weights": str,
     "num_images": int,
-    "sampler": None,  # checked against the class of the sampler that comes of it
+    "sampler": None,  # checked against the class of the resulting sampler
     "guidance": {
         "scale": _OPTIONAL_FLOAT,
         "start": _OPTIONAL_FLOAT,

@@ -1,4 +1,4 @@
-"""Small options, which share the file `conf/options.yaml`, as options of their groups."""
+"""Small options of config groups that share the file `conf/options.yaml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FROM_CHECKPOINT = "from_checkpoint"
 
 @cache
 def small_options() -> dict[str, dict[str, dict[str, Any]]]:
-    """Contents of `conf/options.yaml`: group -> option -> node, interpolations as they are written."""
+    """Load `conf/options.yaml`: group -> option -> node, interpolations unresolved."""
     from omegaconf import OmegaConf
 
     groups: Any = OmegaConf.to_container(OmegaConf.load(_FILE), resolve=False)
@@ -22,7 +22,7 @@ def small_options() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def register_options() -> None:
-    """Tell Hydra of the small options; it finds them beside those that are files."""
+    """Register the small options with Hydra, beside those that are files."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
@@ -33,13 +33,13 @@ def register_options() -> None:
 
 
 def sampler_settings() -> list[str]:
-    """Every setting that a sampler has, without those that choose which: what may be changed of a checkpoint's own sampler."""
+    """List the settings of samplers that may be overridden for a checkpoint's own sampler, without those that choose a sampler."""
     nodes = group_nodes("sampler").values()
     return list(dict.fromkeys(key for node in nodes for key in node if not key.startswith("_")))
 
 
 def group_nodes(group: str) -> dict[str, dict[str, Any]]:
-    """Options of a config group and what each says, without its defaults list: small ones and files.
+    """Load the options of a config group with their nodes, without defaults lists: small ones and files.
 
     Args:
         group: As on the command line, `process/schedule`; groups below it are not looked into.
@@ -54,5 +54,5 @@ def group_nodes(group: str) -> dict[str, dict[str, Any]]:
 
 
 def all_groups() -> list[str]:
-    """Every config group, sorted."""
+    """List every config group, sorted."""
     return sorted({*small_options(), *(str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir())})

@@ -1,4 +1,4 @@
-"""Which classes a configuration may name."""
+"""The classes that a configuration may name."""
 
 from __future__ import annotations
 
