@@ -1,1 +1,1 @@
-"""One file a command, and what turns an error into one line and an exit status."""
+"""The commands, one file each, and the conversion of errors to one line and an exit status."""

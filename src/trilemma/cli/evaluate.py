@@ -1,4 +1,4 @@
-"""What `evaluate.py` does: measure checkpoints by one protocol, write rows, draw what they teach."""
+"""The command `evaluate.py`: measure checkpoints by one protocol, and write rows and a report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REPORT = Path("outputs/report")
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Measure one checkpoint, compare several, put rows that exist on one page, or run an oracle.
+    """Measure one checkpoint, compare several, report on existing rows, or run an oracle.
 
     Of several processes the first one does it, and all of them draw, embed, reconstruct and score. A classifier, rows
     and an oracle are quick: there the others wait.
@@ -146,7 +146,7 @@ def _folder_of(loaded: LoadedModel) -> Path:
 
 
 def _report_rows(cfg: DictConfig, log: EvaluationLogger) -> None:
-    """A report on rows that earlier evaluations wrote: files, wildcards, or all rows in folders."""
+    """Write a report on rows of earlier evaluations: files, wildcards, or all rows in folders."""
     given = [str(name) for name in (cfg.rows if OmegaConf.is_list(cfg.rows) else [cfg.rows])]
     rows: dict[Path, Row] = {}
     for name in given:
@@ -164,7 +164,7 @@ def _report_rows(cfg: DictConfig, log: EvaluationLogger) -> None:
 
 
 def _rows_in(folder: Path) -> dict[Path, Row]:
-    """All rows in a folder; what else lies there as JSON is passed over, which is said."""
+    """Find all rows in a folder; other JSON files are skipped with a message."""
     rows: dict[Path, Row] = {}
     for path in sorted(folder.glob("*.json")):
         try:

@@ -1,4 +1,4 @@
-"""From the command line to a job: one line and exit status 2 for what the user can fix."""
+"""Run the entry points: one line and exit status 2 for errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AFTER_THE_FIRST = 10.0  # seconds
 
 
 def register_resolvers() -> None:
-    """Register what our configurations need: the resolvers `or`, `new_run_id`, `point_id` and `tasks_per_node`, the small options."""
+    """Register the resolvers `or`, `new_run_id`, `point_id` and `tasks_per_node`, and the small options."""
     from omegaconf import OmegaConf
 
     from trilemma.sweeps.points import point_id, tasks_per_node
@@ -42,7 +42,7 @@ def register_resolvers() -> None:
 
 
 def run(main: Callable[[], None], *, together: bool = False) -> None:
-    """Run a Hydra entry point; turn errors of input into one line and exit status 2, and a request to stop into 75 or 130.
+    """Run a Hydra entry point; turn input errors into one line and exit status 2, and a request to stop into 75 or 130.
 
     Args:
         main: The entry point.
@@ -52,8 +52,8 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
     signals.listen(wait=together and _rank() > 0)
     # With a busy neighbour OpenMP's default spin is 7 to 200 times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach this function instead of being printed by Hydra
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a process that misses another says so in a line of ours
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises errors to this function instead of printing them
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is reported in one line of ours
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -90,7 +90,7 @@ def job(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     A `UserError` (status 2), a `TrainingError` (status 1) and a request to stop (75 or 130) end the program here: Hydra would
     otherwise first print a line of its own.
     """
-    signals.listen()  # where a launcher of Hydra's started this process
+    signals.listen()  # needed where a Hydra launcher started this process
     from trilemma.sweeps.points import in_sweep, run_point
 
     try:
@@ -101,15 +101,15 @@ def job(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         _fail(str(stop), status=FAILED)
     except Stopped as stop:
         _stop(stop)
-    except SystemExit:  # all processes of the job end, and know it
+    except SystemExit:  # all processes of the job end with this status
         if _is_lightnings_child():
             raise SystemExit(0) from None
         raise
 
 
 def _stop(stop: Stopped) -> NoReturn:
-    """End as a signal asked, with all written. The first process says so, and has SLURM start the job again."""
-    if _is_lightnings_child():  # whose status the first process would take for a failure
+    """End with the status of a signal, with all written. Rank 0 prints it, and asks SLURM to requeue the job."""
+    if _is_lightnings_child():  # rank 0 would take its status for a failure
         raise SystemExit(0)
     if _rank() == 0:
         if stop.line:
@@ -122,7 +122,7 @@ def _stop(stop: Stopped) -> NoReturn:
 def _fail(line: str, *, status: int = REFUSED) -> NoReturn:
     line = " ".join(line.split())
     if rank := _rank():
-        # The first process has most often found the same, and takes this one with it.
+        # Rank 0 has usually found the same error, and ends this process.
         time.sleep(_AFTER_THE_FIRST)
         line = f"process {rank}: {line}"
     print(f"error: {line}", file=sys.stderr)
@@ -132,7 +132,7 @@ def _fail(line: str, *, status: int = REFUSED) -> NoReturn:
 def _rank() -> int:
     try:
         return place().rank
-    except UserError:  # said where it matters
+    except UserError:  # raised again, and reported, by the job itself
         return 0
 
 
@@ -141,7 +141,7 @@ def _is_lightnings_child() -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """Say in one line what Hydra could not compose, with the nearest name that exists."""
+    """Explain in one line what Hydra could not compose, with the nearest name that exists."""
     from hydra.errors import OverrideParseException
 
     text = str(error)
@@ -170,13 +170,13 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown_option(path: str) -> str | None:
-    """`experiment/mnist/vqave` -> the nearest option of the longest group that exists."""
+    """Suggest the nearest option of the longest existing group, as for `experiment/mnist/vqave`."""
     parts = path.split("/")
     for cut in range(len(parts) - 1, 0, -1):
         group = "/".join(parts[:cut])
         if group not in all_groups():
             continue
-        if parts[0] == "experiment":  # whose names have a slash of their own: offer all options below its group
+        if parts[0] == "experiment":  # experiment names contain slashes: offer all options below the group
             group = parts[0]
             options = sorted(str(p.relative_to(CONF / group).with_suffix("")) for p in (CONF / group).rglob("*.yaml"))
         else:
@@ -189,7 +189,7 @@ def _unknown_option(path: str) -> str | None:
 
 
 def _near_key(key: str) -> str | None:
-    """The nearest config group or key of an entry point, as a question."""
+    """Suggest the nearest config group or key of an entry point, as a question."""
     groups = all_groups()
     nodes = _nodes()
     head = key.split(".")[0].split("@")[0]
@@ -210,7 +210,7 @@ def _near_key(key: str) -> str | None:
 
 
 def _nodes() -> dict[str, list[str]]:
-    """Keys of the entry points' own configurations, and the keys below each."""
+    """List the keys of the entry points' own configurations, and the keys below each."""
     from omegaconf import OmegaConf
 
     nodes: dict[str, list[str]] = {}
@@ -225,7 +225,7 @@ def _nodes() -> dict[str, list[str]]:
 
 
 def _keys_of(group: str) -> list[str]:
-    """Keys at any depth of the options of a group and of those below it."""
+    """List the keys, at any depth, of the options of a group and of those below it."""
     keys: set[str] = set()
     for path in (CONF / group).rglob("*.yaml"):
         keys.update(re.findall(r"^\s*(\w+):", path.read_text(), re.MULTILINE))
@@ -235,6 +235,6 @@ def _keys_of(group: str) -> list[str]:
     return sorted(keys)
 
 
-# Here, because a process that a launcher of Hydra's starts imports no more than this.
+# At import, because a process that a Hydra launcher starts imports only this module.
 register_resolvers()
 accept_defaults()

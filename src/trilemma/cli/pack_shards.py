@@ -1,4 +1,4 @@
-"""What `python -m trilemma.shards` does: pack a data set into tar shards, each process its share."""
+"""The command `python -m trilemma.shards`: pack a data set into tar shards, each process its share."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _RECORD, _NAMES = "shards.json", "labels.txt"
 
 
 class _Source(ABC):
-    """Where samples come from.
+    """A source of samples.
 
     Attributes:
         sizes: Images of each split.
-        label_names: Of class 0, 1, ..., or None.
-        digest: Of the content.
+        label_names: Names of class 0, 1, ..., or None.
+        digest: Hash of the content.
     """
 
     sizes: dict[SplitName, int]
@@ -49,11 +49,11 @@ class _Source(ABC):
 
     @abstractmethod
     def sample(self, split: SplitName, position: int) -> dict[str, bytes]:
-        """Parts of a sample by their extension."""
+        """Read the parts of a sample by their extension."""
 
 
 class _Files(_Source):
-    """The files of an image folder as they are."""
+    """The files of an image folder, unchanged."""
 
     def __init__(self, data: ImageFolder) -> None:
         self._listing = listing = data.listing()
@@ -79,7 +79,7 @@ class _Files(_Source):
 
 
 class _Images(_Source):
-    """The images of any data set, as it gives them, as PNG."""
+    """The images of any data set as PNG."""
 
     def __init__(self, data: ImageData) -> None:
         data.setup()
@@ -101,7 +101,7 @@ class _Images(_Source):
 
 
 def pack(cfg: DictConfig) -> None:
-    """Write the shards of all splits, or what is missing of them, and say how to train from them.
+    """Write the shards of all splits, or those that are missing, and print how to train from them.
 
     Raises:
         UserError: For anything that the user can fix.
@@ -123,7 +123,7 @@ def pack(cfg: DictConfig) -> None:
             rank=job.rank,
             world_size=job.world_size,
         )
-    with suppress(RuntimeError):  # one that died has lost nothing: the others did its share
+    with suppress(RuntimeError):  # a process that died is no loss: the others did its share
         job.leave()
     if job.is_first:
         for shard in shards:
@@ -153,7 +153,7 @@ def _open(cfg: DictConfig) -> _Source:
 
 
 def _begin(folder: Path, source: _Source, shard_size: int) -> None:
-    """Write what the folder is going to hold, or see that it is the same."""
+    """Write the description of the folder's content, or check that it is the same."""
     prepare(folder)
     record = {"data": source.digest, "shard_size": shard_size, "images": source.sizes}
     path = folder / _RECORD
@@ -192,7 +192,7 @@ def _how_to_train(folder: Path, source: _Source, shards: list[Shard]) -> str:
     for name in _SPLITS:
         files = [shard.file for shard in shards if shard.split == name]
         key = "shards" if name == "train" else f"{name}_shards"
-        # Braces are quoted twice: from the shell, and from Hydra.
+        # Braces are quoted twice: for the shell and for Hydra.
         several = f"\"data.{key}='{name}-{{00000..{len(files) - 1:05d}}}.tar'\""
         words.append(several if len(files) > 1 else f"data.{key}={files[0]}")
     if source.label_names is not None:

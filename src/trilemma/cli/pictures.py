@@ -1,4 +1,4 @@
-"""What `sample.py` does beside drawing samples: pictures of a diffusion model's trajectory, chosen by `task`."""
+"""Pictures of a diffusion model's trajectory that `sample.py task=...` draws."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ Drawn = tuple[list[Path], str]
 
 
 def run_task(cfg: DictConfig) -> None:
-    """Draw samples, or the picture that `task` names. Of several processes all draw samples, and the first one pictures.
+    """Draw samples, or the picture that `task` names. With several processes, all draw samples, and rank 0 alone draws pictures.
 
     Raises:
         UserError: For anything that the user can fix, before drawing starts.
@@ -96,7 +96,7 @@ def _run_task(cfg: DictConfig, ranks: Ranks) -> None:
 
 
 def strengths(cfg: DictConfig) -> list[float]:
-    """The strengths of `task=denoise`: one number or a list.
+    """Read the strengths of `task=denoise`: one number or a list.
 
     Raises:
         UserError: If there is none, or one is not a number in (0, 1].
@@ -206,7 +206,7 @@ _TASKS: dict[str, tuple[_Task, int]] = {
 
 
 def pairs_of(labels: Tensor | None, wanted: Sequence[int] | None, num: int) -> Tensor:
-    """Positions of the two images of each pair, int64 [num, 2], no image twice.
+    """Choose the positions of the two images of each pair, int64 [num, 2], no image twice.
 
     Args:
         labels: Of the images, int64 [N].
@@ -230,7 +230,7 @@ def pairs_of(labels: Tensor | None, wanted: Sequence[int] | None, num: int) -> T
 
 
 def _test_split(cfg: DictConfig, loaded: LoadedModel, num: int) -> Split:
-    """The test images that a checkpoint's data set has, `num` at least."""
+    """Get the test split of a checkpoint's data set, checked to hold `num` images."""
     split = data_of(loaded.config, cfg.data.root).split("test")
     if len(split) < num:
         raise UserError(f"num_images={cfg.num_images} needs {num} test images, and the data set has {len(split)}")
@@ -238,7 +238,7 @@ def _test_split(cfg: DictConfig, loaded: LoadedModel, num: int) -> Split:
 
 
 def _own(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory, split: Split) -> Any:
-    """The condition of the first test images: what the command line asks for, else their own."""
+    """Choose the condition of the first test images: the command line's, else their own labels."""
     (setup,) = loaded.setups
     if cfg.condition.caption is not None or cfg.condition.label is not None:
         return setup.raw
@@ -248,14 +248,14 @@ def _own(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory, split: Sp
 
 
 def sampler_of(loaded: LoadedModel) -> DenoisingSampler:
-    """The sampler of the one setup, of a family that has one."""
+    """Get the sampler of the only setup, of a family that has one."""
     sampler = loaded.setups[0].sampler
     assert isinstance(sampler, DenoisingSampler)
     return sampler
 
 
 def _inverting(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> LoadedModel:
-    """As loaded, with DDIM without clipping in the place of the sampler, and no guidance unless a scale was asked for."""
+    """Replace the sampler by DDIM without clipping, and set the guidance scale to 1 unless a scale was asked for."""
     process = model.process
     if not isinstance(process, GaussianProcess):
         raise UserError(f"task={cfg.task} needs a Gaussian process, not {type(process).__name__}")
@@ -275,7 +275,7 @@ def _inverting(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> 
 
 
 def _returned(images: Tensor, back: Tensor, num_steps: int) -> str:
-    """How well the images came back."""
+    """Describe how well the images were reconstructed."""
     psnr = psnr_pooled(squared_errors(to_uint8(images), to_uint8(back)))
     return f"back at {psnr:.1f} dB after {num_steps} + {num_steps} steps"
 

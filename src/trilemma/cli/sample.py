@@ -1,4 +1,4 @@
-"""What `sample.py` does: draw images from a checkpoint and write them in the field's formats."""
+"""The command `sample.py`: draw images from a checkpoint and write them in the field's formats."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sample(cfg: DictConfig, ranks: Ranks) -> None:
     (setup,) = loaded.setups
     folder = output_folder(cfg, loaded, setup)
     ranks.prepare(loaded, open_checkpoint, cfg)
-    kept = folder / f".drawn-{_digest(cfg, loaded, setup)}"  # by an earlier run of this command that was stopped
+    kept = folder / f".drawn-{_digest(cfg, loaded, setup)}"  # blocks of an earlier run of this command that was stopped
     images = torch.cat(ranks.map(draw_block, cfg.num_images, block=cfg.batch_size, keep=kept, title="Sampling"))
     _write(folder, images, setup, num_png=cfg.num_png)
     write_settings(cfg, setup, folder)
@@ -52,7 +52,7 @@ def sample(cfg: DictConfig, ranks: Ranks) -> None:
 
 
 def open_checkpoint(cfg: DictConfig) -> LoadedModel:
-    """Load a checkpoint with the one setup of the command line.
+    """Load a checkpoint with the setup of the command line.
 
     Raises:
         UserError: For anything that the user can fix.
@@ -74,7 +74,7 @@ def draw_block(loaded: LoadedModel, indices: range, rows: None) -> Tensor:
 
 
 def output_folder(cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup, prefix: str = "") -> Path:
-    """Give the folder to write to, made and seen to be writable: `output_dir`, else named after the settings.
+    """Create the folder to write to, checked to be writable: `output_dir`, else one named after the settings.
 
     Raises:
         UserError: If it cannot be written.
@@ -99,7 +99,7 @@ def write_settings(cfg: DictConfig, setup: SamplingSetup, folder: Path, more: Ma
 
 
 def _digest(cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup) -> str:
-    """Of all that the images depend on."""
+    """Hash everything that the images depend on."""
     state = loaded.path.stat()
     settings = {
         "checkpoint": [str(cfg.ckpt), state.st_mtime_ns, state.st_size, loaded.config["weights"]],

@@ -1,4 +1,4 @@
-"""What `python -m trilemma.tokenize` does: encode a data set, each process its share."""
+"""The command `python -m trilemma.tokenize`: encode a data set, each process its share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _READINGS = {"vq_latents": "trilemma.codecs.vq_latents.VQLatents"}
 
 
 def tokenize(cfg: DictConfig) -> None:
-    """Write the codes of all splits, or what is missing of them.
+    """Write the codes of all splits, or those that are missing.
 
     Raises:
         UserError: For anything that the user can fix, before anything is encoded.
@@ -57,7 +57,7 @@ def tokenize(cfg: DictConfig) -> None:
                 print(f"damaged, made again: {folder / name}", flush=True)
     job.join()
     made = maker.make(("train", "val", "test"), quiet=not job.is_first)
-    with suppress(RuntimeError):  # one that died has lost nothing: the others did its share
+    with suppress(RuntimeError):  # a process that died is no loss: the others did its share
         job.leave()
     if job.is_first:
         sizes = ", ".join(f"{len(data.split(name))} {name}" for name in ("train", "val", "test"))
@@ -93,7 +93,7 @@ def _open(cfg: DictConfig, local_rank: int) -> tuple[CodeMaker, Path, ImageData]
     prepare(folder)
     device = cfg.device
     if device == "cuda" and (num := torch.cuda.device_count()):
-        device = f"cuda:{local_rank % num}"  # where SLURM shows each process its own only, there is one
+        device = f"cuda:{local_rank % num}"  # a modulo, because SLURM may show each process only its own GPU
     digest = codec_hash(codec)
     try:
         codec = codec.freeze().to(device)

@@ -1,4 +1,4 @@
-"""What `train.py` does: check, build, fit, in one run directory."""
+"""The command `train.py`: check, build and fit, in one run directory."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from trilemma.sweeps.points import in_sweep
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Train the model that `cfg` describes, or go on where a run of this id stopped.
+    """Train the model that `cfg` describes, or continue a run of this id.
 
-    With several processes, the first one decides what all do (see `Job`), holds the lock and writes.
+    With several processes, rank 0 decides for all (see `Job`), holds the lock and writes.
 
     Returns:
-        For a point of a sweep, in the first process: what it is judged by (see `objective`).
+        For a point of a sweep, in rank 0: its objective (see `objective`).
 
     Raises:
         UserError: For anything that the user can fix, before training starts.
@@ -76,7 +76,7 @@ def _check(cfg: DictConfig) -> None:
 
 
 def _check_named(cfg: DictConfig) -> None:
-    """See that there is something to train."""
+    """Check that a model and data are named."""
     if OmegaConf.select(cfg, "oracle") is not None:
         raise UserError("an oracle is not trained: run python evaluate.py experiment=oracle/... instead")
     if OmegaConf.select(cfg, "model._target_") is None or OmegaConf.select(cfg, "data._target_") is None:
@@ -87,7 +87,7 @@ def _check_named(cfg: DictConfig) -> None:
 
 
 def _run_id(cfg: DictConfig) -> str:
-    """The id that was given; each point of a sweep has one of its own, as it has a directory."""
+    """Choose the run's id: the given one; each point of a sweep has its own, as it has its own directory."""
     return Path(cfg.paths.run_dir).name if in_sweep() else str(cfg.run.id)
 
 
@@ -97,7 +97,7 @@ def _hold(run_dir: Path, job: Job, held: ExitStack) -> None:
 
 
 def _train(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
-    """Train; gives what the last validation of the run has logged."""
+    """Train; return the metrics of the run's last validation."""
     recipe, identity = recipe_hash(cfg), recipe_hash(cfg, with_length=False)
     num_batches = _num_batches(cfg)
     data = job.rank_zero_first("data", lambda: _set_up(cfg))
@@ -118,9 +118,7 @@ def _train(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
     data.num_train_batches = num_batches
     for logger in trainer.loggers:
         logger.log_hyperparams(run_settings(cfg))
-    job.broadcast(
-        "start", lambda: None
-    )  # up to here the first process checks for a signal for all; from here on they agree
+    job.broadcast("start", lambda: None)  # up to here rank 0 checks for signals for all; in training all ranks agree
 
     def note(status: str, checkpoint: Path | None, done: int, metrics: dict[str, float] | None = None) -> None:
         write_record(
@@ -163,10 +161,10 @@ def _train(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
 def _take_up(
     cfg: DictConfig, run_dir: Path, job: Job, identity: str, fingerprint: str, num_batches: int
 ) -> dict[str, Any]:
-    """What there is of this run: the checkpoint to go on from, if any, and whether nothing is left to do.
+    """Find the state of this run: the checkpoint to resume from, if any, and whether it is finished.
 
-    What `run.resume` says holds for the command that was typed, not for SLURM's starting it again: a job that was requeued
-    goes on with its own run whatever it was first told to start from.
+    `run.resume` holds for the first start of a command, not for a requeue by SLURM: a requeued job resumes its own run,
+    whatever it started from.
     """
     record = read_record(run_dir)
     requeued = record is not None and job.slurm_id is not None and record.get("slurm_job") == job.slurm_id
@@ -195,7 +193,7 @@ def _take_up(
 
 
 def _build(cfg: DictConfig, data: ImageData, resume: str | None) -> tuple[Trainer, Family]:
-    # What needs no codec is built before one is trained for an hour.
+    # Parts that need no codec are built first: errors in them show before a codec is trained for an hour.
     trainer = build_trainer(cfg)
     check_parts(cfg)
     if cfg.init_from and not resume:
@@ -204,7 +202,7 @@ def _build(cfg: DictConfig, data: ImageData, resume: str | None) -> tuple[Traine
 
 
 def _set_up(cfg: DictConfig) -> ImageData:
-    """Threads, seeds, data and the facts the data states."""
+    """Set threads and seeds, load the data and record its facts."""
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
     if cfg.deterministic:
@@ -226,7 +224,7 @@ def _num_batches(cfg: DictConfig) -> int:
 
 
 def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
-    """The resolved configuration, the data's splits and the versions of everything, into the run directory."""
+    """Write the resolved configuration, the data's splits and all versions to the run directory."""
     shown = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
     atomic_write_text(run_dir / "config.yaml", OmegaConf.to_yaml(shown, resolve=True))
     atomic_write_text(run_dir / "splits.yaml", OmegaConf.to_yaml(OmegaConf.create(data.split_record())))
