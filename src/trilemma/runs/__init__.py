@@ -1,1 +1,1 @@
-"""One training run: directory, lock, record, trainer."""
+"""A training run: its directory, lock, record and trainer."""

@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def prepare(folder: Path) -> None:
-    """Make a folder and see that it can be written.
+    """Create a folder and check that it is writable.
 
     Raises:
         UserError: If it cannot.
@@ -42,7 +42,7 @@ def prepare(folder: Path) -> None:
 
 
 def set_aside(run_dir: Path) -> None:
-    """Move what an earlier run of this name wrote into a sub-folder: nothing is lost, and nothing of it is resumed.
+    """Move the files of an earlier run of this name to a sub-folder: nothing is lost, and nothing of it is resumed.
 
     What belongs to whoever started this process stays: the lock, and what a batch script keeps under `slurm`.
     """
@@ -50,7 +50,7 @@ def set_aside(run_dir: Path) -> None:
     old = [path for path in run_dir.iterdir() if path.name not in stay and not path.name.startswith("superseded-")]
     if old:
         name = f"superseded-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-        taken = len(list(run_dir.glob(f"{name}*")))  # in this same second
+        taken = len(list(run_dir.glob(f"{name}*")))  # another one set aside in the same second
         folder = run_dir / (f"{name}-{taken + 1}" if taken else name)
         folder.mkdir()
         for path in old:

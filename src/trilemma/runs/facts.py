@@ -1,4 +1,4 @@
-"""Facts: quantities known only after the data and the codec exist, written into the configuration's `facts` node."""
+"""Facts known only once the data and the codec exist, written into the configuration's `facts` node."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from trilemma.processes.categorical.base import CategoricalProcess
 
 
 def state_data(cfg: DictConfig, data: ImageData) -> None:
-    """Write what the data set says of itself."""
+    """Write the facts of the data set."""
     cfg.facts.image_shape = list(data.image_shape)
     cfg.facts.num_labels = data.num_labels
     cfg.facts.num_train_images = len(data.split("train"))
 
 
 def state_codec(cfg: DictConfig, codec: Codec) -> None:
-    """Write what the codec says of itself."""
+    """Write the facts of the codec."""
     cfg.facts.code_shape = list(codec.code_shape)
     cfg.facts.num_classes = codec.num_classes
 
 
 def state_process(cfg: DictConfig, codec: Codec | None) -> Any:
-    """Build the process, which may read the codec, and write the number of its states where it is categorical.
+    """Build the process, which may depend on the codec, and write the number of its states where it is categorical.
 
     Returns:
         The process; None where the model has none.
@@ -40,7 +40,7 @@ def state_process(cfg: DictConfig, codec: Codec | None) -> Any:
     if OmegaConf.select(cfg, "process._target_") is None:
         return None
     target = locate(cfg.process._target_, COMMAND_LINE, "process")
-    # A process of K classes cannot be built for a codec that has none, and would say less of why.
+    # Checked here, because building the process would fail with a less clear message.
     if (
         codec is not None
         and codec.num_classes is None

@@ -1,4 +1,4 @@
-"""`Trainer.fit`, in as many processes as the trainer starts, none of which outlives it."""
+"""`Trainer.fit` in all processes of the run, none of which outlives it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from trilemma.distributed.job import place
 from trilemma.errors import FAILED, Stopped, UserError
 from trilemma.models.base import Family
 
-_SECONDS_TO_END = 60.0  # that processes which Lightning started get when all is well
-_SECONDS_TO_SPEAK = 5.0  # and when it is not: to say why
+_SECONDS_TO_END = 60.0  # that child processes get to end after success
+_SECONDS_TO_SPEAK = 5.0  # that they get after a failure, to print the reason
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def fit(trainer: Trainer, model: Family, data: ImageData, resume: str | None) -> None:
-    """Train; raises what training raises, with all other processes ended that this one started.
+    """Train; raises what training raises, after ending all other processes that this one started.
 
     Args:
         trainer: The trainer.
-        model: What is trained.
-        data: What it is trained on.
+        model: The model to train.
+        data: Its data.
         resume: The checkpoint to go on from.
 
     Raises:
@@ -44,7 +44,7 @@ def fit(trainer: Trainer, model: Family, data: ImageData, resume: str | None) ->
     writes = any(isinstance(callback, Checkpoints) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     patience = _SECONDS_TO_SPEAK
     try:
-        # Where nothing is ever written there is nothing to wait for, and nobody who would look whether a signal came.
+        # Without checkpoints no callback checks for signals, and there is nothing to write: stop at once.
         with nullcontext() if writes else signals.at_once():
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
         patience = _SECONDS_TO_END
@@ -52,7 +52,7 @@ def fit(trainer: Trainer, model: Family, data: ImageData, resume: str | None) ->
         patience = _SECONDS_TO_END
         raise
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes Ctrl-C an exit of its own
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into SystemExit
             raise KeyboardInterrupt from None
         raise
     finally:
@@ -60,22 +60,22 @@ def fit(trainer: Trainer, model: Family, data: ImageData, resume: str | None) ->
 
 
 def _refuse_foreign_checkpoints(trainer: Trainer, resume: str | None) -> None:
-    """In a SLURM job that is given no checkpoint Lightning looks for those of its own requeueing."""
+    """Refuse checkpoints of Lightning's own requeueing, which it would load in a SLURM job without a given one."""
     if resume is None and (found := next(iter(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")), None)):
         raise UserError(f"{found} was not written by Trilemma, and Lightning would resume from it: move it elsewhere")
 
 
 def _end_with_parent() -> None:
-    """A process that Lightning started holds its GPU for ever if it waits for a first process that was killed."""
+    """End this process when its parent dies: else it would hold its GPU for ever, waiting for the killed process."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
-        if parent == 1:  # too late
+        if parent == 1:  # the parent died before
             raise SystemExit(FAILED)
 
 
 def _end_children(trainer: Trainer, patience: float) -> None:
-    """Wait for the processes that Lightning's launcher started, if it did, and kill what does not end."""
+    """Wait for the processes that Lightning's launcher started, and kill those that do not end."""
     children: list[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
     for child in children:
         try:

@@ -1,4 +1,4 @@
-"""One process a run."""
+"""The lock of a run directory: one process a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trilemma.distributed import signals
 from trilemma.errors import PREEMPTED, Stopped, UserError
 
 LOCK_FILE = ".lock"
-_PATIENCE = 180.0  # seconds that a SLURM job waits for its former self to be gone
+_PATIENCE = 180.0  # seconds that a requeued SLURM job waits for its predecessor to end
 _held: set[Path] = set()  # POSIX locks do not exclude the process that holds them
 
 
@@ -25,7 +25,7 @@ _held: set[Path] = set()  # POSIX locks do not exclude the process that holds th
 def run_lock(
     run_dir: str | os.PathLike[str], slurm_job: str | None = None, *, patience: float = _PATIENCE
 ) -> Iterator[None]:
-    """Hold a run directory, made where missing, for as long as the block lasts.
+    """Hold the lock of a run directory, created where missing, for as long as the block lasts.
 
     The lock is the operating system's and belongs to this very process: it goes when the process does, by `kill -9`
     too, and forked children (loader workers, loggers) that outlive it do not keep it.
@@ -43,7 +43,7 @@ def run_lock(
         Stopped: With status 75, if a process of the same SLURM job still holds it after all that time.
     """
     folder = Path(run_dir).resolve()
-    if folder in _held:  # and closing a second descriptor would drop the lock
+    if folder in _held:  # closing a second descriptor would release the lock
         raise _busy(folder, f"this process ({os.getpid()})")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def _take(descriptor: int, folder: Path, slurm_job: str | None, patience: float)
 
 
 def _holder(descriptor: int) -> dict[str, Any]:
-    """What the holder wrote of itself; nothing where it has the lock and has not yet done that."""
+    """Read what the holder wrote of itself; empty where it holds the lock and has not written yet."""
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
     except ValueError:

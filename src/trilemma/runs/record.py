@@ -1,4 +1,4 @@
-"""`run.json`: what a run is and whether it is finished."""
+"""The record of a run, `run.json`: what it is and whether it is finished."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write_record(
 
 
 def read_record(run_dir: Path) -> dict[str, Any] | None:
-    """The record of a run, with its checkpoint as a full path; None where there is none or it is not readable."""
+    """Read the record of a run, with its checkpoint as a full path; None where there is none or it is not readable."""
     try:
         record = json.loads((run_dir / NAME).read_text())
     except (OSError, ValueError):
@@ -72,7 +72,7 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
 
 
 def finished_runs(output_dir: Path) -> Iterator[dict[str, Any]]:
-    """Records of all finished runs below the output root."""
+    """Read the records of all finished runs below the output root."""
     for path in sorted(output_dir.glob(f"**/{NAME}")):
         record = read_record(path.parent)
         if record is not None and record["status"] == "finished" and record["checkpoint"] is not None:

@@ -1,4 +1,4 @@
-"""The trainer of a run, as the configuration and the family want it."""
+"""Build the trainer of a run from the configuration and the family's needs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def build_trainer(cfg: DictConfig) -> Trainer:
             options["strategy"] = DDP()
         _check_strategy(cfg, options["strategy"])
         plugins = [*(options.get("plugins") or [])]
-        if processes.started_by == "SLURM":  # requeueing is our own affair: Lightning's loses work
+        if processes.started_by == "SLURM":  # we requeue ourselves: Lightning's requeueing loses work
             plugins.append(SLURMEnvironment(auto_requeue=False))
         trainer: Trainer = partial(**{"callbacks": callbacks, "logger": loggers or False, "plugins": plugins})
     except (MisconfigurationException, ValueError, RuntimeError) as error:
@@ -67,7 +67,7 @@ def _check_batch(cfg: DictConfig, processes: ProcessCount) -> None:
 
 def _accelerator(cfg: DictConfig, wanted: Any) -> Any:
     has_cuda = torch.cuda.is_available()
-    if wanted == "auto":  # Apple's MPS is taken by name only
+    if wanted == "auto":  # Apple's MPS is used only if named
         return "cuda" if has_cuda else "cpu"
     if wanted in ("gpu", "cuda"):
         if not has_cuda:
@@ -100,14 +100,14 @@ def _check_strategy(cfg: DictConfig, strategy: Any) -> None:
 
 
 def strategy_of(cfg: DictConfig) -> type | None:
-    """The class of strategy that the configuration names; None where it leaves that to the number of processes."""
+    """Find the class of strategy that the configuration names; None where it leaves that to the number of processes."""
     target = OmegaConf.select(cfg, "trainer.strategy._target_") if has_strategy(plain(cfg, "trainer")) else None
     found = None if target is None else locate(target, COMMAND_LINE, "trainer.strategy")
     return found if isinstance(found, type) else None
 
 
 def check_compiler(cfg: DictConfig) -> None:
-    """Refuse `compile=true` where torch would find nothing to compile with.
+    """Refuse `compile=true` where torch has no compiler to use.
 
     Raises:
         UserError: If the run is on the CPU and there is no C++ compiler.
@@ -120,6 +120,6 @@ def check_compiler(cfg: DictConfig) -> None:
 
 
 def _family_of(cfg: DictConfig) -> type[Family]:
-    """The model's class; where that is no family, which is said when it is built, answers are an ordinary family's."""
+    """Find the model's class; an ordinary family where it is none, which the build reports later."""
     family = locate(cfg.model._target_, COMMAND_LINE, "model")
     return family if isinstance(family, type) and issubclass(family, Family) else Family
