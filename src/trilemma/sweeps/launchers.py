@@ -1,4 +1,4 @@
-"""Launchers of Hydra that are installed with an extra."""
+"""Hydra launchers that an extra installs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _EXTRAS = {"joblib": "sweep", "submitit": "slurm"}
 
 
 def accept_defaults() -> None:
-    """Let our defaults of a launcher bear its name: Hydra checks them by the launcher's own schema, and warns that it may not for ever."""
+    """Let our defaults of a launcher bear its name: Hydra checks them by the launcher's schema, with a deprecation warning."""
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 
 @contextmanager
 def explained(config: DictConfig) -> Iterator[None]:
-    """Say which extra is missing where Hydra does not know the launcher's class.
+    """Name the missing extra where Hydra does not know the launcher's class.
 
     Args:
         config: Of Hydra.
@@ -41,5 +41,5 @@ def explained(config: DictConfig) -> Iterator[None]:
 
 
 def is_started_by_another() -> bool:
-    """Whether this process is one that a launcher started to run points, one after the other."""
+    """Check whether a launcher started this process to run points one after the other."""
     return multiprocessing.parent_process() is not None

@@ -1,4 +1,4 @@
-"""The number that a sweep judges a run by."""
+"""The objective of a sweep."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from trilemma.errors import UserError
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float]:
-    """What the last validation logged, by name."""
+    """Collect what the last validation logged, by name."""
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
 
 
 def monitor_of(cfg: DictConfig) -> tuple[str, Literal["min", "max"]] | None:
-    """The validation metric that the model's family is judged by, and whether less or more of it is better."""
+    """Find the validation metric that the model's family monitors, and whether less or more of it is better."""
     family = locate(cfg.model._target_, COMMAND_LINE, "model")
     monitor: tuple[str, Literal["min", "max"]] | None = getattr(family, "monitor", None)
     return monitor
 
 
 def objective(cfg: DictConfig, metrics: Mapping[str, float]) -> float | None:
-    """The metric that `optimized_metric` names, else the model's own; None where there is neither, or no validation was done.
+    """Look up the metric that `optimized_metric` names, else the model's own; None without either, or without a validation.
 
     Args:
-        cfg: Of the run.
-        metrics: Of its last validation.
+        cfg: Configuration of the run.
+        metrics: Metrics of its last validation.
 
     Raises:
         UserError: If validations do not log the one that is named.

@@ -1,4 +1,4 @@
-"""Points of a sweep (`-m`): the name that a point has whenever it is run, what became of it, and which sweeps are refused."""
+"""Points of a sweep (`-m`): the name of a point, which a rerun keeps, its result, and the sweeps that are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MAX_WORDS = 60  # characters
 
 @dataclass(frozen=True)
 class PointResult:
-    """What became of a point.
+    """The result of a point.
 
     Attributes:
         point: Its name.
@@ -53,17 +53,17 @@ class PointResult:
     value: float | None = None
 
     def __float__(self) -> float:
-        """The value; not a number for a point that failed. Hydra's sweepers ask for this."""
+        """Convert to the value for Hydra's sweepers; NaN for a point that failed."""
         return math.nan if self.status or self.value is None else self.value
 
 
 def in_sweep() -> bool:
-    """Whether this job is a point of a sweep."""
+    """Check whether this job is a point of a sweep."""
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
 def point_id(overrides: Iterable[str] | None = None) -> str:
-    """The name of a point: that of the sweep (`run.id=NAME`, else `sweep`), what is varied, and a hash of all overrides.
+    """Name a point after the sweep (`run.id=NAME`, else `sweep`), the varied settings, and a hash of all overrides.
 
     So the same command finds the same points again, and no two points share a directory.
 
@@ -91,13 +91,13 @@ def point_id(overrides: Iterable[str] | None = None) -> str:
 def _word(key: str, value: str) -> str:
     leaf = re.split(r"[./@]", key)[-1]
     with suppress(ValueError):
-        value = min(value, f"{float(value):.4g}", key=len)  # to be read; the hash has all digits
+        value = min(value, f"{float(value):.4g}", key=len)  # short, for readers; the hash has all digits
     value = re.sub(r"[^\w.+-]+", "_", value).strip("_")
     return f"{leaf}{value}" if value[:1].isdigit() else f"{leaf}-{value}"
 
 
 def run_point(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> PointResult:
-    """Run a point. What ends it does not end the sweep, unless it is the user or a cluster that wants to stop.
+    """Run a point. Its errors do not end the sweep, unless the user or a cluster asks to stop.
 
     Args:
         run_job: What the command does; a number that it returns is the point's value.
@@ -117,8 +117,8 @@ def run_point(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> PointRes
             raise
         return PointResult(
             point, stop.status, stop.line
-        )  # to the process that sweeps, which stops when all have written
-    except SystemExit as stop:  # an oracle that found an error; a process whose first one has said what is wrong
+        )  # signals the sweeping process, which stops when all points have written
+    except SystemExit as stop:  # an oracle that failed, or a process whose rank 0 printed the error
         outcome = PointResult(point, status_of(stop) if stop.code else 0, f"ended with status {stop.code}")
     except Exception as error:
         traceback.print_exc()
@@ -132,26 +132,26 @@ def run_point(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> PointRes
 
 
 def _fail(outcome: PointResult) -> None:
-    """Say what was wrong. One of several processes ends with a bad status when its outcome is handed over: srun ends the others."""
+    """Print the error. With several processes, one exits with its status once its result is handed over: srun then ends the others."""
     if not place().rank:
         print(f"error: {outcome.point}: {outcome.line}", file=sys.stderr, flush=True)
         folder = Path(HydraConfig.get().runtime.output_dir)
         if folder.name == outcome.point:
-            with suppress(OSError):  # Hydra made it; what is in use stays
+            with suppress(OSError):  # Hydra created it; a folder with files stays
                 folder.rmdir()
     if place().world_size > 1:
         atexit.register(os._exit, outcome.status)
 
 
 def tasks_per_node(devices: Any) -> int:
-    """Tasks that a node needs for `trainer.devices`, one a device; `auto` takes what there is, which is one."""
+    """Count the tasks a node for `trainer.devices`, one a device; `auto` counts as one."""
     if OmegaConf.is_list(devices):
         return len(devices)
     return int(devices) if str(devices).isdigit() else 1
 
 
 def lost(overrides: Sequence[str], error: Exception) -> JobReturn:
-    """What a launcher returns of a point whose process ended without a word."""
+    """Build the result of a point whose process ended without one."""
     point = point_id(overrides)
     line = f"its process is gone ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
     returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
@@ -160,7 +160,7 @@ def lost(overrides: Sequence[str], error: Exception) -> JobReturn:
 
 
 def raise_if_stopped() -> None:
-    """Stop the sweep here if that was asked for.
+    """Raise if a signal asked to stop the sweep.
 
     Raises:
         Stopped: If it was.
@@ -170,7 +170,7 @@ def raise_if_stopped() -> None:
 
 
 def conclude(outcomes: Sequence[PointResult]) -> None:
-    """End a sweep: say which points failed.
+    """End a sweep: print which points failed.
 
     Raises:
         UserError: If every point was refused.
@@ -190,7 +190,7 @@ def conclude(outcomes: Sequence[PointResult]) -> None:
 
 
 def check_sweep(points: Iterable[DictConfig], launcher: str) -> None:
-    """Refuse what cannot be swept, before the first point starts.
+    """Refuse an unsupported sweep before its first point starts.
 
     A point that runs in several processes needs a process group of its own, and so a fresh process: inside the process that
     sweeps, each of them would run the whole sweep.

@@ -1,4 +1,4 @@
-"""What a search varies, from overrides as they are typed: `a=1,2`, `a=interval(0,1)`, `a=tag(log,interval(1e-4,1e-2))`, `a=range(1,9)`."""
+"""The space of a search, from overrides: `a=1,2`, `a=interval(0,1)`, `a=tag(log,interval(1e-4,1e-2))`, `a=range(1,9)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trilemma.errors import UserError
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is varied and what is not.
+    """The varied settings of a search, and the fixed ones.
 
     Attributes:
         varied: Distributions by key.
@@ -27,7 +27,7 @@ class SearchSpace:
 
     @staticmethod
     def of(overrides: Sequence[Override]) -> SearchSpace:
-        """The space that overrides span.
+        """Parse the search space of overrides.
 
         Raises:
             UserError: If nothing is varied.
@@ -41,11 +41,11 @@ class SearchSpace:
         return SearchSpace(varied, tuple(one.input_line or "" for one in overrides if not one.is_sweep_override()))
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
-        """Those of a point, what is varied first."""
+        """Build the overrides of a point, varied settings first."""
         return [f"{key}={_typed(params[key])}" for key in self.varied] + list(self.fixed)
 
     def study(self, experiment: str) -> str:
-        """Name of the study: another search has another."""
+        """Name the study; a different search has a different name."""
         keys = ("run.", "paths.", "logger", "num_threads=")  # change where and how a point runs, not what it is
         content = sorted([*self.varied, *(one for one in self.fixed if not one.startswith(keys))])
         return f"{experiment}-{hashlib.sha256(' '.join(content).encode()).hexdigest()[:6]}"
@@ -68,5 +68,5 @@ def _distribution(override: Override) -> BaseDistribution:
 
 
 def _typed(value: Any) -> str:
-    """As it would be typed; the shortest number that is the value."""
+    """Format a value as it would be typed; of a number, the shortest form."""
     return value if isinstance(value, str) else repr(value)
