@@ -1,1 +1,1 @@
-"""The data sets, one file each, and the file formats they lie in."""
+"""The data sets, one file each, and their file formats."""

@@ -80,7 +80,7 @@ class CIFAR10(ImageData):
 
     @classmethod
     def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
-        """The official files are always the same."""
+        """See `ImageData`; the official files are always the same."""
         num_train_images = _NUM_IMAGES - options["val_size"]
         return DeclaredData(image_shape=(3, 32, 32), num_labels=len(_CLASSES), num_train_images=num_train_images)
 
@@ -123,7 +123,7 @@ class CIFAR10(ImageData):
     def _unpack(self, archive: Path) -> Path:
         with locked(archive.parent, self.name):
             folder = find_folder([archive.parent])
-            if folder is None:  # another process may have been faster
+            if folder is None:  # another process may have fetched it meanwhile
                 files = read_archive(archive)
                 folder = archive.parent / ARCHIVES[archive.name].folder
                 if folder.exists():
@@ -148,6 +148,6 @@ class CIFAR10(ImageData):
 
 
 def caption(name: str) -> str:
-    """Caption of an official file name: "tabby_cat_s_000123.png" is "a photo of a tabby cat"."""
+    """Build a caption from an official file name: "tabby_cat_s_000123.png" is "a photo of a tabby cat"."""
     noun = re.sub(r"_s_\d+(\.png)?$", "", name).replace("_", " ")
     return f"a photo of {'an' if noun[:1] in tuple('aeiou') else 'a'} {noun}"

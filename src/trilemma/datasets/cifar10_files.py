@@ -1,4 +1,4 @@
-"""The two official file formats of CIFAR-10, and how they are verified."""
+"""The two official file formats of CIFAR-10, and their verification."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Archive:
     suffix: str
 
 
-# The python version first: it has the images' names.
+# The Python version first: it has the names of the images.
 ARCHIVES = {
     "cifar-10-python.tar.gz": Archive("c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py", ""),
     "cifar-10-binary.tar.gz": Archive("c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin", ".bin"),
@@ -52,7 +52,7 @@ class Records:
 
 
 def digest(rows: npt.NDArray[np.uint8]) -> str:
-    """Sum of the records' sha256 modulo 2^256, in hex: the same in any order, another if a record changes."""
+    """Compute the sum of the records' sha256 modulo 2^256, in hex: the same in any order, another if a record changes."""
     total = sum(int.from_bytes(hashlib.sha256(row.data).digest(), "big") for row in rows)
     return f"{total % 2**256:064x}"
 
@@ -65,7 +65,7 @@ _DIGESTS = {
 
 
 def find_folder(places: Sequence[Path]) -> Path | None:
-    """The first complete unpacked version in, or directly below, one of the places."""
+    """Find the first complete unpacked version in, or directly below, one of the folders."""
     for place in places:
         for archive in ARCHIVES.values():
             for folder in (place / archive.folder, place):
@@ -76,7 +76,7 @@ def find_folder(places: Sequence[Path]) -> Path | None:
 
 
 def read_folder(folder: Path) -> dict[str, Records]:
-    """Records of both splits of an unpacked version, verified.
+    """Read and verify the records of both splits of an unpacked version.
 
     Raises:
         UserError: If a file is damaged or the records are not the official ones.
@@ -115,7 +115,7 @@ def verify_archive(content: bytes, path: Path) -> None:
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
-    """The regular files of an archive by their names, verified.
+    """Read and verify the regular files of an archive, by name.
 
     Raises:
         UserError: If it is not the official archive.
@@ -163,7 +163,7 @@ def _read_python(path: Path) -> Records:
 
 
 class _Array:
-    """Stands for numpy's array while unpickling: numpy runs nothing of what the file says."""
+    """Replaces numpy's array while unpickling, so that numpy runs nothing from the file."""
 
     def __setstate__(self, state: tuple[int, tuple[int, ...], object, bool, bytes | str]) -> None:
         _, self._shape, _, self._fortran_order, content = state
@@ -171,20 +171,20 @@ class _Array:
         self._content = content.encode("latin-1") if isinstance(content, str) else content
 
     def array(self) -> npt.NDArray[np.uint8]:
-        """The uint8 values."""
+        """Build the uint8 array."""
         values = np.frombuffer(self._content, np.uint8)
         return values.reshape(self._shape, order="F" if self._fortran_order else "C")
 
 
 class _DType:
-    """Stands for numpy's dtype; the pixels are bytes in any case."""
+    """Replaces numpy's dtype while unpickling; the pixels are bytes in any case."""
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the few names of an official batch and maps each to something harmless."""
+    """Maps the few names in an official batch to harmless classes, and refuses all others."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":

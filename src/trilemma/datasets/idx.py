@@ -15,7 +15,7 @@ _UINT8 = 0x08
 
 
 def parse_idx(content: bytes, path: Path, *, ndim: int) -> npt.NDArray[np.uint8]:
-    """Array of an IDX file: magic number (0, 0, type, ndim), sizes as big-endian uint32, then the values.
+    """Parse an IDX file: magic number (0, 0, type, ndim), sizes as big-endian uint32, then the values.
 
     Args:
         content: The file, decompressed.

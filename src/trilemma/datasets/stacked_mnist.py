@@ -88,7 +88,7 @@ class StackedMNIST(ImageData):
 
     @classmethod
     def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
-        """As many stacks as are asked for, of MNIST's digits."""
+        """See `ImageData`; the requested number of stacks of MNIST's digits."""
         return DeclaredData(
             image_shape=(NUM_CHANNELS, 28, 28),
             num_labels=NUM_DIGITS**NUM_CHANNELS,
@@ -100,16 +100,16 @@ class StackedMNIST(ImageData):
         digits, _ = self.digits.read()
         stacked: dict[SplitName, Split] = {}
         for number, (name, size) in enumerate(self.sizes.items()):
-            # A stream for each split: the size of one leaves the others as they are.
+            # One random stream a split: its size does not affect the other splits.
             rng = np.random.default_rng([self.split_seed, number])
-            # Rows of a C-ordered draw: a longer split begins with the images of a shorter one.
+            # Drawn row by row: a longer split begins with the images of a shorter one.
             chosen = rng.integers(len(digits[name]), size=(size, NUM_CHANNELS))
             stacked[name] = _stack(digits[name], torch.from_numpy(chosen))
         return stacked, [f"{label:03d}" for label in range(NUM_DIGITS**NUM_CHANNELS)]
 
 
 def _stack(digits: Split, chosen: Tensor) -> Split:
-    """Images uint8 [N, 3, H, W] of the digits at positions [N, 3]."""
+    """Stack the digits at positions [N, 3] to images uint8 [N, 3, H, W]."""
     assert isinstance(digits.images, Tensor)
     assert digits.labels is not None
     hundreds, tens, units = digits.labels[chosen].unbind(1)

@@ -1,4 +1,4 @@
-"""Where each sample of a list of tar shards lies, found once and kept.
+"""An index of the samples in tar shards, built once and cached.
 
 The layout is that of the webdataset library: members that follow each other and share their name up to its first dot are one
 sample, what comes after that dot is the part's name.
@@ -28,17 +28,17 @@ from trilemma.data.files import atomic_folder, locked
 from trilemma.errors import UserError
 
 IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
-_FORMAT = 1  # of the cache; a change of what is found raises it
+_FORMAT = 1  # of the cache; raised when the index changes
 _INDEX, _CAPTIONS = "index.npz", "captions.json"
 _KNOWN = ("cls", "txt", "text", "json")
 _NUM_HASHED = 16  # images of a shard whose content goes into its digest
-_META = re.compile(r"__[^/]*__($|/)")  # members that are about the shard, by the library's rule
+_META = re.compile(r"__[^/]*__($|/)")  # members with metadata of the shard, by the library's convention
 _BLOCK = 512
 
 
 @dataclass(frozen=True)
 class TarIndex:
-    """Images of a list of shards, in their order.
+    """Locations of the images in a list of shards, in order.
 
     Attributes:
         paths: The shards.
@@ -64,7 +64,7 @@ class TarIndex:
 
 @dataclass
 class _Found:
-    """What one shard holds."""
+    """The samples found in one shard."""
 
     offsets: list[int]
     sizes: list[int]
@@ -74,7 +74,7 @@ class _Found:
 
 
 def shard_paths(pattern: str, root: Path, key: str) -> list[Path]:
-    """The shards that a pattern names, with braces as in train-{000..099}.tar, or with * and ?, below `root`.
+    """Find the shards of a pattern with braces, as in train-{000..099}.tar, or with * and ?, below `root`.
 
     Raises:
         UserError: If it names none, one that does not exist, or something that is no file.
@@ -101,7 +101,7 @@ def shard_paths(pattern: str, root: Path, key: str) -> list[Path]:
 
 
 def indexed(paths: Sequence[Path], *, cache_dir: Path) -> TarIndex:
-    """The index of some shards, made the first time and found in the cache from then on.
+    """Index some shards the first time, and read the index from the cache from then on.
 
     The cache is keyed by the shards' paths, sizes and modification times; processes that ask at the same time make it once.
 
@@ -152,7 +152,7 @@ def _write(paths: Sequence[Path], folder: Path) -> None:
 
 
 def _all_or_none(what: str, paths: Sequence[Path], found: Sequence[_Found], nums: Sequence[int]) -> None:
-    """Refuse a list of shards of which some samples have a thing and others not."""
+    """Refuse a list of shards in which only some samples have a part."""
     if not any(nums):
         return
     for path, part, num in zip(paths, found, nums, strict=True):
@@ -175,11 +175,11 @@ def _read_shard(path: Path) -> _Found:
 
 
 def _samples(path: Path, file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Samples: names of parts to (offset, size)."""
+    """Yield the samples of a shard: extensions of their parts to (offset, size)."""
     group = _library("tariterators").group_by_keys
     try:
         yield from group(_members(path, file))
-    except ValueError as error:  # the library's: a name that is there twice
+    except ValueError as error:  # from the library: a duplicate name
         raise UserError(f"{path}: {str(error.args[0])[:200]}; write it again") from None
 
 
@@ -192,7 +192,7 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[dict[str, Any]]:
                 yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": str(path)}
             archive.members = []  # type: ignore[attr-defined]  # it would keep them all
     file.seek(end)
-    if file.read(_BLOCK) != bytes(_BLOCK):  # what every tar file ends with
+    if file.read(_BLOCK) != bytes(_BLOCK):  # every tar file ends with zeros
         raise tarfile.ReadError("its end is missing")
 
 
@@ -241,7 +241,7 @@ def _decode(name: str, part: str, file: IO[bytes], place: tuple[int, int], diges
 
 
 def _library(part: str) -> Any:
-    """A module of webdataset."""
+    """Import a module of webdataset."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return import_module(f"webdataset.{part}")

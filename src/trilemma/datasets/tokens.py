@@ -1,4 +1,4 @@
-"""A data set known by its codes alone."""
+"""A data set of codes without images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 class TokenData(ImageData):
-    """Codes that `python -m trilemma.tokenize` wrote, with the labels and captions of their images: all that a prior trains on.
+    """Codes that `python -m trilemma.tokenize` wrote, with labels and captions: all that a prior trains on.
 
     It must be given the codec that made them, which draws the samples: `codec.checkpoint=PATH`. The images stay where they are;
     what needs them (evaluation, pictures of test images) reads them by the data settings that stand beside the codes.
@@ -66,7 +66,7 @@ class TokenData(ImageData):
     def source(self) -> dict[str, Any] | None:
         """What builds the data set of the images, in plain containers, where that was written down."""
         node: dict[str, Any] | None = self._source["node"]
-        return None if node is None else {**node, "batch_size": 1}  # nobody trains on it, so any batch will do
+        return None if node is None else {**node, "batch_size": 1}  # no training uses it, so any batch size is valid
 
     @property
     def codes(self) -> dict[SplitName, StoredCodes]:
@@ -140,7 +140,7 @@ class TokenData(ImageData):
 
 
 class _Unread(StoredImages):
-    """Images that are known by their codes alone."""
+    """Images of which only the codes are known."""
 
     readable = False
 
@@ -155,12 +155,12 @@ class _Unread(StoredImages):
         return self._shape
 
     def __getitem__(self, index: Index) -> Tensor:
-        """There is nothing to read."""
+        """Refuse: there are no images to read."""
         raise UserError(
             f"{self._root} holds codes and no images, which are needed here: train a prior on it with codec.checkpoint=PATH, or take "
             "the images' own data="
         )
 
     def digest(self) -> str:
-        """Of the codes."""
+        """Return the digest of the codes."""
         return self._digest

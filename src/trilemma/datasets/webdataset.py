@@ -1,4 +1,4 @@
-"""Images in tar shards, as the webdataset library writes them: large files, which parallel file systems like."""
+"""Images in tar shards in webdataset's format: large files, which parallel file systems read fast."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class WebDataset(ImageData):
 
     @classmethod
     def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
-        """Images are brought to one size; how many there are, and of which classes, only the files tell."""
+        """See `ImageData`; images have one size, and only the files tell their number and classes."""
         return DeclaredData(image_shape=(options["channels"], options["size"], options["size"]))
 
     def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
@@ -125,7 +125,7 @@ class WebDataset(ImageData):
         return indexed(shard_paths(pattern, self.root, key), cache_dir=self.cache_dir)
 
     def _rows(self, indices: dict[SplitName, TarIndex]) -> dict[SplitName, npt.NDArray[np.int64]]:
-        """Which images of its index each split has, int64 [N]; those of "train" in the order they lie in."""
+        """Assign images of the index to splits, int64 [N]; those of "train" in their order on disk."""
         num = len(indices["train"])
         rows = {name: np.arange(len(index)) for name, index in indices.items()}
         cut = [name for name in _SPLITS if name not in indices]
@@ -162,7 +162,7 @@ def _split(index: TarIndex, rows: npt.NDArray[np.int64], how: Decoding) -> Split
 
 
 class TarImages(StoredImages):
-    """Some images of an index, read and decoded when they are asked for.
+    """Some images of an index, read and decoded when indexed.
 
     Reading moves no file position, so forks of a process may read the same open file.
 
@@ -190,15 +190,13 @@ class TarImages(StoredImages):
         """Read images uint8 [n, C, H, W] by slice or by positions int64 [n]."""
         rows = self._rows[index.numpy() if isinstance(index, Tensor) else index]
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # Pillow warns of huge and odd files, which it reads all the same
+        with warnings.catch_warnings(action="ignore"):  # Pillow warns of huge and odd files, yet reads them
             for i in np.lexsort((self._index.offset[rows], self._index.shard[rows])):
                 images[i] = self._image(int(rows[i]))
         return torch.from_numpy(images)
 
     def digest(self) -> str:
-        """Content hash that does not read the images again."""
+        """Hash the content without reading the images again."""
         how = repr(self._how).encode()
         return hashlib.sha256(self._index.digest.encode() + how + self._rows.tobytes()).hexdigest()
 
@@ -214,7 +212,7 @@ class TarImages(StoredImages):
         return decode(io.BytesIO(content), self._how, f"{path}, the image at byte {offset}")
 
     def _descriptor(self, shard: int, path: Path) -> int:
-        """The open shard; few are open at a time."""
+        """Open the shard; few are kept open at a time."""
         if shard not in self._open:
             if len(self._open) >= _MAX_OPEN:
                 os.close(self._open.pop(next(iter(self._open))))
