@@ -1,1 +1,1 @@
-"""What a data set is: splits, batches, and the loader."""
+"""Data sets: splits, batches, and the loader."""

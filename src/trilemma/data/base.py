@@ -1,4 +1,4 @@
-"""What a data set is: all that entry points, families and callbacks know of it."""
+"""The interface of a data set: all that entry points, families and callbacks know of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SplitName = Literal["train", "val", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredData:
-    """What is known of a data set before a file of it is read.
+    """Properties of a data set that are known before a file of it is read.
 
     Attributes:
         image_shape: (C, H, W).
@@ -108,7 +108,7 @@ class ImageData(L.LightningDataModule, ABC):
 
     @classmethod
     def declared(cls, options: Mapping[str, Any]) -> DeclaredData | None:
-        """What is known of the data set without reading a file; None where that is nothing, as for a reader that does not say.
+        """Declare the properties of the data set without reading a file; None for a reader that declares none.
 
         Args:
             options: All arguments of the constructor by name, those left to their defaults among them.
@@ -127,7 +127,7 @@ class ImageData(L.LightningDataModule, ABC):
             self._splits = splits
 
     def split(self, name: SplitName) -> Split:
-        """One of the splits."""
+        """Get one of the splits."""
         return self._read()[name]
 
     @property
@@ -156,7 +156,7 @@ class ImageData(L.LightningDataModule, ABC):
         return self._fingerprint
 
     def split_record(self) -> dict[str, Any]:
-        """How the splits were made, in plain containers, for the run directory."""
+        """Describe how the splits were made, in plain containers, for the run directory."""
         return {
             "name": self.name,
             "split_seed": self.split_seed,
@@ -187,7 +187,7 @@ class ImageData(L.LightningDataModule, ABC):
         self._codes = {name: _kept(part) for name, part in codes.items()}
 
     def train_dataloader(self) -> BatchStream:
-        """Training batches of the whole run."""
+        """Build the loader of training batches of the whole run."""
         split, codes = self.split("train"), self._codes.get("train")
         rank, world_size = self._rank()
         return BatchStream(
@@ -206,11 +206,11 @@ class ImageData(L.LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> EvalLoader:
-        """Validation images in their order."""
+        """Build the loader of validation images in order."""
         return self._eval_loader("val", self.max_val_images)
 
     def test_dataloader(self) -> EvalLoader:
-        """Test images in their order."""
+        """Build the loader of test images in order."""
         return self._eval_loader("test", None)
 
     def _eval_loader(self, name: SplitName, max_images: int | None) -> EvalLoader:
@@ -242,12 +242,12 @@ class ImageData(L.LightningDataModule, ABC):
 
 
 def _fits_on_device(served: Tensor | StoredImages | StoredCodes) -> bool:
-    """Whether it may live beside the network, so that a batch needs no copy from the host."""
+    """Check whether a tensor may stay on the device, so that a batch needs no copy from the host."""
     return math.prod(served.shape) * served.dtype.itemsize <= MAX_BYTES_IN_MEMORY
 
 
 def _kept(codes: Tensor | StoredCodes) -> Tensor | StoredCodes:
-    """Tokens in memory in the smallest integer type that holds them; all else as it is."""
+    """Load codes that fit into memory, tokens in the smallest integer type that holds them; leave all others as they are."""
     if isinstance(codes, StoredCodes):
         return codes.all() if codes.num_bytes <= MAX_BYTES_IN_MEMORY else codes
     if codes.is_floating_point():

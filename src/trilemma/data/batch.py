@@ -1,4 +1,4 @@
-"""What a batch holds."""
+"""The content of a batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Batch(TypedDict, total=False):
-    """One training or validation batch; every data set fills what it has."""
+    """One training or validation batch; every data set fills the keys that it has."""
 
     image: Tensor  # float [B, C, H, W] in [-1, 1]
     code: Tensor  # where a codec's codes are cached: tokens int64 [B, L], or float [B, ...] for `Codec.from_cache`

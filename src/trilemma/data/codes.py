@@ -1,4 +1,4 @@
-"""A data set's codes in a folder: memory-mapped shards, what they belong to, and what is known of each image.
+"""A data set's codes in a folder: memory-mapped shards, their recipe, and labels and captions of the images.
 
 meta.json             what the codes are, whose, and a table of all other files with their SHA-256; written last
 train-00000.npy ...   codes [n, ...], or [n, 2, ...] of the images and of their mirror images; every shard but a split's last has as many
@@ -25,12 +25,12 @@ from trilemma.errors import UserError
 
 FORMAT = 1
 META = "meta.json"
-MAX_BYTES_IN_MEMORY = 2 * 1024**3  # below this codes are read whole
+MAX_BYTES_IN_MEMORY = 2 * 1024**3  # smaller codes are read whole into memory
 _CHUNK_BYTES = 1 << 24
 
 
 class StoredCodes:
-    """The codes of a split, memory-mapped: indexed like the tensor [N, ...], or [2, N, ...] with mirror images, they stand for.
+    """Memory-mapped codes of a split, indexed like the tensor [N, ...], or [2, N, ...] with mirror images, that they hold.
 
     Args:
         shards: In order, [n, ...] or [n, 2, ...] each.
@@ -64,7 +64,7 @@ class StoredCodes:
         return sum(shard.nbytes for shard in self._shards)
 
     def take(self, rows: npt.NDArray[np.int64], mirrored: npt.NDArray[np.bool_] | None = None) -> Tensor:
-        """Codes [n, ...] of images at `rows` [n]; of their mirror images where `mirrored` [n] says so."""
+        """Read codes [n, ...] of images at `rows` [n]; of their mirror images where `mirrored` [n] is True."""
         found = np.empty((len(rows), *self._shards[0].shape[1 + self._flip :]), self._shards[0].dtype)
         number = np.searchsorted(self.bounds, rows, side="right") - 1
         within = rows - self.bounds[number]
@@ -76,25 +76,25 @@ class StoredCodes:
         return torch.from_numpy(found)
 
     def __getitem__(self, index: slice) -> Tensor:
-        """Codes [n, ...] of consecutive images, not of their mirror images."""
+        """Read codes [n, ...] of consecutive images, not of their mirror images."""
         return self.take(np.arange(self.num_images)[index])
 
     def all(self) -> Tensor:
-        """The whole of it in memory."""
+        """Read all codes into memory."""
         whole = torch.from_numpy(np.concatenate(self._shards))
         return whole.transpose(0, 1).contiguous() if self._flip else whole
 
     def plain(self) -> StoredCodes:
-        """Without the mirror images."""
+        """Select the codes without those of mirror images."""
         return StoredCodes([shard[:, 0] for shard in self._shards], flip=False) if self._flip else self
 
     def rows(self) -> CodeRows:
-        """All codes one after another, those of mirror images last."""
+        """Concatenate all codes, those of mirror images last."""
         return CodeRows(self)
 
 
 class CodeRows:
-    """Codes [N, ...] or [2N, ...] by slices.
+    """Codes [N, ...] or [2N, ...], read by slices.
 
     Args:
         codes: What is sliced.
@@ -130,7 +130,7 @@ class CodeFolder:
         return list(self.meta["splits"])
 
     def codes(self, split: str) -> StoredCodes:
-        """Codes of a split, not read before they are indexed.
+        """Open the codes of a split; they are read when indexed.
 
         Raises:
             UserError: If a shard is missing or is not what the table says.
@@ -148,15 +148,15 @@ class CodeFolder:
         return StoredCodes(shards, flip=entry["flip"])
 
     def index(self, split: str) -> Tensor:
-        """Position of each image in its source, int64 [N]."""
+        """Read the position of each image in its source, int64 [N]."""
         return torch.from_numpy(self._small(split, "index"))
 
     def labels(self, split: str) -> Tensor | None:
-        """Labels int64 [N], if there are any."""
+        """Read the labels int64 [N], if there are any."""
         return torch.from_numpy(self._small(split, "labels")) if "labels" in self.meta["splits"][split] else None
 
     def captions(self, split: str) -> list[str] | None:
-        """N captions, if there are any."""
+        """Read the N captions, if there are any."""
         entry = self.meta["splits"][split].get("captions")
         if entry is None:
             return None
@@ -164,11 +164,11 @@ class CodeFolder:
         return captions
 
     def digest(self, split: str) -> str:
-        """Content hash of the codes of a split."""
+        """Hash the codes of a split."""
         return hashlib.sha256(json.dumps(self.meta["splits"][split], sort_keys=True).encode()).hexdigest()
 
     def damaged(self) -> Iterator[Path]:
-        """Read everything; yields the files that are missing or whose SHA-256 is not the table's."""
+        """Read everything; yield the files that are missing or whose SHA-256 differs from the table's."""
         for entry in self.meta["splits"].values():
             for file in (*entry["shards"], *(entry[k] for k in ("index", "labels", "captions") if k in entry)):
                 path = self.path / file["file"]
@@ -202,7 +202,7 @@ class CodeFolder:
 
 
 def read_folder(path: Path) -> CodeFolder | None:
-    """The folder of codes at `path`, or None where it is not complete.
+    """Open the folder of codes at `path`, or return None where it is not complete.
 
     Raises:
         UserError: If its meta.json is damaged or of another format.
@@ -225,16 +225,16 @@ def read_folder(path: Path) -> CodeFolder | None:
 
 
 def open_array(path: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any] | None:
-    """A .npy file, memory-mapped; None unless it is whole, of that shape and of that type."""
+    """Memory-map a .npy file; None unless it is complete, of that shape and of that type."""
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # a file that is too short for its header is a ValueError
+    except (OSError, ValueError, EOFError):  # ValueError: a file shorter than its header
         return None
     return array if array.shape == shape and array.dtype == np.dtype(dtype) else None
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Compute the SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

@@ -1,4 +1,4 @@
-"""Image files decoded once into a uint8 array on disk."""
+"""Decode image files once into a uint8 array on disk."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from trilemma.data.files import atomic_folder, locked
 from trilemma.errors import UserError
 
-_FORMAT = 1  # of the cache; a change of what decoding does raises it
+_FORMAT = 1  # of the cache; raised when decoding changes
 _ARRAY, _DIGEST = "images.npy", "sha256"
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a file becomes an array.
+    """How an image file is decoded to an array.
 
     Attributes:
         size: Height and width in pixels.
@@ -40,7 +40,7 @@ class Decoding:
 
 
 def check_decoding(size: int, channels: int, resize: Literal["crop", "stretch"]) -> Decoding:
-    """What a data set was told of it.
+    """Check the decoding options of a data set.
 
     Raises:
         UserError: If an argument is out of range.
@@ -55,7 +55,7 @@ def check_decoding(size: int, channels: int, resize: Literal["crop", "stretch"])
 
 
 def decode(source: Path | IO[bytes], how: Decoding, name: str | None = None) -> npt.NDArray[np.uint8]:
-    """Read one image file: turned as its EXIF tag says, transparent parts white, resized bicubically with antialiasing.
+    """Read one image file: rotated by its EXIF tag, transparency on white, resized bicubically with antialiasing.
 
     Args:
         source: The file, or its content.
@@ -84,7 +84,7 @@ def decode(source: Path | IO[bytes], how: Decoding, name: str | None = None) -> 
     if how.resize == "crop":
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        # Not resize's own box: that lets the surroundings bleed into the border.
+        # Crop first: resize's own box lets pixels outside it bleed into the border.
         image = image.crop((left, top, left + side, top + side))
     if image.size != (how.size, how.size):
         image = image.resize((how.size, how.size), Image.Resampling.BICUBIC)
@@ -93,7 +93,7 @@ def decode(source: Path | IO[bytes], how: Decoding, name: str | None = None) -> 
 
 
 def decoded(paths: Sequence[Path], how: Decoding, *, cache_dir: Path) -> tuple[npt.NDArray[np.uint8], str]:
-    """All images as a memory-mapped array, decoded the first time and found in the cache from then on.
+    """Open all images as a memory-mapped array, decoded the first time and cached from then on.
 
     The cache is keyed by the files' paths, sizes and modification times and by `how`; processes that ask at the same
     time decode once.
@@ -132,8 +132,8 @@ def _write(paths: Sequence[Path], how: Decoding, folder: Path) -> None:
     content = hashlib.sha256()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     workers = min(8, os.cpu_count() or 1)
-    # Pillow decodes and resizes outside the interpreter lock. It warns of huge and odd files, which it reads all the
-    # same; the filter is one for all threads, so it is set here.
+    # Pillow releases the interpreter lock while it decodes and resizes. It warns of huge and odd files, yet reads them;
+    # warning filters are shared by all threads, so the filter is set here.
     with (
         warnings.catch_warnings(action="ignore"),
         ThreadPoolExecutor(workers) as pool,

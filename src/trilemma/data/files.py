@@ -1,4 +1,4 @@
-"""Reading files with one-line errors, folders that appear whole or not at all, a lock, and downloads."""
+"""Files: reading with one-line errors, atomic folders, locks, and downloads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Hold the lock `name` in `folder`, which is created: only one process at a time works on what it guards.
+    """Hold the lock `name` in `folder`, which is created: only one process at a time enters the block.
 
     Raises:
         UserError: If the folder cannot be written to.
@@ -46,7 +46,7 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool | None]:
-    """Take the lock file `path` unless another process has it; it goes with the process, by `kill -9` too.
+    """Take the lock file `path` unless another process holds it; the lock ends with the process, even by `kill -9`.
 
     Yields:
         Whether it was taken; None where the file system has no locks.
@@ -62,14 +62,14 @@ def try_lock(path: Path) -> Iterator[bool | None]:
             taken = None
         yield taken
         if taken:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a forked child too, which shares it
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also releases it in a forked child, which shares the descriptor
     finally:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `target`; when the block ends well, it is flushed and takes the name.
+    """Create a temporary folder beside `target`; when the block succeeds, it is flushed and renamed to `target`.
 
     The folder holds files only, and `target` does not exist.
     """
@@ -88,7 +88,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Content of a file as it is.
+    """Read the content of a file.
 
     Raises:
         UserError: If it is missing or unreadable.
@@ -100,7 +100,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_unzipped(path: Path) -> bytes:
-    """Content of a file, decompressed if its name ends in .gz.
+    """Read the content of a file, decompressed if its name ends in .gz.
 
     Raises:
         UserError: If the file is missing, unreadable, truncated or no gzip file.
@@ -124,12 +124,12 @@ def gunzip(content: bytes, path: Path) -> bytes:
 
 
 def md5(content: bytes) -> str:
-    """MD5 in hex: what the official sources publish. It tells damage, not malice."""
+    """Compute the MD5 in hex, which the official sources publish. It detects damage, not malice."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def download(urls: Sequence[str], target: Path, *, verify: Callable[[bytes], object]) -> None:
-    """Fetch a file from the first mirror that gives a good one.
+    """Fetch a file from the first mirror that delivers it with the right checksum.
 
     Args:
         urls: Mirrors of one file, http or https.
@@ -145,7 +145,7 @@ def download(urls: Sequence[str], target: Path, *, verify: Callable[[bytes], obj
             content = _fetch(url)
             verify(content)
         except HTTPError as error:
-            error.close()  # it is the response as well, with a socket
+            error.close()  # the error is the response too, and holds a socket
             reason = error
         except (OSError, HTTPException, UserError) as error:
             reason = error

@@ -1,4 +1,4 @@
-"""The two image formats: float in [-1, 1] inside the program, uint8 at its borders (files and metrics)."""
+"""Conversion between the two image formats: float in [-1, 1] inside the program, uint8 in files and metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Images uint8 to float32 in [-1, 1], any shape: x / 127.5 - 1.
+    """Convert images uint8 to float32 in [-1, 1], any shape: x / 127.5 - 1.
 
     Raises:
         TypeError: If the images are not uint8, which a second conversion would otherwise hide.
@@ -18,7 +18,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images float in [-1, 1] to uint8, any shape: rounded to the nearest level, clipped; inverse of `to_float`.
+    """Convert images float in [-1, 1] to uint8, any shape: rounded to the nearest level, clipped; inverse of `to_float`.
 
     Raises:
         TypeError: If the images are not floating point.

@@ -1,4 +1,4 @@
-"""A split of a data set: images where they lie, with what is known of each."""
+"""A split of a data set: its images, with labels, captions and indices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Index = slice | Tensor | npt.NDArray[np.int64]
 
 
 class StoredImages(ABC):
-    """Images that lie outside memory, indexed like the uint8 tensor [N, C, H, W] they stand for.
+    """Images outside memory, indexed like the uint8 tensor [N, C, H, W].
 
     Attributes:
         readable: Whether there is anything to read; of images known by their codes alone there is not.
@@ -48,7 +48,7 @@ class StoredImages(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """Content hash that does not read the images again."""
+        """Hash the content without reading the images again."""
 
 
 class MappedImages(StoredImages):
@@ -76,7 +76,7 @@ class MappedImages(StoredImages):
         return torch.from_numpy(np.asarray(self._array[rows]))
 
     def digest(self) -> str:
-        """Content hash that does not read the file again."""
+        """Hash the content without reading the file again."""
         return hashlib.sha256(self._digest.encode() + self._rows.tobytes()).hexdigest()
 
 
@@ -112,7 +112,7 @@ class Split:
         return isinstance(self.images, Tensor) or self.images.readable
 
     def facts(self, num: int) -> Batch:
-        """What is known of the first `num` images beside themselves, as a batch holds it."""
+        """Collect index, labels and captions of the first `num` images, as a batch holds them."""
         batch = Batch(index=self.index[:num])
         if self.labels is not None:
             batch["label"] = self.labels[:num]
@@ -121,7 +121,7 @@ class Split:
         return batch
 
     def take(self, positions: npt.NDArray[np.int64]) -> Split:
-        """Images at `positions` [n] of a split in memory, in that order."""
+        """Select the images at `positions` [n] of a split in memory, in that order."""
         chosen = torch.from_numpy(positions)
         return Split(
             images=self.images[chosen],
@@ -131,7 +131,7 @@ class Split:
         )
 
     def digest(self) -> str:
-        """sha256 of images, labels and captions in their order."""
+        """Hash images, labels and captions in their order, by sha256."""
         content = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         if isinstance(self.images, StoredImages):
             content.update(self.images.digest().encode())
@@ -145,7 +145,7 @@ class Split:
 
 
 def balanced_order(num_images: int, *, seed: int, labels: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
-    """Random order whose every prefix holds each class in proportion, so that cutting it makes stratified splits.
+    """Shuffle so that every prefix holds each class in proportion: cutting the order makes stratified splits.
 
     The j-th image drawn of a class of n has the sort key (j + u) / n with u uniform in [0, 1).
 
@@ -180,7 +180,7 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
 
 
 def windowed_order(bounds: npt.NDArray[np.int64], *, rng: np.random.Generator, window: int) -> npt.NDArray[np.int64]:
-    """Random order that reads few files at a time: the files in random order, and the images of every `window` of them shuffled.
+    """Shuffle for few files at a time: files in random order, and the images of every `window` of them shuffled.
 
     Args:
         bounds: int64 [G + 1]; file g holds images bounds[g] to bounds[g + 1].
