@@ -1,1 +1,1 @@
-"""What happens around training: averages, checkpoints, pictures, monitors."""
+"""Callbacks: averages, checkpoints, pictures, monitors."""

@@ -1,4 +1,4 @@
-"""When a run is written down, and what is kept."""
+"""Write checkpoints of a run, and delete old ones."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LAST = "last.ckpt"
 
 
 class Checkpoints(Checkpoint):
-    """Writes `checkpoints/step-00001000.ckpt` as training goes on, and `best.ckpt`, under the trainer's root folder.
+    """Writes `checkpoints/step-00001000.ckpt` during training, and `best.ckpt`, under the trainer's root folder.
 
     `last.ckpt` is a link to the newest.
 
     A resumed run equals the uninterrupted one bit for bit. So checkpoints are written at the end of a batch that completes
     an optimiser step, after the validation that belongs to it.
 
-    A request to stop (Ctrl-C, or SIGUSR1, SIGUSR2 or SIGTERM of a cluster) is heeded at the end of such a batch, on all
+    A request to stop (Ctrl-C, or SIGUSR1, SIGUSR2 or SIGTERM of a cluster) is obeyed at the end of such a batch, on all
     processes at the same one. A validation does not hold it up, however long it takes: what is written then says that the
     validation is still to be done, and the resumed run does it from its beginning, drawing the same random numbers. Only
     the validation after the last batch is always finished, for the run ends with it. A second Ctrl-C does not wait. Any other
@@ -66,8 +66,8 @@ class Checkpoints(Checkpoint):
         self.requests = StopRequests()
         self._due = False
         self._written: int | None = None  # the batch of the newest checkpoint
-        self._stop = 0  # the status that all processes know they were asked to stop with
-        self._stopping = False  # and everything is written
+        self._stop = 0  # exit status that all processes agreed to stop with; 0 for none
+        self._stopping = False  # whether everything is written and training stops
         self._validation_due = False  # the checkpoint being written, or resumed from, lacks its validation
 
     @property
@@ -76,52 +76,52 @@ class Checkpoints(Checkpoint):
         return "Checkpoints"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Ask the family which metric decides, before a resumed run's state is taken up; listen for requests to stop."""
+        """Ask the family for its monitored metric, before a resumed state is loaded; listen for signals to stop."""
         if self.monitor == "family":
             self.monitor, self.mode = getattr(pl_module, "monitor", None) or (None, self.mode)
         if stage == "fit":
             self.requests.begin(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Clear what a killed process left."""
+        """Remove temporary files of a killed process."""
         if trainer.is_global_zero and _folder(trainer).is_dir():
             remove_leftovers(_folder(trainer))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop where that was asked for since the program started; do the validation that a stop had put off."""
+        """Stop if a signal came since the program started; run the validation that an earlier stop put off."""
         self._stop, self._stopping, self._due = self.requests.asked_now(trainer), False, False
-        if self._stop:  # nothing has been done since the checkpoint that was resumed, if any
+        if self._stop:  # nothing was trained since the resumed checkpoint, if any
             raise Stopped(self._stop)
         if self._validation_due:
             self._validation_due = False
-            # It reads the progress of loops to find out where it was, and has no public way to be told.
+            # Lightning infers from the loops' progress where it was, and offers no public method to set it.
             trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
             trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset_on_run()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Stop where that was asked for: the last batch is written and its metrics are logged."""
+        """Stop if a signal asked to, after the last batch is written and its metrics are logged."""
         if self._stopping:
             raise Stopped(self._stop)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Write where it is time, unless a validation comes first."""
+        """Write when due, unless a validation comes first."""
         self._stop = self._stop or self.requests.asked(trainer)
         self._due = self._due or num_batches(trainer) % self.every_n_batches == 0
         if not _validation_follows(trainer):
             self._write_if_due(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do not begin a validation where a stop was asked for."""
+        """Stop instead of beginning a validation, if a signal asked to."""
         self._put_off(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Do not go on with it either."""
+        """Stop in the midst of a validation, if a signal asked to."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._stop = self._stop or self.requests.asked(trainer)
             self._put_off(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the score; write the best, and what waited for the validation."""
+        """Record the score; write the best checkpoint, and the one that waited for the validation."""
         if trainer.state.fn != "fit":
             return
         improved = self._improved(trainer)
@@ -132,20 +132,20 @@ class Checkpoints(Checkpoint):
         self._write_if_due(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the end of the run."""
+        """Write the last checkpoint."""
         if self._written != num_batches(trainer):
             self._write(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listen no more."""
+        """Stop listening for signals."""
         self.requests.end()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Listen no more."""
+        """Stop listening for signals."""
         self.requests.end()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far and where it was reached; whether the last batch's validation is still to be done."""
+        """Save the best score and its batch, and whether the last batch's validation is still to be run."""
         return {
             "monitor": self.monitor,
             "best_score": self.best_score,
@@ -154,7 +154,7 @@ class Checkpoints(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best score, unless another metric decides now."""
+        """Load the best score, unless another metric is monitored now."""
         self._validation_due = state_dict.get("validation_due", False)
         if state_dict["monitor"] == self.monitor:
             self.best_score = state_dict["best_score"]
@@ -168,7 +168,7 @@ class Checkpoints(Checkpoint):
             raise UserError(f"checkpoint.monitor={self.monitor} is not logged in validation; there is: {known}")
         if trainer.sanity_checking:
             return False
-        # Writing takes all processes, and a metric that was not reduced differs between them: the first one decides.
+        # All processes must agree to write, and an unreduced metric differs between them: rank 0 decides.
         score = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
         if math.isnan(score) or (self.best_score is not None and not self._better(score, self.best_score)):
             return False
@@ -185,7 +185,7 @@ class Checkpoints(Checkpoint):
             self._stopping = bool(self._stop)
 
     def _put_off(self, trainer: L.Trainer) -> None:
-        """Stop before a validation, or in the midst of it: to be done by the run that goes on, unless nothing else is left of it."""
+        """Stop before or in a validation, which the resumed run then repeats, unless this is the run's last batch."""
         if self._stop and not trainer.sanity_checking and _completes_a_step(trainer) and not _is_last_batch(trainer):
             self._validation_due = True
             self._write(trainer)
@@ -199,13 +199,13 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             _point(_folder(trainer) / LAST, f"step-{self._written:08d}.ckpt")
             past = step_checkpoints(_folder(trainer))
-            # Where a run went back to an older checkpoint, those after it belong to a future that did not happen.
+            # A run that resumed from an older checkpoint discards the newer ones of its previous course.
             future = [past.pop(0) for path in tuple(past) if batch_of(path) > self._written]
             for stale in future + past[self.keep_last :]:
                 stale.unlink(missing_ok=True)
 
     def _save(self, trainer: L.Trainer, path: Path) -> None:
-        """Write a file; where the first process cannot, the others end with it."""
+        """Write a file; where rank 0 cannot, the others end with it."""
         problem: UserError | None = None
         try:
             trainer.save_checkpoint(path, weights_only=False)
@@ -213,24 +213,24 @@ class Checkpoints(Checkpoint):
             if trainer.world_size == 1:
                 raise
             problem = error
-            trainer.strategy.barrier()  # where the others wait for the file
+            trainer.strategy.barrier()  # the others wait for the file here
         if trainer.world_size > 1 and trainer.strategy.broadcast(problem is not None):
             raise problem or SystemExit(REFUSED)
 
 
 def step_checkpoints(folder: Path) -> list[Path]:
-    """The periodic checkpoints of a folder, newest first."""
+    """List the periodic checkpoints of a folder, newest first."""
     found = [path for path in folder.glob("step-*.ckpt") if path.stem.removeprefix("step-").isdigit()]
     return sorted(found, key=batch_of, reverse=True)
 
 
 def batch_of(path: Path) -> int:
-    """After how many batches a periodic checkpoint was written."""
+    """Parse the number of batches after which a periodic checkpoint was written."""
     return int(path.stem.removeprefix("step-"))
 
 
 def _point(link: Path, name: str) -> None:
-    """Let `link` stand for its neighbour `name`; at no moment does it stand for nothing."""
+    """Point the link `link` to its neighbour `name`, atomically."""
     temporary = link.with_name(f".tmp-{link.name}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(name)
@@ -242,7 +242,7 @@ def _folder(trainer: L.Trainer) -> Path:
 
 
 def _validation_follows(trainer: L.Trainer) -> bool:
-    # Only Lightning's loop knows all the rules, and it has no public way to ask.
+    # Only Lightning's loop knows when it validates, and it offers no public method for it.
     loop = trainer.fit_loop
     return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 

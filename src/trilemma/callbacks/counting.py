@@ -1,4 +1,4 @@
-"""The clock of a run: batches trained on, whatever the number of optimisers or processes."""
+"""Count the batches of a run, whatever the number of optimisers or processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import lightning as L
 
 
 def num_batches(trainer: L.Trainer) -> int:
-    """Number of training batches this run has seen, the current one included; it goes on counting after a resume.
+    """Count the training batches this run has seen, the current one included; the count continues after a resume.
 
     `trainer.global_step` counts optimiser steps, which two optimisers double and gradient accumulation divides.
     """
@@ -14,7 +14,7 @@ def num_batches(trainer: L.Trainer) -> int:
 
 
 def planned_batches(trainer: L.Trainer) -> int | None:
-    """Number of batches at which the run will end, or None where the trainer sets no limit.
+    """Compute the number of batches at which the run will end, or None where the trainer sets no limit.
 
     `max_steps` is a limit in optimiser steps and so only says it for one optimiser; with several, one pass over the
     loader is the run.

@@ -18,7 +18,7 @@ _STATE_KEY = "EMA"
 
 
 class EMA(L.Callback):
-    """Keeps averages of the trainable parameters and lends them to validation and sampling.
+    """Keeps averages of the trainable parameters, and swaps them in for validation and sampling.
 
     After every batch n = 0, 1, ... each average moves to d_n average + (1 - d_n) weights, where d_n = decay, or with
     warm-up min(decay, (1 + n) / (10 + n)). Batches are counted, not optimiser steps, so that two optimisers or
@@ -41,7 +41,7 @@ class EMA(L.Callback):
         self._weights: dict[str, Tensor] = {}
         self._averages: list[dict[str, Tensor]] = []
         self._restored: list[dict[str, Tensor]] = []
-        self._raw: list[Tensor] | None = None  # the weights themselves while an average stands in for them
+        self._raw: list[Tensor] | None = None  # the weights, while an average is swapped in
 
     @property
     def state_key(self) -> str:
@@ -49,12 +49,12 @@ class EMA(L.Callback):
         return _STATE_KEY
 
     def average(self, decay: float | None = None) -> dict[str, Tensor]:
-        """The average of a decay (the first where None), by parameter name."""
+        """Get the average of a decay (the first where None), by parameter name."""
         return self._averages[self._index(decay)]
 
     @contextmanager
     def swapped(self, module: L.LightningModule, decay: float | None = None) -> Iterator[None]:
-        """Put an average in the place of the module's weights; the weights come back bit for bit.
+        """Replace the module's weights by an average inside the block; the weights come back bit for bit.
 
         Inside another `swapped` it changes nothing.
         """
@@ -68,7 +68,7 @@ class EMA(L.Callback):
             self._swap_out(module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from the weights, or from the averages of the checkpoint."""
+        """Initialise the averages with the weights, or with those of the checkpoint."""
         assert isinstance(pl_module, Family)
         self._weights = dict(pl_module.averaged_parameters())
         self._averages = [{name: _wide(weight) for name, weight in self._weights.items()} for _ in self.decays]
@@ -87,7 +87,7 @@ class EMA(L.Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Move every average towards the weights."""
+        """Update every average."""
         weights = [local(weight) for weight in self._weights.values()]
         for decay, average in zip(self.decays, self._averages, strict=True):
             values = [local(value) for value in average.values()]
@@ -96,24 +96,24 @@ class EMA(L.Callback):
         self.num_updates += 1
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate the average."""
+        """Swap in the average for validation."""
         if self._averages and self._raw is None:
             self._swap_in(pl_module, None)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the weights back."""
+        """Restore the weights."""
         self._swap_out(pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give the weights back, so that whatever handles the exception sees them."""
+        """Restore the weights, so that whatever handles the exception sees them."""
         self._swap_out(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain containers: decays, number of updates, and one {name: tensor} a decay. All processes call it at once."""
+        """Save decays, number of updates, and one {name: tensor} a decay, in plain containers. All processes call it at once."""
         return {"decays": list(self.decays), "num_updates": self.num_updates, "averages": gathered(self._averages)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the averages; they are placed on the device when fitting starts."""
+        """Load the averages; they are moved to the device when fitting starts."""
         if tuple(state_dict["decays"]) != self.decays:
             raise UserError(
                 f"the checkpoint averages with decays {state_dict['decays']}, not {list(self.decays)}: "
@@ -123,7 +123,7 @@ class EMA(L.Callback):
         self._restored = state_dict["averages"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the weights themselves in `state_dict`, even in a checkpoint written in the midst of validation."""
+        """Store the weights themselves in `state_dict`, even in a checkpoint written during validation."""
         if self._raw is not None:
             checkpoint["state_dict"].update(zip(self._averages[0], gathered(self._raw), strict=True))
 
@@ -138,7 +138,7 @@ class EMA(L.Callback):
         return self.decays.index(decay)
 
     def _parameters(self, module: L.LightningModule) -> list[Tensor]:
-        # By name, for which parameters ask for a gradient may change while two networks take turns.
+        # By name, because which parameters require gradients changes while two networks are trained in turn.
         named = dict(module.named_parameters())
         return [named[name] for name in self._averages[0]]
 
@@ -157,7 +157,7 @@ class EMA(L.Callback):
 
 
 def ema_swapped(trainer: L.Trainer, module: L.LightningModule) -> AbstractContextManager[None]:
-    """Averaged weights inside the block where the trainer has an `EMA`, the weights as they are where not."""
+    """Swap in averaged weights inside the block where the trainer has an `EMA`; else leave the weights as they are."""
     for callback in getattr(trainer, "callbacks", []):
         if isinstance(callback, EMA):
             return callback.swapped(module)
@@ -165,7 +165,7 @@ def ema_swapped(trainer: L.Trainer, module: L.LightningModule) -> AbstractContex
 
 
 def ema_weights(checkpoint: dict[str, Any], decay: float | None = None) -> dict[str, Tensor] | None:
-    """Averaged weights out of a loaded checkpoint.
+    """Extract averaged weights from a loaded checkpoint.
 
     Args:
         checkpoint: What `read_checkpoint` gives.

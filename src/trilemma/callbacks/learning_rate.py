@@ -14,7 +14,7 @@ class LearningRate(L.Callback):
     """
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Log the rate that this batch is trained with."""
+        """Log the learning rate of this batch."""
         rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
         if len(trainer.optimizers) == 1 and len(set(rates)) == 1:
             pl_module.log("train/lr", rates[0])

@@ -12,7 +12,7 @@ from trilemma.training.diagnostics import diagnostics_of
 
 
 class MeanByTime:
-    """Means of the losses that validation steps give as `Diagnostics.time_loss`, over equal parts of (0, 1].
+    """Means of the losses that validation steps report as `Diagnostics.time_loss`, in equal bins of (0, 1].
 
     Args:
         num_bins: How many parts.
@@ -23,17 +23,17 @@ class MeanByTime:
         self._sums: Tensor | None = None  # float64 [2, num_bins]: loss, count
 
     def reset(self) -> None:
-        """Forget what was added."""
+        """Clear the sums."""
         self._sums = None
 
     @torch.no_grad()
     def add(self, outputs: Any) -> None:
-        """Add what a validation step returned; steps that give no losses by time are passed over."""
+        """Add the losses of a validation step; steps without losses by time are skipped."""
         seen = diagnostics_of(outputs)
         if "time" not in seen or "time_loss" not in seen:
             return
         loss = seen["time_loss"].double()
-        # The end of a part belongs to it: t = i / T is rounded.
+        # Bins are closed on the right, up to the rounding of t = i / T.
         part = (seen["time"].double() * self.num_bins - 1e-5).ceil().long().sub(1).clamp(0, self.num_bins - 1)
         if self._sums is None:
             self._sums = torch.zeros(2, self.num_bins, dtype=loss.dtype, device=loss.device)
@@ -41,7 +41,7 @@ class MeanByTime:
         self._sums[1].index_add_(0, part, torch.ones_like(loss))
 
     def means(self, trainer: L.Trainer) -> dict[int, float]:
-        """Mean loss of each part that any process has seen, by its number 0, 1, ...; empty where nothing was added.
+        """Compute the mean loss of each bin that any process has seen, by its number 0, 1, ...; empty where nothing was added.
 
         Processes add the same number of times, or none does: the sums are reduced over them here.
         """

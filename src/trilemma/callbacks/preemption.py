@@ -1,4 +1,4 @@
-"""Whether a run was asked to stop, known to all its processes at the same batch."""
+"""Agreement of all processes of a run to stop at the same batch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trilemma.distributed import signals
 
 
 class StopRequests:
-    """Hears the signals that ask to stop, for all processes of a run together.
+    """Shares signals that ask to stop between all processes of a run.
 
-    A signal reaches the processes at different batches, or one of them alone, and they write a checkpoint together. So
-    each batch ends with one small reduction that nobody waits for: its answer is looked at at the end of the next batch, by
-    when it has come. The host never waits for a GPU. A single process knows at once.
+    A signal reaches the processes at different batches, or one of them alone, but they write a checkpoint together. So
+    each batch ends with one small asynchronous reduction, whose result is read at the end of the next batch. The host
+    never waits for a GPU. A single process reads its signals directly.
 
-    It stands in the place of two things that Lightning does: a broadcast before every batch, which makes the host wait, and
-    a handler of SIGTERM that starts a broadcast wherever the signal finds the program, where the others need not join in.
+    It replaces two mechanisms of Lightning: a broadcast before every batch, which makes the host wait, and a handler of
+    SIGTERM that starts a broadcast wherever the program is, where the other processes may not join it.
     """
 
     def __init__(self) -> None:
@@ -27,24 +27,24 @@ class StopRequests:
         self._round: _Round | None = None
 
     def begin(self, trainer: L.Trainer) -> None:
-        """Listen from here on. Called before Lightning would register handlers of its own."""
+        """Listen from here on. Called before Lightning would register its own handlers."""
         _silence_lightning(trainer)
-        if signals.listen():  # a trainer that no entry point of ours started
+        if signals.listen():  # for a trainer that no entry point of ours started
             self._until_the_end.callback(signals.stop_listening)
         self._until_the_end.enter_context(signals.waiting(*signals.ALL))
 
     def end(self) -> None:
-        """What is asked for from here on is no business of this training."""
+        """Stop listening: later signals do not concern this training."""
         self._round = None
         self._until_the_end.close()
 
     def asked_now(self, trainer: L.Trainer) -> int:
-        """The exit status that a signal asks for, 0 where there was none; every process waits for all."""
+        """Reduce the exit status that a signal asks for, 0 where there was none; every process waits for all."""
         status = signals.asked()
         return status if trainer.world_size == 1 else _Round(status, trainer.strategy.root_device).answer()
 
     def asked(self, trainer: L.Trainer) -> int:
-        """The same, without waiting: with several processes, what was known when this was asked last."""
+        """Read the status without waiting: with several processes, the result of the reduction started at the last call."""
         status = signals.asked()
         if trainer.world_size == 1:
             return status
@@ -54,14 +54,14 @@ class StopRequests:
 
 
 class _Round:
-    """One reduction: the greatest of what the processes say."""
+    """One asynchronous reduction: the greatest status of all processes."""
 
     def __init__(self, status: int, device: torch.device) -> None:
         self._said = torch.full((1,), status, dtype=torch.int32, device=device)
         self._work = dist.all_reduce(self._said, op=dist.ReduceOp.MAX, async_op=True)
         self._event = None
         if device.type == "cuda":
-            self._work.wait()  # of the stream; the host goes on
+            self._work.wait()  # blocks the CUDA stream, not the host
             heard = torch.empty(1, dtype=torch.int32, pin_memory=True)
             self._said = heard.copy_(self._said, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -76,8 +76,8 @@ class _Round:
 
 
 def _silence_lightning(trainer: L.Trainer) -> None:
-    """Keep Lightning from hearing and telling of signals: neither can be switched off by an option."""
+    """Disable Lightning's own handling of signals, which no option disables."""
     connector, loop = trainer._signal_connector, trainer.fit_loop.epoch_loop
     for owner, method in ((connector, "register_signal_handlers"), (loop, "_broadcast_sigterm_tensor")):
-        assert callable(getattr(owner, method))  # else another Lightning does it elsewhere
+        assert callable(getattr(owner, method))  # fails if another version of Lightning does it elsewhere
         setattr(owner, method, lambda: None)

@@ -1,4 +1,4 @@
-"""States of all random generators, so that a resumed run draws what the uninterrupted one would have drawn."""
+"""The states of all random generators, so that a resumed run draws what the uninterrupted one would have drawn."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class RandomState(L.Callback):
         self._before_validation: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set this process's generators to what the checkpoint holds, or apart from those of the other processes."""
+        """Restore this process's generators from the checkpoint, or seed them apart from the other processes."""
         states, self._restored, self._before_validation = self._restored, [], None
         if not states:
             if trainer.world_size > 1:
-                # Far from the seed of any other run, seed=1 say, in the 32 bits that the CPU's generator looks at.
+                # Far from the seeds of other runs (such as seed + 1) in the 32 bits that the CPU's generator uses.
                 torch.manual_seed((torch.initial_seed() + trainer.global_rank * 0x9E3779B9) % 2**63)
             return
         if len(states) != trainer.world_size:
@@ -46,15 +46,15 @@ class RandomState(L.Callback):
         restore(states[trainer.global_rank])
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the states for a checkpoint in the midst of this validation."""
+        """Capture the states for a checkpoint written during this validation."""
         self._before_validation = capture()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on checkpoints have the states as they are."""
+        """Drop the captured states: checkpoints save the current ones again."""
         self._before_validation = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of every rank; called on all ranks at once."""
+        """Save the states of every rank; called on all ranks at once."""
         mine = self._before_validation or capture()
         if not (dist.is_available() and dist.is_initialized()):
             return {"ranks": [mine]}
@@ -63,12 +63,12 @@ class RandomState(L.Callback):
         return {"ranks": ranks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Hold the states until training starts."""
+        """Keep the states until training starts."""
         self._restored = state_dict["ranks"]
 
 
 def capture() -> dict[str, Any]:
-    """States of this process's generators as plain containers and tensors."""
+    """Capture this process's generators as plain containers and tensors."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     version, internal, gauss = random.getstate()
     return {
@@ -86,7 +86,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Set this process's generators to what `capture` gave."""
+    """Restore this process's generators from what `capture` returned."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())

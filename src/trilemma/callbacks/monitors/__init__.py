@@ -1,1 +1,1 @@
-"""Callbacks that watch one number each and warn, or stop, where training goes wrong."""
+"""Callbacks that watch one number each, and warn or stop where training goes wrong."""

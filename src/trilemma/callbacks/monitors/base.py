@@ -1,4 +1,4 @@
-"""What all monitors share: they speak up once, and stop training where they are told to."""
+"""The base of all monitors: warn once, or stop training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trilemma.errors import TrainingError
 
 
 class Monitor(L.Callback):
-    """Watches for one way in which training fails.
+    """Watches for one failure of training.
 
-    A problem is said in one line on stderr when it appears, and again only after it was gone. A monitor reads and never
-    draws from training's random generators: weights are the same with and without it.
+    A problem is printed in one line on stderr when it appears, and again only after it was gone. A monitor never draws
+    from training's random generators: weights are the same with and without it.
 
-    Every process must come to the same verdict: what differs between them is reduced before it is judged.
+    Every process must reach the same verdict: values that differ between them are reduced first.
 
     Args:
         stop: End training, with the checkpoints as they are, instead of warning.
@@ -29,7 +29,7 @@ class Monitor(L.Callback):
         self._said = False
 
     def judge(self, trainer: L.Trainer, problem: str | None) -> None:
-        """Say what is wrong, or note that nothing is.
+        """Warn or stop if there is a problem; None resets the warning.
 
         Args:
             trainer: The trainer.
@@ -49,7 +49,7 @@ class Monitor(L.Callback):
 
 
 def stopped(trainer: L.Trainer, problem: str) -> TrainingError:
-    """The exception that ends training: what was seen, when, and the newest checkpoint."""
+    """Build the exception that ends training: what was seen, when, and the newest checkpoint."""
     checkpoints = step_checkpoints(Path(trainer.default_root_dir) / FOLDER)
     left = f"the last good checkpoint is {checkpoints[0]}" if checkpoints else "no checkpoint was written yet"
     return TrainingError(f"training stopped at batch {num_batches(trainer)}: {problem}; {left}")

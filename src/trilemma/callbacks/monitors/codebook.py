@@ -11,7 +11,7 @@ _USAGE = "val/codebook_usage"
 
 
 class CodebookUse(Monitor):
-    """Speaks up where little of a codebook is used over the validation set.
+    """Warns, or stops, where little of a codebook is used over the validation set.
 
     Families that log no `val/codebook_usage` (the share of the codes seen at least once) are passed over.
 
@@ -27,7 +27,7 @@ class CodebookUse(Monitor):
         self.min_usage = min_usage
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge what the family logged."""
+        """Check the codebook usage that the family logged."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or _USAGE not in trainer.callback_metrics:
             return
         usage = float(trainer.callback_metrics[_USAGE])

@@ -1,4 +1,4 @@
-"""A discriminator that has won."""
+"""Watch for a discriminator that has won."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trilemma.training.diagnostics import diagnostics_of
 
 
 class DiscriminatorGap(Monitor):
-    """Logs `train/discriminator_gap`, and speaks up where it stays near 1.
+    """Logs `train/discriminator_gap`, and warns, or stops, where it stays near 1.
 
     The gap is the mean of D on data minus that on samples, D the sigmoid of the scores: 0 where the discriminator cannot
     tell them apart, 1 where it always can and the generator learns nothing. Families whose `Loss.diagnostics` have no
@@ -38,7 +38,7 @@ class DiscriminatorGap(Monitor):
         self.every_n_batches = every_n_batches
         self.max_gap = max_gap
         self.patience = patience
-        self._saturated = 0  # looks in a row
+        self._saturated = 0  # consecutive saturated checks
 
     @property
     def state_key(self) -> str:
@@ -46,7 +46,7 @@ class DiscriminatorGap(Monitor):
         return "DiscriminatorGap"
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
-        """Log the gap; look at it now and then."""
+        """Log the gap, and check it every few batches."""
         seen = diagnostics_of(outputs)
         if "real_score" not in seen or "fake_score" not in seen:
             return
@@ -61,9 +61,9 @@ class DiscriminatorGap(Monitor):
         self.judge(trainer, problem if self._saturated >= self.patience else None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Looks in a row that were saturated."""
+        """Save the number of consecutive saturated checks."""
         return {"saturated": self._saturated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Load the count."""
         self._saturated = state_dict["saturated"]

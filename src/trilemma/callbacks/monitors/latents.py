@@ -1,4 +1,4 @@
-"""Posterior collapse: latents that say nothing of the image."""
+"""Watch for posterior collapse: latents that carry no information on the image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trilemma.training.diagnostics import diagnostics_of
 
 
 class ActiveLatents(Monitor):
-    """Logs `val/active_latents` and `val/latent_kl`, and speaks up where few latents are active.
+    """Logs `val/active_latents` and `val/latent_kl`, and warns, or stops, where few latents are active.
 
     A latent is active if KL(q(z|x) || p(z)), averaged over the validation set, exceeds a threshold (in the spirit of
     Burda et al. 2016, section 4.2, who threshold the variance of the posterior mean). `val/latent_kl` is the sum over
@@ -38,23 +38,23 @@ class ActiveLatents(Monitor):
         self._share: float | None = None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from nothing."""
+        """Reset the sums."""
         self._sums = self._share = None
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Add a batch."""
+        """Add the latents of a batch."""
         seen = diagnostics_of(outputs)
         if "latent_kl" not in seen:
             return
         kl = seen["latent_kl"]
-        kl = kl.float() if kl.device.type == "mps" else kl.double()  # which has no float64
+        kl = kl.float() if kl.device.type == "mps" else kl.double()  # MPS has no float64
         batch = torch.cat([kl.sum(0), kl.new_tensor([len(kl)])])
         self._sums = batch if self._sums is None else self._sums + batch
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the figures of the whole set, of all processes."""
+        """Log the statistics of the whole set, over all processes."""
         if self._sums is None:
             return
         sums = trainer.strategy.reduce(self._sums, reduce_op="sum")
@@ -63,7 +63,7 @@ class ActiveLatents(Monitor):
         pl_module.log_dict({"val/active_latents": self._share, "val/latent_kl": float(kl.sum())}, sync_dist=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge the share."""
+        """Check the share of active latents."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or self._share is None:
             return
         few = self._share < self.min_share

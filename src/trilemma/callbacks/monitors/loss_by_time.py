@@ -1,4 +1,4 @@
-"""Where in time a diffusion model is good and where it is not."""
+"""Log the validation loss by diffusion time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trilemma.errors import UserError
 
 
 class TimeLoss(Monitor):
-    """Logs the validation loss by time, `val/loss_t00` for t in (0, 0.1] to `val/loss_t09`, and speaks up where one rises.
+    """Logs the validation loss by time, `val/loss_t00` for t in (0, 0.1] to `val/loss_t09`; warns, or stops, where one rises.
 
     The mean can fall while one end of the chain falls apart. Families whose `validation_step` gives no
     `Diagnostics.time_loss` are passed over.
@@ -32,7 +32,7 @@ class TimeLoss(Monitor):
         self.num_bins = num_bins
         self.max_rise = max_rise
         self._mean = MeanByTime(num_bins)
-        self._losses: dict[int, float] = {}  # of the parts that were seen
+        self._losses: dict[int, float] = {}  # least loss of each bin that was seen
         self._least: dict[int, float] = {}
 
     @property
@@ -41,22 +41,22 @@ class TimeLoss(Monitor):
         return f"TimeLoss{self.num_bins}"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from nothing."""
+        """Reset the sums."""
         self._mean.reset()
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Add a batch."""
+        """Add the losses of a batch."""
         self._mean.add(outputs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the means over the whole set, of all processes."""
+        """Log the means over the whole set, over all processes."""
         self._losses = self._mean.means(trainer)
         pl_module.log_dict({f"val/loss_t{i:02d}": loss for i, loss in self._losses.items()}, sync_dist=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge the rise."""
+        """Check whether a loss has risen."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or not self._losses:
             return
         problem = None
@@ -70,9 +70,9 @@ class TimeLoss(Monitor):
         self.judge(trainer, problem)
 
     def state_dict(self) -> dict[str, Any]:
-        """The least loss of each part."""
+        """Save the least loss of each bin."""
         return {"least": {str(i): loss for i, loss in self._least.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Load the least losses."""
         self._least = {int(i): loss for i, loss in state_dict["least"].items()}

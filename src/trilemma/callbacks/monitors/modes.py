@@ -1,4 +1,4 @@
-"""Mode collapse: classes that are no longer drawn."""
+"""Watch for mode collapse: classes that are no longer drawn."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from trilemma.models.capabilities import Samples
 
 
 class Labeller(Protocol):
-    """Says which class an image shows."""
+    """A classifier of images that names their class."""
 
     def num_classes(self, data: ImageData) -> int | None:
-        """Number K of classes it tells apart in this data set's images, or None where it knows none."""
+        """Count the classes K that it distinguishes in this data set's images, or None where it knows none."""
 
     def labels(self, data: ImageData, images: Tensor) -> Tensor:
-        """Classes int64 [N], on the CPU, of images uint8 [N, C, H, W] of this data set."""
+        """Classify images uint8 [N, C, H, W] of this data set: classes int64 [N], on the CPU."""
 
 
 class ModeHistogram(Monitor):
-    """Draws samples at a validation now and then, counts their classes, and speaks up where classes are missing.
+    """Draws samples at some validations, counts their classes, and warns, or stops, where classes are missing.
 
     Logged are `val/modes_hit` (classes drawn at least once), `val/class_tv` (total variation distance to the uniform distribution,
     which N independent samples of K equal classes do not bring below about sqrt(K / (2 pi N))) and, for a model
@@ -72,7 +72,7 @@ class ModeHistogram(Monitor):
         self._judged = True
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, count and log; the averages stand in for the weights here."""
+        """Draw, count and log; the averaged weights are swapped in here."""
         data = getattr(trainer, "datamodule", None)
         if trainer.state.fn != "fit" or trainer.sanity_checking or not self._is_due(trainer):
             return
@@ -91,7 +91,7 @@ class ModeHistogram(Monitor):
         self._judged = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge, once the figures are written."""
+        """Check for missing classes, once the metrics are written."""
         if not self._judged:
             self._judged = True
             self.judge(trainer, self._problem)

@@ -1,4 +1,4 @@
-"""NaN and infinity, found soon and never written down."""
+"""Watch for NaN and infinity, and keep them out of checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEVER = torch.iinfo(torch.int64).max
 
 
 class NonFinite(Monitor):
-    """Stops at a loss that is not finite, and keeps weights that are not finite out of every checkpoint.
+    """Stops at a loss that is not finite, and refuses to write weights that are not finite to a checkpoint.
 
     The first bad batch of each term is noted on the device, without waiting for it. The notes are read every few
     batches, before a validation and before a checkpoint is written.
@@ -39,7 +39,7 @@ class NonFinite(Monitor):
         self._first_bad: Tensor | None = None  # batch at which each of `_names` was first not finite, int64
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
-        """Note what is not finite."""
+        """Record which losses are not finite."""
         values = _scalars(outputs)
         if tuple(values) != self._names:
             self._read(trainer)
@@ -52,7 +52,7 @@ class NonFinite(Monitor):
             self._read(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read the notes: a validation of broken weights is wasted."""
+        """Check the records before a validation of broken weights."""
         self._read(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ class NonFinite(Monitor):
 
 
 def _scalars(outputs: Any) -> dict[str, Tensor]:
-    """The terms of the loss, then the loss that they make up."""
+    """List the terms of the loss, then the loss that they make up."""
     if not isinstance(outputs, Mapping):
         return {} if outputs is None else {"loss": outputs.detach()}
     values = dict(outputs.get("terms", {}))
@@ -86,6 +86,6 @@ def _first_broken(state: Mapping[str, Any], parameters: set[str]) -> str | None:
     floats = {name: x for name, x in state.items() if isinstance(x, Tensor) and x.is_floating_point()}
     if not floats:
         return None
-    # One wait for the device, whatever the number of weights.
+    # One synchronisation with the device, whatever the number of weights.
     fine = torch.stack([(x.isfinite() if name in parameters else ~x.isnan()).all() for name, x in floats.items()])
     return next((name for name, is_fine in zip(floats, fine.tolist(), strict=True) if not is_fine), None)

@@ -1,1 +1,1 @@
-"""Callbacks that draw while training goes on."""
+"""Callbacks that draw pictures during training."""

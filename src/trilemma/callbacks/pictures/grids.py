@@ -1,4 +1,4 @@
-"""Pictures drawn while training goes on."""
+"""Sample grids and reconstructions drawn during training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trilemma.models.capabilities import Reconstructs, Samples
 
 @runtime_checkable
 class ShowsPictures(Protocol):
-    """A logger that takes pictures."""
+    """A logger that shows pictures."""
 
     def log_image(
         self, key: str, images: list[Any], step: int | None = None, *, caption: list[str] | None = None
@@ -40,10 +40,10 @@ class ShowsPictures(Protocol):
 
 
 class SampleGrid(L.Callback):
-    """Draws a grid of samples into `samples/step-00001000.png`, now and then and at the end, always from one noise.
+    """Draws a grid of samples into `samples/step-00001000.png`, periodically and at the end, always from the same noise.
 
     Averaged weights are used where there are any, and training's random generators are left untouched. Families that
-    do not sample are passed over. A model that is steered gets one row a label, or caption.
+    do not sample are skipped. A conditional model gets one row a label, or caption.
 
     Args:
         every_n_batches: How often.
@@ -61,12 +61,12 @@ class SampleGrid(L.Callback):
         self.seed = seed
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Draw where it is time."""
+        """Draw when due."""
         if num_batches(trainer) % self.every_n_batches == 0:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the end."""
+        """Draw the last grid."""
         if num_batches(trainer) % self.every_n_batches:
             self._draw(trainer, pl_module)
 
@@ -82,7 +82,7 @@ class SampleGrid(L.Callback):
 
 
 class Reconstructions(L.Callback):
-    """Draws the first validation images and below them what the model makes of them, at each validation.
+    """Draws the first validation images above their reconstructions, at each validation.
 
     The pictures are `reconstructions/step-00001000.png`. Families that do not reconstruct are passed over.
 
@@ -116,7 +116,7 @@ class Reconstructions(L.Callback):
 
 
 def takes_part(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether this process calls the model for a picture: the first one does, or all, where each has a part of every weight.
+    """Check whether this process calls the model for a picture: rank 0 does, or all, where the weights are sharded.
 
     They then draw the same picture from the same noise, and `publish` writes the first one's.
     """
@@ -125,7 +125,7 @@ def takes_part(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 @contextmanager
 def undisturbed(module: L.LightningModule) -> Iterator[None]:
-    """Evaluation mode without gradients; random generators and every submodule's mode are as before afterwards.
+    """Switch to evaluation mode without gradients inside the block; random states and modes are restored afterwards.
 
     The precision is that of the weights, unless they are sharded: then they are gathered in that of training.
     """
@@ -141,12 +141,12 @@ def undisturbed(module: L.LightningModule) -> Iterator[None]:
 
 
 def publish(trainer: L.Trainer, name: str, picture: Image.Image) -> None:
-    """Write the first process's picture to `<run>/<name>/step-00001000.png` and show it to the loggers that take pictures."""
+    """Write rank 0's picture to `<run>/<name>/step-00001000.png` and send it to the loggers that show pictures."""
     if not trainer.is_global_zero:
         return
     step = num_batches(trainer)
     save_png(picture, Path(trainer.default_root_dir) / name / f"step-{step:08d}.png")
     for logger in trainer.loggers:
         if isinstance(logger, ShowsPictures):
-            # wandb's slider shows its own call counter: the caption says the batch.
+            # wandb's slider shows a call counter: the caption names the batch.
             logger.log_image(name, [picture], step=step, caption=[f"batch {step}"])

@@ -1,4 +1,4 @@
-"""A picture of where in time a diffusion model is good and where it is not."""
+"""A picture of the validation loss by diffusion time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trilemma.callbacks.pictures.grids import publish
 from trilemma.errors import UserError
 from trilemma.figures.loss_by_time import Curve, loss_by_time_picture
 
-_MAX_CURVES = 400  # of more, every second one is kept
+_MAX_CURVES = 400  # beyond this, every second curve is dropped
 
 
 class LossByTime(L.Callback):
@@ -44,17 +44,17 @@ class LossByTime(L.Callback):
         return "LossByTime"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start from nothing."""
+        """Reset the sums."""
         self._mean.reset()
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Add a batch."""
+        """Add the losses of a batch."""
         self._mean.add(outputs)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw what all processes have seen."""
+        """Draw the losses of all processes."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         means = self._mean.means(trainer)
@@ -71,16 +71,16 @@ class LossByTime(L.Callback):
             self._curves = dict(list(self._curves.items())[::2])
 
     def state_dict(self) -> dict[str, Any]:
-        """The curves so far."""
+        """Save the curves so far."""
         return {"curves": {str(step): [list(point) for point in curve] for step, curve in self._curves.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Load the curves."""
         self._curves = {int(step): tuple((t, y) for t, y in curve) for step, curve in state_dict["curves"].items()}
 
 
 def _spread(steps: Sequence[int], num: int) -> list[int]:
-    """At most `num` of some rising steps, spread evenly over their logarithms: a loss moves fast at first."""
+    """Choose at most `num` of some rising steps, evenly spaced in their logarithms: a loss falls fastest at first."""
     if len(steps) <= num or num == 0:
         return list(steps)[:num]
     logs = [math.log(step) for step in steps]

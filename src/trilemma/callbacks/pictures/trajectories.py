@@ -1,4 +1,4 @@
-"""Pictures of a diffusion model's trajectory, drawn while training goes on.
+"""Pictures of a diffusion model's trajectory, drawn during training.
 
 Families without one are passed over (`trilemma.models.diffusion.ShowsTrajectory`). Averaged weights are used where there are any, and
 training's random generators are left untouched.
@@ -75,12 +75,12 @@ class _NowAndThen(L.Callback, ABC):
         self.every_n_batches = every_n_batches
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Draw where it is time."""
+        """Draw when due."""
         if num_batches(trainer) % self.every_n_batches == 0:
             self._draw_first(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the end."""
+        """Draw the last picture."""
         if num_batches(trainer) % self.every_n_batches:
             self._draw_first(trainer, pl_module)
 
@@ -91,7 +91,7 @@ class _NowAndThen(L.Callback, ABC):
 
     @abstractmethod
     def _draw(self, trainer: L.Trainer, model: ShowsTrajectory) -> None:
-        """Draw; on the first process, or on all where it takes them all."""
+        """Draw on rank 0, or on all ranks where the weights are sharded."""
 
 
 class ReverseStrip(_NowAndThen):
@@ -131,7 +131,7 @@ class ReverseStrip(_NowAndThen):
 
 
 class NoiseThenDenoise(_NowAndThen):
-    """Noises validation images to several strengths and lets the model find back: `denoise/step-00005000.png`.
+    """Noises validation images to several strengths and denoises them: `denoise/step-00005000.png`.
 
     Each keeps its own label where the model knows labels. Low strengths show what the model does to data, high ones what
     it invents (Ho et al. 2020, figure 5 of the stochastic reconstructions; Meng et al. 2022).
