@@ -1,4 +1,4 @@
-"""Images as people keep them: PIL pictures, grids, PNG files, animations and the field's `samples.npz`."""
+"""PIL pictures, grids, PNG files, animations and the field's `samples.npz`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TILE_SIDE = 64  # small images are enlarged towards this many pixels
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """Pictures of a batch, or of a single image.
+    """Convert a batch, or a single image, to pictures.
 
     Args:
         images: Float in [-1, 1] or uint8, [B, C, H, W] or [C, H, W], with one channel (grey) or three (RGB).
@@ -44,7 +44,7 @@ def make_grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Images side by side, row by row, on white.
+    """Lay out images side by side, row by row, on white.
 
     Args:
         images: Float in [-1, 1] or uint8, [N, C, H, W].
@@ -149,7 +149,7 @@ def _as_uint8(images: Tensor) -> Tensor:
 
 
 def _picture(image: Tensor) -> Image.Image:
-    """Picture of uint8 [C, H, W]."""
+    """Convert uint8 [C, H, W] to a picture."""
     array = image.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
@@ -161,7 +161,7 @@ def _with_labels(
     row_centres: Sequence[float],
     column_centres: Sequence[float],
 ) -> Image.Image:
-    """The grid with margins at the left and above that hold the labels."""
+    """Add margins with the labels at the left and above the grid."""
     font = ImageFont.load_default(size=_FONT_SIZE)
     gap = _FONT_SIZE // 2
     left = max((int(font.getlength(text)) + 2 * gap for text in row_labels), default=0)
@@ -177,6 +177,6 @@ def _with_labels(
 
 
 def short_name(value: object) -> str:
-    """A label or a caption, short enough to stand beside a row of a grid."""
+    """Shorten a label or a caption to fit beside a row of a grid."""
     text = str(value)
     return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"

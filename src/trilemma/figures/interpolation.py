@@ -1,4 +1,4 @@
-"""From images to the noise that DDIM turns into them, back, and between the noises of two images.
+"""DDIM inversion of images, reconstruction from their noise, and interpolation between the noises of two images.
 
 Shapes: images [B, C, H, W] in [-1, 1], latents [B, c, h, w] at t = 1.
 """
@@ -21,7 +21,7 @@ from trilemma.samplers.guidance import Guidance
 def latents_of(
     model: ShowsTrajectory, images: Tensor, raw: Any = None, *, num_steps: int, guidance: Guidance | None = None
 ) -> Tensor:
-    """Run DDIM upwards.
+    """Invert images by DDIM, from data to noise.
 
     Args:
         model: The family, on a Gaussian process.
@@ -48,12 +48,12 @@ def latents_of(
 def images_from(
     model: ShowsTrajectory, latents: Tensor, raw: Any = None, *, num_steps: int, guidance: Guidance | None = None
 ) -> Tensor:
-    """Run DDIM downwards from latents; the other arguments as in `latents_of`."""
+    """Run DDIM from latents to images; the other arguments as in `latents_of`."""
     codes = model.sample_codes(
         noise_of(model, len(latents), 0),
         len(latents),
         raw,
-        sampler=DDIM(num_steps, clip=False),  # a clipped step is not the inverse of any
+        sampler=DDIM(num_steps, clip=False),  # clipped steps cannot be inverted
         guidance=guidance or Guidance(),
         x_start=latents,
     )
@@ -70,7 +70,7 @@ def interpolate(
     num_steps: int,
     guidance: Guidance | None = None,
 ) -> Tensor:
-    """Images between the images of two sets, along the great circle between their latents (Song et al. 2021, figure 6).
+    """Interpolate between the images of two sets, along the great circle of their latents (Song et al. 2021, figure 6).
 
     Args:
         model: The family, on a Gaussian process.

@@ -1,4 +1,4 @@
-"""Looking at a diffusion model's trajectory: how noise comes in, how it goes out, and back from half-way.
+"""A diffusion model's trajectory: the forward process, the reverse process, and denoising from an intermediate time.
 
 Shapes: images [B, C, H, W] in [-1, 1]; times t in [0, 1], 0 = data, 1 = noise. All randomness is counter-based: row i of a
 seed sees the same noise in every function here, whatever the batch.
@@ -26,7 +26,7 @@ from trilemma.samplers.guidance import Guidance
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """Where a trajectory stands at one time, in codes [B, c, h, w].
+    """The state of a trajectory at one time, in codes [B, c, h, w].
 
     Attributes:
         time: t.
@@ -40,19 +40,19 @@ class TrajectoryPoint:
 
 
 def even_times(num: int) -> list[float]:
-    """`num` >= 2 times from 0 to 1."""
+    """Space `num` >= 2 times evenly from 0 to 1."""
     return [i / (num - 1) for i in range(num)]
 
 
 def own_condition(encoder: ConditionEncoder, split: Split, num: int) -> Any:
-    """Give what the first `num` images of a split are labelled or called, as the encoder takes it; None where it takes nothing."""
+    """Read the labels or captions of a split's first `num` images, as the encoder takes them; None where it takes nothing."""
     raw = encoder.raw_from(split.facts(num))
     return raw.tolist() if isinstance(raw, Tensor) else raw
 
 
 @torch.no_grad()
 def forward_states(model: ShowsTrajectory, images: Tensor, times: Sequence[float], *, seed: int = 0) -> Tensor:
-    """Images as the process noises them, each with one noise that grows.
+    """Noise images to several times, each image with one noise throughout.
 
     Args:
         model: The family.
@@ -66,7 +66,7 @@ def forward_states(model: ShowsTrajectory, images: Tensor, times: Sequence[float
     codes = codes_of(model, images)
     states = []
     for t in times:
-        # A new source at each time gives the same noise again.
+        # Rebuilding the source at each time repeats the noise.
         xt = model.process.sample(codes, t, noise_of(model, len(codes), seed)) if t > 0 else codes
         states.append(images_of(model, xt, t))
     return torch.stack(states, dim=1)
@@ -83,13 +83,13 @@ def reverse_trajectory(
     sampler: DenoisingSampler | None = None,
     guidance: Guidance | None = None,
 ) -> list[TrajectoryPoint]:
-    """Samples on their way from noise to data.
+    """Draw samples and record their trajectories from noise to data.
 
     Args:
         model: The family.
         num: Number of samples B.
         raw: Their labels or strings, one each; None for the null condition.
-        times: When to look. The sampler stops at times of its own: it is looked at where it comes to, or passes, one of these.
+        times: Times to record. The sampler has its own grid: its state is recorded where it first reaches or passes one of these.
         seed: Of the noise; the samples are those that `sample` draws of it.
         sampler: The family's own where None.
         guidance: The family's own where None.
@@ -107,7 +107,7 @@ def reverse_trajectory(
 
 
 class _Recorder:
-    """An `OnStep` that keeps some states, each with the prediction of the step that leaves it."""
+    """An `OnStep` that records some states, each with the prediction of the step that leaves it."""
 
     def __init__(self, start: Tensor, times: Sequence[float]) -> None:
         self.points: list[TrajectoryPoint] = []
@@ -118,25 +118,25 @@ class _Recorder:
         if self._waiting is not None and prediction.x0 is not None:
             self.points.append(TrajectoryPoint(*self._waiting, prediction.x0))
         self._waiting = None
-        # A grid's own times are rounded.
+        # The times of a grid are rounded.
         while self._ahead and s <= self._ahead[-1] + 1e-6:
             self._ahead.pop()
             self._waiting = (s, xs.clone()) if s > 0.0 else None
 
 
 def nearest_points(points: Sequence[TrajectoryPoint], times: Sequence[float]) -> list[TrajectoryPoint]:
-    """The points nearest to some times, each once, by falling time."""
+    """Find the points nearest to some times, each once, by decreasing time."""
     chosen = {min(range(len(points)), key=lambda i: abs(points[i].time - t)) for t in times}
     return [points[i] for i in sorted(chosen)]
 
 
 def states_of(model: ShowsTrajectory, points: Sequence[TrajectoryPoint]) -> Tensor:
-    """States of T points as images [B, T, C, H, W]."""
+    """Decode the states of T points to images [B, T, C, H, W]."""
     return torch.stack([images_of(model, point.state, point.time) for point in points], dim=1)
 
 
 def predictions_of(model: ShowsTrajectory, points: Sequence[TrajectoryPoint]) -> Tensor:
-    """Predictions of T points as images [B, T, C, H, W]."""
+    """Decode the predictions of T points to images [B, T, C, H, W]."""
     return torch.stack([images_of(model, point.predicted) for point in points], dim=1)
 
 
@@ -151,7 +151,7 @@ def noise_then_denoise(
     sampler: DenoisingSampler | None = None,
     guidance: Guidance | None = None,
 ) -> Tensor:
-    """Images noised up to time `strength` and denoised from there (Meng et al. 2022, SDEdit).
+    """Noise images up to time `strength` and denoise them from there (Meng et al. 2022, SDEdit).
 
     Args:
         model: The family.
@@ -186,25 +186,25 @@ def noise_then_denoise(
 
 
 def noise_of(model: ShowsTrajectory, num: int, seed: int) -> Noise:
-    """The noise of rows 0 .. num - 1 of a seed."""
+    """Build the noise of rows 0 .. num - 1 of a seed."""
     return Noise(seed, torch.arange(num), model.device)
 
 
 def _shortened(sampler: DenoisingSampler, share: float) -> DenoisingSampler:
-    """The sampler with this share of its steps, and at least one: as many a unit of time as on the whole trajectory."""
+    """Scale the sampler's number of steps by a share, at least one: the step size stays that of the whole trajectory."""
     short = copy.copy(sampler)
     short.num_steps = max(1, math.floor(sampler.num_steps * share + 1e-6))
     return short
 
 
 def codes_of(model: ShowsTrajectory, images: Tensor) -> Tensor:
-    """Codes float64 of images: a trajectory's state is wider than its network."""
+    """Encode images as codes float64: a trajectory's state has a wider type than its network."""
     return model.encode(images.to(model.device)).double()
 
 
 @torch.no_grad()
 def images_of(model: ShowsTrajectory, codes: Tensor, t: float = 0.0) -> Tensor:
-    """Images of a state at time t, clipped to [-1, 1].
+    """Decode a state at time t to images, clipped to [-1, 1].
 
     A state that is wider than data (where noise is added and nothing is forgotten) is shrunk to their width first.
     """

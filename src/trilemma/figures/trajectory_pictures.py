@@ -1,4 +1,4 @@
-"""Pictures of a diffusion model's trajectory: strips of images with times above or strengths beside them.
+"""Pictures of a diffusion model's trajectory: strips of images with times above or strengths at the left.
 
 Images are float in [-1, 1] or uint8, [..., C, H, W].
 """
@@ -16,7 +16,7 @@ from trilemma.figures.images import make_grid
 
 
 def forward_picture(states: Tensor, times: Sequence[float]) -> Image.Image:
-    """One row an image, one column a time.
+    """Draw the forward process: one row an image, one column a time.
 
     Args:
         states: [B, T, C, H, W].
@@ -26,7 +26,7 @@ def forward_picture(states: Tensor, times: Sequence[float]) -> Image.Image:
 
 
 def reverse_picture(states: Tensor, predicted: Tensor, times: Sequence[float]) -> Image.Image:
-    """Two rows a sample: where the trajectory stands, and below it what the model takes the end to be.
+    """Draw the reverse process: two rows a sample, the states and below them the predictions of x0.
 
     Args:
         states: [B, T, C, H, W].
@@ -39,7 +39,7 @@ def reverse_picture(states: Tensor, predicted: Tensor, times: Sequence[float]) -
 
 
 def trajectory_frames(states: Tensor) -> list[Image.Image]:
-    """A grid of samples at each time, as near to a square as can be.
+    """Draw a grid of samples at each time, as near to a square as possible.
 
     Args:
         states: [B, T, C, H, W].
@@ -52,7 +52,7 @@ def trajectory_frames(states: Tensor) -> list[Image.Image]:
 
 
 def denoise_picture(images: Tensor, denoised: Sequence[Tensor], strengths: Sequence[float]) -> Image.Image:
-    """The data, and below them what comes back from each strength of noise; one column an image.
+    """Draw the data, and below them what is denoised from each strength of noise; one column an image.
 
     Args:
         images: [B, C, H, W].
@@ -64,7 +64,7 @@ def denoise_picture(images: Tensor, denoised: Sequence[Tensor], strengths: Seque
 
 
 def interpolation_picture(first: Tensor, between: Tensor, last: Tensor, weights: Sequence[float]) -> Image.Image:
-    """One row a pair: an image, what lies between it and another, the other.
+    """Draw one row a pair: an image, the interpolations, and the other image.
 
     Args:
         first: [B, C, H, W].
@@ -78,7 +78,7 @@ def interpolation_picture(first: Tensor, between: Tensor, last: Tensor, weights:
 
 
 def inversion_picture(images: Tensor, inverted: Tensor, back: Tensor) -> Image.Image:
-    """The data, the noise that leads to them, and what it leads to; one column an image, each [B, C, H, W]."""
+    """Draw the data, their latents, and the reconstructions from those; one column an image, each [B, C, H, W]."""
     return make_grid(torch.cat([images, inverted, back]), len(images), row_labels=["data", "noise", "back"])
 
 
