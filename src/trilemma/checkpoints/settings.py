@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +110,7 @@ def settings_name(
     plainest = {"start": 1.0, "stop": 0.0}
     parts += [f"{key}{guidance[key]:g}" for key, usual in plainest.items() if guidance.get(key, usual) != usual]
     if cfg.condition.get("caption") is not None:
-        parts.append("caption")
+        parts.append(_caption_word(cfg.condition.caption))
     elif label not in (None, "none"):
         parts.append(f"label{label}".replace(" ", ""))
     if config.get("weights") == "raw":
@@ -116,6 +118,13 @@ def settings_name(
     if Path(cfg.ckpt).stem != "last":
         parts.append(Path(cfg.ckpt).stem)
     return "-".join([*parts, f"seed{cfg.seed}"])
+
+
+def _caption_word(caption: Any) -> str:
+    """Name one caption, or several, by the first words and a hash: two of them share no file name."""
+    text = " ".join([caption] if isinstance(caption, str) else list(caption))
+    words = re.sub(r"[^a-z0-9]+", "_", text.lower())[:24].strip("_")
+    return f"caption-{words}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _sampler_words(node: Mapping[str, Any]) -> list[str]:

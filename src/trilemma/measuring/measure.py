@@ -170,7 +170,7 @@ def _sample_row(what: Measurement, path: Path) -> Row:
         images,
         labels if labels is not None and int(labels.max()) < extractor.num_classes else None,
         real=train,
-        real_floor=data.split("test"),
+        held_out=data.split("test"),
         extractor=extractor,
         cache_dir=Path(cfg.cache_dir) / "features",
         seed=cfg.seed,

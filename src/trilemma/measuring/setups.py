@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from trilemma.checkpoints.guiding_classifier import GuidingClassifier
 from trilemma.checkpoints.sampling_setup import SamplingSetup, sampling_setup
-from trilemma.config import CONF
 from trilemma.config.options import group_targets
+from trilemma.config.small_options import group_nodes
 from trilemma.errors import UserError
 from trilemma.models.generator import ImageGenerator
 
@@ -85,6 +85,4 @@ def _sampler_named(name: str) -> DictConfig:
     options = group_targets("sampler")
     if name not in options:
         raise UserError(f"sweep.sampler={name}: there is no such sampler; choose from {', '.join(options)}")
-    node = OmegaConf.load(CONF / "sampler" / f"{name}.yaml")
-    assert isinstance(node, DictConfig)
-    return node
+    return OmegaConf.create(group_nodes("sampler")[name])
