@@ -112,7 +112,7 @@ def timed(real: Split, held_out: Split, extractor: Extractor, runs: int) -> list
         for _ in range(runs):
             begin = time.perf_counter()
             evaluate_samples(
-                samples, held_out.labels, real=real, real_floor=held_out, extractor=extractor, cache_dir=cache
+                samples, held_out.labels, real=real, held_out=held_out, extractor=extractor, cache_dir=cache
             )
             seconds.append(time.perf_counter() - begin)
     return seconds

@@ -29,7 +29,7 @@ def test_distances_are_those_of_torchmetrics(extractor, random_images):
     real, held_out, samples = (random_images(60, seed=seed) for seed in (1, 2, 3))
     samples = (samples * 0.8).to(torch.uint8)
     splits = [Split(images=x, labels=None, captions=None, index=torch.arange(60)) for x in (real, held_out)]
-    found = evaluate_samples(samples, real=splits[0], real_floor=splits[1], extractor=extractor)
+    found = evaluate_samples(samples, real=splits[0], held_out=splits[1], extractor=extractor)
     module = AsModule(extractor)
     frechet = FrechetInceptionDistance(module)
     kernel = KernelInceptionDistance(module, subsets=1, subset_size=60)

@@ -46,7 +46,7 @@ def data(random_images):
 def test_a_lossless_codec_with_a_perfect_prior_scores_as_real_images(data, extractor):
     scores = oracle_prior(Through(lambda x: x), data, extractor, num_images=60)
     direct = evaluate_samples(
-        data.split("test").images, real=data.split("train"), real_floor=data.split("test"), extractor=extractor
+        data.split("test").images, real=data.split("train"), held_out=data.split("test"), extractor=extractor
     )
     assert scores[f"FD[{extractor.name}]"] == pytest.approx(direct.metrics[f"FD[{extractor.name}]"], rel=1e-9)
     assert scores["coverage"] == direct.metrics["coverage"]

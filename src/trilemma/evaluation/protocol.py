@@ -53,7 +53,7 @@ class Protocol:
         data: Name of the data set.
         data_fingerprint: Content hash of the data set.
         split: Split that the features are compared with.
-        held_out: Split that the floor, and half of C_T, are taken from.
+        held_out: Split that the held-out baseline, and half of C_T, are taken from.
         num_images: Number of samples (or reconstructions) N.
         extractor: Name of the feature extractor, with its hash.
         model: What was evaluated, for people.

@@ -1,7 +1,8 @@
 """Rows of results: JSON objects, each with the protocol that made it.
 
-A row has the keys `format`, `protocol`, `metrics`, `floor`, `copycat` and `samples_sha256`, and where they were measured
-`ledger`, `likelihood` and `two_stage`. It is written part by part, so what was measured before a crash is kept.
+A row has the keys `format`, `protocol`, `metrics`, `floor` (the held-out baseline), `copycat` (the training-set
+baseline) and `samples_sha256`, and where they were measured `ledger`, `likelihood` and `two_stage`. It is written part by
+part, so what was measured before a crash is kept.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ Row = dict[str, Any]
 
 
 def new_row(protocol: Protocol, evaluation: Evaluation, samples_sha256: str) -> Row:
-    """One row of results, in plain containers.
+    """Build a row of results, in plain containers.
 
     Args:
-        protocol: How it was made.
-        evaluation: The numbers.
+        protocol: Its protocol.
+        evaluation: Its metrics and baselines.
         samples_sha256: Content hash of the images that were scored.
     """
     content: Row = {
         "format": FORMAT,
         "protocol": protocol.to_dict(),
         "metrics": plain_numbers(evaluation.metrics),
-        "floor": plain_numbers(evaluation.floor),
+        "floor": plain_numbers(evaluation.held_out_baseline),
     }
-    if evaluation.copycat:
-        content["copycat"] = plain_numbers(evaluation.copycat)
+    if evaluation.training_set_baseline:
+        content["copycat"] = plain_numbers(evaluation.training_set_baseline)
     return {**content, "samples_sha256": samples_sha256}
 
 

@@ -1,4 +1,4 @@
-"""Score samples, each number beside its real-vs-real floor."""
+"""Score samples, each number beside that of held-out real images in their place."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Numbers of a model, and the same numbers of real images that it never saw.
+    """Metrics of a model, and the same metrics of real images.
 
     Attributes:
-        metrics: By name.
-        floor: What held-out real images score in the place of samples: the best a perfect model can expect. Its
-            `num_images` says on how many.
-        copycat: What images of the training set score, as many as in the floor: the metrics' check of themselves. A
-            distance as good as the floor's, an authenticity of 0 and a C_T far below 0 are what copying looks like.
-        neighbours: Of each sample in the training set, by its features.
+        metrics: Metrics of the samples, by name.
+        held_out_baseline: Metrics of held-out real images in the place of samples, which a perfect model reaches. Its
+            `num_images` is their number.
+        training_set_baseline: Metrics of as many images of the training set: a check of the metrics. A model that copies has
+            a distance as low as the held-out baseline's, an authenticity of 0 and a C_T far below 0.
+        neighbours: Nearest training image of each sample, by features.
         closeness: See `Memorisation.closeness`, [N].
     """
 
     metrics: dict[str, float]
-    floor: dict[str, float]
-    copycat: dict[str, float] = field(default_factory=dict)
+    held_out_baseline: dict[str, float]
+    training_set_baseline: dict[str, float] = field(default_factory=dict)
     neighbours: Neighbours | None = None
     closeness: Tensor | None = None
 
@@ -57,20 +57,20 @@ def evaluate_samples(
     labels: Tensor | None = None,
     *,
     real: Split,
-    real_floor: Split,
+    held_out: Split,
     extractor: Extractor,
     cache_dir: str | Path | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Quality and coverage of samples.
+    """Score quality and coverage of samples.
 
     `FD[<extractor>]` compares all samples with all real images; `FD_inf[...]` is its limit for infinitely many
     samples, left out where they are too few to extrapolate from. Precision, recall, density and coverage (k = 5)
     depend on the number of images, so all their sets are seeded subsets of one size n: that of the smallest of
-    samples, held-out images and real images. The floor's distances are taken at n too. `KID[...]` is of all samples
+    samples, held-out images and real images. The held-out baseline's distances are taken at n too. `KID[...]` is of all samples
     and 10,000 real images at most. `authenticity` is of all samples, `ct` of up to n of them and as many held-out images, half
-    of those there are at most: the other half is its floor. `precision_ratio` and `coverage_ratio` are over the
-    floor's value. `*_stderr` are standard errors: that of the Frechet distance over the draw of samples, by leaving
+    of those there are at most: the other half is its baseline. `precision_ratio` and `coverage_ratio` are over the
+    held-out baseline's value. `*_stderr` are standard errors: that of the Frechet distance over the draw of samples, by leaving
     out tenths of them, that of KID over the draws of both sets, those of shares binomial. What another training would
     change is in none of them. Class
     frequencies of samples are compared with those the extractor sees in the real images, so that its own errors are on
@@ -81,7 +81,7 @@ def evaluate_samples(
         samples: uint8 [N, C, H, W].
         labels: Classes that the samples were to show, int64 [N]; None for unconditional samples.
         real: Reference: the whole training split.
-        real_floor: Held-out real images.
+        held_out: Held-out real images.
         extractor: Names every Frechet distance.
         cache_dir: Where features of real images are kept; None keeps none.
         seed: Of the subsets.
@@ -89,10 +89,10 @@ def evaluate_samples(
     Raises:
         UserError: If shapes or labels do not fit the extractor, or a set is too small.
     """
-    num = min(len(samples), len(real), len(real_floor))
+    num = min(len(samples), len(real), len(held_out))
     if num <= NEAREST_K:
         raise UserError(
-            f"{len(samples)} samples, {len(real)} real and {len(real_floor)} held-out images: "
+            f"{len(samples)} samples, {len(real)} real and {len(held_out)} held-out images: "
             f"evaluation needs at least {NEAREST_K + 1} of each"
         )
     if num < len(samples):
@@ -101,26 +101,27 @@ def evaluate_samples(
         )
     seen = extractor.embed(samples)
     seen_real = cached_embed(extractor, real.images, cache_dir)
-    seen_floor = cached_embed(extractor, real_floor.images, cache_dir)
+    seen_held_out = cached_embed(extractor, held_out.images, cache_dir)
 
-    shuffled = _subset(len(real_floor), len(real_floor), seed + 1)
-    floor_rows = shuffled[:num]
-    floor_labels = None if real_floor.labels is None else real_floor.labels[floor_rows]
-    if floor_labels is not None and int(floor_labels.max()) >= extractor.num_classes:
-        floor_labels = None  # a data set with other classes than the extractor's
+    shuffled = _subset(len(held_out), len(held_out), seed + 1)
+    rows = shuffled[:num]
+    held_out_labels = None if held_out.labels is None else held_out.labels[rows]
+    if held_out_labels is not None and int(held_out_labels.max()) >= extractor.num_classes:
+        held_out_labels = None  # a data set with other classes than the extractor's
     # C_T's held-out images come from the other end of the shuffle: no image is compared with itself.
-    others = shuffled[-min(num, len(real_floor) // 2) :]
-    memorisation = Memorisation(seen_real.features, seen_floor.features[others], seed=seed)
+    others = shuffled[-min(num, len(held_out) // 2) :]
+    memorisation = Memorisation(seen_real.features, seen_held_out.features[others], seed=seed)
     reference = _Reference(seen_real, memorisation, extractor, num=num, seed=seed)
     # Samples may come sorted by label or by batch, so their first n are no fair choice.
     fair = content_order(seen.features)[_subset(len(samples), len(samples), seed + 2)]
     metrics, neighbours = reference.scores(seen, labels, fair)
-    floor, _ = reference.scores(seen_floor.rows(floor_rows), floor_labels, torch.arange(num))
-    copycat, _ = reference.scores(seen_real.rows(reference.copies), None, torch.arange(num))
+    held_out_baseline, _ = reference.scores(seen_held_out.rows(rows), held_out_labels, torch.arange(num))
+    training_set_baseline, _ = reference.scores(seen_real.rows(reference.copies), None, torch.arange(num))
     for name in ("precision", "coverage"):
-        # A floor of 0 means balls of radius 0: over k copies of every image, which no ratio can speak of.
-        metrics[f"{name}_ratio"] = metrics[name] / floor[name] if floor[name] else float("nan")
-    return Evaluation(metrics, floor, copycat, neighbours, memorisation.closeness(neighbours))
+        # A baseline of 0 means balls of radius 0 (more than k copies of every image), where the ratio is undefined.
+        best = held_out_baseline[name]
+        metrics[f"{name}_ratio"] = metrics[name] / best if best else float("nan")
+    return Evaluation(metrics, held_out_baseline, training_set_baseline, neighbours, memorisation.closeness(neighbours))
 
 
 class _Reference:

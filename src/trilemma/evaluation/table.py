@@ -14,7 +14,7 @@ _SIGN = {"exact": "=", "bound": "<=", "estimate": "~"}
 
 
 def row_table(row: Content) -> Table:
-    """The numbers beside their floor, what copies of training images score and, in two stages, what a perfect prior would."""
+    """Tabulate the metrics beside the held-out and training-set baselines and, in two stages, those of a perfect prior."""
     protocol = row["protocol"]
     note = " (smoke: too few images to compare models by)" if protocol["tier"] == "smoke" else ""
     shown = Table(title=f"{protocol['model']} on {protocol['data']}, {protocol['num_images']} images{note}")

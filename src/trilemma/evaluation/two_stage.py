@@ -66,7 +66,7 @@ def score_oracle(
     scores = evaluate_samples(
         torch.cat([part.images for part in returned]),
         real=data.split("train"),
-        real_floor=data.split("test"),
+        held_out=data.split("test"),
         extractor=extractor,
         cache_dir=cache_dir,
         seed=seed,

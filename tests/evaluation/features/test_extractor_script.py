@@ -137,10 +137,10 @@ def test_without_logits_nothing_is_said_of_classes(written, random_images):
     real, held_out, samples = (random_images(n, seed=s) for n, s in ((60, 1), (40, 2), (30, 3)))
     labels = torch.zeros(len(samples), dtype=torch.int64)
     splits = [Split(images=x, labels=None, captions=None, index=torch.arange(len(x))) for x in (real, held_out)]
-    found = evaluate_samples(samples, labels, real=splits[0], real_floor=splits[1], extractor=extractor)
+    found = evaluate_samples(samples, labels, real=splits[0], held_out=splits[1], extractor=extractor)
     expected = frechet_distance(extractor.features(samples), extractor.features(real))
     assert found.metrics[f"FD[{extractor.name}]"] == pytest.approx(expected, rel=1e-9)
-    for scores in (found.metrics, found.floor, found.copycat):
+    for scores in (found.metrics, found.held_out_baseline, found.training_set_baseline):
         assert not [n for n in scores if n.startswith(("class", "modes", "label"))]
         assert all(math.isfinite(value) for value in scores.values())
     with pytest.raises(UserError, match="sees no classes"):

@@ -47,11 +47,11 @@ def test_modes_that_are_dropped_are_counted(extractor, of_class):
     every = list(itertools.product(range(3), repeat=3)) * 2
     real = stack(of_class, every)
     scores = evaluate_samples(
-        stack(of_class, every[:9] * 6).images, real=real, real_floor=real, extractor=StackedExtractor(extractor, 3)
+        stack(of_class, every[:9] * 6).images, real=real, held_out=real, extractor=StackedExtractor(extractor, 3)
     )
-    assert (scores.metrics["modes_hit"], scores.floor["modes_hit"]) == (9, 27)
+    assert (scores.metrics["modes_hit"], scores.held_out_baseline["modes_hit"]) == (9, 27)
     assert scores.metrics["uniform_kl"] == pytest.approx(math.log(3), rel=1e-9)
-    assert scores.floor["uniform_kl"] == pytest.approx(0, abs=1e-12)
+    assert scores.held_out_baseline["uniform_kl"] == pytest.approx(0, abs=1e-12)
     assert scores.metrics["class_tv"] == pytest.approx(2 / 3)
 
 
