@@ -30,10 +30,10 @@ class Checkpoints(Checkpoint):
     an optimiser step, after the validation that belongs to it.
 
     A request to stop (Ctrl-C, or SIGUSR1, SIGUSR2 or SIGTERM of a cluster) is obeyed at the end of such a batch, on all
-    processes at the same one. A validation does not hold it up, however long it takes: what is written then says that the
-    validation is still to be done, and the resumed run does it from its beginning, drawing the same random numbers. Only
-    the validation after the last batch is always finished, for the run ends with it. A second Ctrl-C does not wait. Any other
-    exception writes nothing: the periodic checkpoint before it stands.
+    processes at the same one. A long validation does not delay it: the checkpoint records that the validation is due, and the
+    resumed run repeats it from its beginning with the same random numbers. Only the validation after the last batch is always
+    finished, since the run ends with it. A second Ctrl-C stops at once. Any other exception writes nothing: the last
+    periodic checkpoint remains.
 
     Steps are batches, not optimiser steps.
 

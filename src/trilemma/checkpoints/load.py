@@ -71,7 +71,7 @@ def init_weights(model: Family, path: str | Path, *, keep: tuple[str, ...] = ())
     Args:
         model: Changed in place.
         path: A checkpoint.
-        keep: Modules of the model that stay as they are: the codec whose codes it learns, and what was made of it.
+        keep: Modules of the model that keep their weights: the codec whose codes it learns, and parts built from it.
 
     Returns:
         One line per tensor that did not match: missing, unexpected, or of another shape.

@@ -28,7 +28,7 @@ class LoadedModel:
     Attributes:
         path: The checkpoint.
         model: The family, with the weights that were asked for.
-        config: What the checkpoint says of itself.
+        config: The configuration in the checkpoint.
         setups: The ways it is sampled; none where it draws no images.
         number: Its place among the checkpoints that a command names.
         dataset: What it was trained on, where it is measured.

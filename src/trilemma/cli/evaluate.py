@@ -34,7 +34,7 @@ REPORT = Path("outputs/report")
 def evaluate(cfg: DictConfig) -> None:
     """Measure one checkpoint, compare several, report on existing rows, or run an oracle.
 
-    Of several processes the first one does it, and all of them draw, embed, reconstruct and score. A classifier, rows
+    With several processes, rank 0 runs the program, and all of them draw, embed, reconstruct and score. A classifier, rows
     and an oracle are quick: there the others wait.
 
     Raises:

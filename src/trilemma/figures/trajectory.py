@@ -31,7 +31,7 @@ class TrajectoryPoint:
     Attributes:
         time: t.
         state: xt.
-        predicted: What the model holds x0 to be, given xt; at t = 0 the sample itself.
+        predicted: The model's prediction of x0 given xt; at t = 0 the sample itself.
     """
 
     time: float
@@ -206,7 +206,7 @@ def codes_of(model: ShowsTrajectory, images: Tensor) -> Tensor:
 def images_of(model: ShowsTrajectory, codes: Tensor, t: float = 0.0) -> Tensor:
     """Decode a state at time t to images, clipped to [-1, 1].
 
-    A state that is wider than data (where noise is added and nothing is forgotten) is shrunk to their width first.
+    A state with larger variance than data (as in variance-exploding processes) is scaled down first.
     """
     width = math.hypot(float(model.process.alpha(t)), float(model.process.sigma(t)))
     return model.decode((codes / max(1.0, width)).float()).float().clamp(-1.0, 1.0)

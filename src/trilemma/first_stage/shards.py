@@ -1,6 +1,6 @@
 """Compute the codes of a data set shard by shard, in any number of processes.
 
-A shard is always the same images in the same batches, whoever makes it, so the codes do not depend on how many there are. Its
+A shard consists of the same images in the same batches in any process, so codes do not depend on the number of processes. Its
 SHA-256 lies beside it until the folder is complete and has a table.
 """
 
@@ -45,7 +45,7 @@ class CodeMaker:
         codec_hash: What the folder's content is known by.
         data: The images.
         folder: Where the codes go.
-        node: What builds `data`, in plain containers, for whoever later wants the images of the codes.
+        node: What builds `data`, in plain containers, for later reading the images of the codes.
         batch_size: Images that are encoded together; None takes what the folder was begun with.
         shard_size: Images in a shard; None likewise.
         rank: Which share to begin with.

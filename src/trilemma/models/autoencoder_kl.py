@@ -22,14 +22,14 @@ class AutoencoderKL(Family):
     Both terms are sums over an image's dimensions, averaged over images, so `kl_weight` is the literature's (1e-6 in Rombach et
     al. 2022, with absolute error and a perceptual loss). With `SquaredError` the sum is 2 sigma^2 times the negative evidence
     lower bound of a decoder N(x; decode(z), sigma^2), up to a constant, where sigma^2 = kl_weight / 2. The whole is divided by the
-    number of subpixels, which moves no minimum and leaves gradients as large as those of a mean error.
+    number of subpixels, which changes no minimum and scales gradients like those of a mean error.
 
     Sources: Kingma and Welling 2014, eq. 10; Rombach et al. 2022, section 3.1 and appendix G.
 
     Args:
         codec: The codec that is trained.
         reconstruction: The distance of a reconstruction.
-        kl_weight: Weight of the KL; 0 makes it an autoencoder with noise that it may learn to switch off.
+        kl_weight: Weight of the KL; at 0 the encoder may learn to switch its noise off.
         optimizer: See `Family`.
         scheduler: See `Family`.
 

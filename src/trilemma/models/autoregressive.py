@@ -30,7 +30,7 @@ class AutoregressiveModel(ImageGenerator):
     """A family that learns p(x_i | x_1, ..., x_{i-1}, condition) of the codes of a frozen codec.
 
     A subclass gives `distribution` of all positions at once, for training, and `start` and `step` of
-    `trilemma.samplers.autoregressive.Autoregressive`, for sampling; both say the same.
+    `trilemma.samplers.autoregressive.Autoregressive`, for sampling; the two must agree.
 
     Attributes:
         sampler: Default way to draw samples.

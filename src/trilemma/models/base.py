@@ -135,7 +135,7 @@ class Family(L.LightningModule, ABC):
     ) -> None:
         """Log as Lightning does, whose mean over processes is wrong where their numbers of images are odd in sum.
 
-        It averages those numbers as integers. Here they are given as multiples of what it divides by.
+        Lightning averages the batch sizes as integers. Here they are passed as multiples of the number it divides by.
         """
         if batch_size is not None and options.get("sync_dist") and self._trainer is not None:
             batch_size *= self._trainer.world_size
@@ -151,8 +151,8 @@ class Family(L.LightningModule, ABC):
     def training_noise(self) -> NoiseSource:
         """Build the noise for this process's part of the training batch: a function of seed, batch and image.
 
-        It is the same in whatever number of processes, and after a resume; no state of it needs to be kept. A further call in
-        one batch gives other noise. Outside a trainer it comes from torch's global generator.
+        It depends neither on the number of processes nor on a resume, and has no state to save. A second call in one batch
+        returns other noise. Outside a trainer it comes from torch's global generator.
         """
         trainer = self._trainer
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:
@@ -192,7 +192,7 @@ class Family(L.LightningModule, ABC):
     ) -> None:
         """Clip the norm of the whole gradient.
 
-        Lightning's own refuses fused optimisers in bf16-mixed precision, where no gradient is scaled.
+        Lightning's own refuses fused optimisers in bf16-mixed precision, although that scales no gradients.
         """
         if self.trainer.scaler is not None or gradient_clip_algorithm == "value":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -210,7 +210,7 @@ class Family(L.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Shard the optimisers' states as the weights are sharded; a family that overrides this calls it too.
 
-        A fused optimiser takes that for granted, and a run that was sharded has it row by row, not with channels last.
+        A fused optimiser assumes that layout, and a sharded run saves states row-major, not with channels last.
         """
         weights = dict(self.named_parameters())
         for state in checkpoint.get("optimizer_states", ()):

@@ -193,7 +193,7 @@ class DDGAN(Adversarial, Diffusion):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the gap between the logits of data and of samples on held-out data, to compare with `train/discriminator_gap`.
 
-        One that recognises the training images by heart finds held-out ones no better than samples.
+        An overfitted discriminator scores held-out images like samples.
         """
         noise = Noise(0, batch["index"], self.device)
         step = self._forward_step(batch, noise, 0.0)

@@ -11,7 +11,7 @@ from torch import nn
 class HasBlocks(Protocol):
     """A network whose blocks can be sharded over processes, checkpointed (activations recomputed) and compiled.
 
-    Each of these happens block by block; what lies in no block goes with the network as a whole. So whoever uses the network calls it and
+    Each of these happens block by block; what lies in no block goes with the network as a whole. Callers run the network as a module and
     its blocks as modules, and reads their weights in no other way.
     """
 

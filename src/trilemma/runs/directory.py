@@ -44,7 +44,7 @@ def prepare(folder: Path) -> None:
 def set_aside(run_dir: Path) -> None:
     """Move the files of an earlier run of this name to a sub-folder: nothing is lost, and nothing of it is resumed.
 
-    What belongs to whoever started this process stays: the lock, and what a batch script keeps under `slurm`.
+    The lock, and files of a batch script under `slurm`, stay.
     """
     stay = (".lock", "slurm")
     old = [path for path in run_dir.iterdir() if path.name not in stay and not path.name.startswith("superseded-")]

@@ -30,8 +30,8 @@ def run_lock(
     The lock is the operating system's and belongs to this very process: it goes when the process does, by `kill -9`
     too, and forked children (loader workers, loggers) that outlive it do not keep it.
 
-    A SLURM job that was requeued may come back before its former self has quite ended, on a node that SLURM gave up say: it
-    waits for that.
+    A requeued SLURM job may start before its predecessor has ended, for example on a lost node: it waits for
+    that.
 
     Args:
         run_dir: The directory.

@@ -20,8 +20,8 @@ from trilemma.samplers.guidance import Guidance
 class Autoregressive(Protocol):
     """A model of a sequence: p(x_i | x_1, ..., x_{i-1}, condition), one position at a time, for a batch.
 
-    What was computed of earlier positions is kept in a state of the model's own (rows of a convolution, keys and values), which `step`
-    may change in place. Networks are called as modules, so that whoever counts calls sees them.
+    Computations on earlier positions are cached in the model's state (rows of a convolution, keys and values), which `step`
+    may change in place. Networks are called as modules, so that forward hooks count their calls.
     """
 
     def start(self, condition: Condition, context: Tensor | None = None) -> Any:
@@ -82,8 +82,8 @@ class AutoregressiveSampler(Sampler):
     ) -> Tensor:
         """Draw sequences.
 
-        A guidance sees the share of positions that are still to come as its time, 1 at the first and 1 / L at the last. All branches
-        that it asks for anywhere are run as one batch all the way, since each needs a state of its own.
+        A guidance gets the share of remaining positions as its time, 1 at the first and 1 / L at the last. All branches
+        that it uses at any position run as one batch at every position, since each needs a state of its own.
 
         Args:
             model: The model.

@@ -33,9 +33,9 @@ class ClassifierGuidance(Guidance):
         classifier: A module with the method and the attribute of `NoisyLogProb`.
         scale: 0 is the unguided sampler itself, without a call of the classifier; 1 is the product of model and classifier,
             which for exact ones is the conditional distribution; above 1 sharpens the classifier.
-        start: Time from which the guidance is on, in [0, 1]; before it (t > start) the classifier is not called. Where
-            almost nothing of the data is left a learned gradient is an error, which samplers that move x0 by
-            sigma^2 / alpha times it blow up: on a chain that ends in pure noise begin a little later than at 1.
+        start: Time from which the guidance is on, in [0, 1]; before it (t > start) the classifier is not called. Near
+            pure noise a learned gradient is mostly error, which samplers that move x0 by sigma^2 / alpha times it
+            amplify: on a chain that ends in pure noise begin a little later than at 1.
         stop: Time down to which it is on; after it (t < stop) the classifier is not called.
 
     Raises:
@@ -95,7 +95,7 @@ class ClassifierGuidance(Guidance):
 class ClassifierGradient(nn.Module):
     """The gradient of a classifier's log p(label | xt) in xt.
 
-    A module, so that whoever watches modules sees one call of it an evaluation, the backward pass within.
+    A module, so that forward hooks count one call an evaluation, the backward pass included.
 
     Args:
         classifier: See `NoisyLogProb`.

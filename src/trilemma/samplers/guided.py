@@ -23,7 +23,7 @@ class GuidedDenoiser:
         process: Its process.
         condition: Condition of the samples.
         guidance: How branches of the condition are combined, and what it adds to the score.
-        noise: For the step, and for a denoiser that draws; all branches see the same draw.
+        noise: Source of randomness of the step, and of a denoiser that draws; all branches see the same draw.
     """
 
     denoiser: Denoiser

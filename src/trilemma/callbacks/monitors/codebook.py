@@ -13,7 +13,7 @@ _USAGE = "val/codebook_usage"
 class CodebookUse(Monitor):
     """Warns, or stops, where little of a codebook is used over the validation set.
 
-    Families that log no `val/codebook_usage` (the share of the codes seen at least once) are passed over.
+    Families that log no `val/codebook_usage` (the share of the codes seen at least once) are skipped.
 
     Args:
         min_usage: Least share of the codes, in [0, 1].

@@ -17,12 +17,12 @@ class DiscriminatorGap(Monitor):
 
     The gap is the mean of D on data minus that on samples, D the sigmoid of the scores: 0 where the discriminator cannot
     tell them apart, 1 where it always can and the generator learns nothing. Families whose `Loss.diagnostics` have no
-    scores are passed over.
+    scores are skipped.
 
     Args:
-        every_n_batches: How often it is looked at; it is logged with the loss.
+        every_n_batches: How often it is checked; it is logged with the loss.
         max_gap: Above it the discriminator is saturated.
-        patience: Number of looks in a row, all saturated, after which it speaks up.
+        patience: Number of consecutive saturated checks before it warns.
         stop: See `Monitor`.
     """
 

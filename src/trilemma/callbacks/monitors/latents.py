@@ -18,7 +18,7 @@ class ActiveLatents(Monitor):
 
     A latent is active if KL(q(z|x) || p(z)), averaged over the validation set, exceeds a threshold (in the spirit of
     Burda et al. 2016, section 4.2, who threshold the variance of the posterior mean). `val/latent_kl` is the sum over
-    latents in nats an image. Families whose `validation_step` gives no `Diagnostics.latent_kl` are passed over.
+    latents in nats an image. Families whose `validation_step` gives no `Diagnostics.latent_kl` are skipped.
 
     Args:
         min_share: Least share of active latents, in [0, 1].

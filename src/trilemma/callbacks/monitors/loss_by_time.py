@@ -14,12 +14,12 @@ from trilemma.errors import UserError
 class TimeLoss(Monitor):
     """Logs the validation loss by time, `val/loss_t00` for t in (0, 0.1] to `val/loss_t09`; warns, or stops, where one rises.
 
-    The mean can fall while one end of the chain falls apart. Families whose `validation_step` gives no
-    `Diagnostics.time_loss` are passed over.
+    The mean loss can fall while that at one end of the chain diverges. Families whose `validation_step` gives no
+    `Diagnostics.time_loss` are skipped.
 
     Args:
         num_bins: Equal parts of (0, 1].
-        max_rise: How many times the least loss that a part has had its loss may be; more than 1.
+        max_rise: Largest ratio of a bin's loss to its least loss so far; more than 1.
         stop: See `Monitor`.
     """
 

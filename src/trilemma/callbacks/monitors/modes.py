@@ -36,7 +36,7 @@ class ModeHistogram(Monitor):
     conditioned on labels, `val/label_accuracy`: labels are then taken in turn, as in the grid of samples.
 
     Averaged weights are used where there are any, and training's random generators are left untouched. Families that do
-    not sample and data sets that the labeller does not know are passed over.
+    not sample and data sets that the labeller does not know are skipped.
 
     Args:
         labeller: Tells classes apart.

@@ -19,14 +19,14 @@ _NEVER = torch.iinfo(torch.int64).max
 class NonFinite(Monitor):
     """Stops at a loss that is not finite, and refuses to write weights that are not finite to a checkpoint.
 
-    The first bad batch of each term is noted on the device, without waiting for it. The notes are read every few
+    The first bad batch of each term is recorded on the device, without synchronising. The records are read every few
     batches, before a validation and before a checkpoint is written.
 
     A checkpoint with a weight that is not finite, or a buffer that is NaN (infinities may be a mask's), is refused even
     with `stop=False`.
 
     Args:
-        every_n_batches: How often the notes are read.
+        every_n_batches: How often the records are read.
         stop: See `Monitor`.
     """
 

@@ -84,7 +84,7 @@ class SampleGrid(L.Callback):
 class Reconstructions(L.Callback):
     """Draws the first validation images above their reconstructions, at each validation.
 
-    The pictures are `reconstructions/step-00001000.png`. Families that do not reconstruct are passed over.
+    The pictures are `reconstructions/step-00001000.png`. Families that do not reconstruct are skipped.
 
     Args:
         num_images: How many, one column each.

@@ -20,7 +20,7 @@ _MAX_CURVES = 400  # beyond this, every second curve is dropped
 class LossByTime(L.Callback):
     """Draws the validation loss against time, the newest curve over earlier ones: `loss_by_time/step-00001000.png`.
 
-    Families whose `validation_step` gives no `Diagnostics.time_loss` are passed over. The monitor `TimeLoss` watches the
+    Families whose `validation_step` gives no `Diagnostics.time_loss` are skipped. The monitor `TimeLoss` watches the
     same numbers.
 
     Args:

@@ -1,6 +1,6 @@
 """Pictures of a diffusion model's trajectory, drawn during training.
 
-Families without one are passed over (`trilemma.models.diffusion.ShowsTrajectory`). Averaged weights are used where there are any, and
+Families without one are skipped (`trilemma.models.diffusion.ShowsTrajectory`). Averaged weights are used where there are any, and
 training's random generators are left untouched.
 """
 
@@ -97,7 +97,7 @@ class _NowAndThen(L.Callback, ABC):
 class ReverseStrip(_NowAndThen):
     """Draws samples along the trajectory: a strip, `reverse/step-00001000.png`, and an animation of more, `.gif` beside it.
 
-    In the strip each sample has the state in one row and what the model takes the end to be in the row below. A model
+    In the strip each sample has the state in one row and the predicted x0 in the row below. A model
     conditioned on labels draws them in turn.
 
     Args:

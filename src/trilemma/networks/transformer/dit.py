@@ -18,7 +18,7 @@ class DiT(nn.Module):
     one, is read by cross-attention. The head and all gates start at zero.
 
     Source: Peebles and Xie 2023 (DiT), section 3.2. Different here: the position of a patch is a learned vector for its
-    row plus one for its column, the perceptrons have the exact GELU, and the condition is embedded by whoever built
+    row plus one for its column, the MLPs have the exact GELU, and the condition is embedded by the model that built
     it and only projected here.
 
     Args:

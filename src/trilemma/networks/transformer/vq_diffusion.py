@@ -31,8 +31,8 @@ class TimestepRow(NamedTuple):
 def place(t: Tensor, num_timesteps: int) -> TimestepRow:
     """Find times t [B] in [0, 1] among the T rows of a table: row i - 1 belongs to time i / T.
 
-    A time of the grid is its row exactly. Between two of them lies the straight line, so a sampler may take any steps;
-    below 1 / T, where nothing was trained, it is the first row.
+    A time of the grid is its row exactly. Between two rows embeddings are interpolated linearly, so a sampler may take any
+    steps; below 1 / T, where nothing was trained, the first row is used.
     """
     position = (t.to(torch.promote_types(t.dtype, torch.float32)) * num_timesteps - 1.0).clamp(0.0, num_timesteps - 1.0)
     nearest = position.round()

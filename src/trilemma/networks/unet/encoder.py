@@ -17,7 +17,7 @@ from trilemma.networks.unet.paths import BlockConditioning, Descent, StageFactor
 class UNetEncoder(nn.Module):
     """Predicts logits of an image's label from its noisy version and the time, for classifier guidance.
 
-    The mean of the coarsest grid's cells asks all of them, by attention, for what is read out.
+    The coarsest grid is pooled by attention, with the mean of its positions as the query.
 
     Source: Dhariwal and Nichol 2021 (ADM), section 4.3: the downsampling half of the U-Net with an attention pool.
 

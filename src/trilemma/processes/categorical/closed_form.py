@@ -184,7 +184,7 @@ class MaskAndReplace(CategoricalProcess):
     def _split_at(self, log_x0: Tensor, xt: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """Compute p(x0 = xt|xt) and the mass of all other classes `where` asked for, float64 [B, L]; undefined elsewhere.
 
-        The others are summed: 1 - p would round away what little may be left of them.
+        The others are summed: 1 - p would lose a small mass to rounding.
         """
         weights, held = log_x0.flatten(0, -2), torch.where(where, xt, 0).flatten().unsqueeze(1)
         if not _can_pick(xt.device):

@@ -89,7 +89,7 @@ def interpolated_log_variance(process: GaussianProcess, fraction: Tensor, s: Tim
 
     Args:
         process: The process.
-        fraction: In [0, 1] by habit, not by force, [B, ...].
+        fraction: Usually, not necessarily, in [0, 1], [B, ...].
         s: Earlier time.
         t: Later time.
     """

@@ -264,9 +264,9 @@ class EDM(GaussianSchedule):
     "karras" is theirs exactly.
 
     Args:
-        sigma_min: The least noise that a trajectory visits before 0.
+        sigma_min: The least noise level of a trajectory before 0.
         sigma_max: Noise at t = 1.
-        rho: How much more densely small noise is visited.
+        rho: Exponent of the spacing; larger values put more times at small noise.
 
     Raises:
         UserError: If not 0 < sigma_min < sigma_max and rho > 0.

@@ -39,9 +39,9 @@ def conditional_x0(denoiser: GuidedDenoiser, xt: Tensor, t: float, *, clip: bool
 def guided_x0(denoiser: GuidedDenoiser, xt: Tensor, t: float, *, clip: bool) -> tuple[Tensor, Prediction]:
     """Predict x0 as `conditional_x0`, plus sigma^2 / alpha times the guidance's gradient, then clip: eps moves by -sigma times it.
 
-    Near pure noise sigma^2 / alpha is in the thousands, and a learned gradient no better than its network: unclipped, one
-    step would throw the state out of the data's range. Where alpha is 0, xt says nothing of the data, and no gradient is
-    asked for.
+    Near pure noise sigma^2 / alpha is in the thousands and amplifies the error of a learned gradient: unclipped, one
+    step would move the state out of the data's range. Where alpha is 0, xt is independent of the data, and no gradient is
+    computed.
     """
     x0, prediction = conditional_x0(denoiser, xt, t, clip=clip)
     gradient_of = denoiser.guidance.gradient
@@ -67,7 +67,7 @@ def step_pairs(grid: Sequence[float]) -> tuple[Tensor, Tensor]:
 class GaussianSampler(DenoisingSampler):
     """Steps down a grid of times with the state in float64, so that only the network rounds differently with the batch size.
 
-    A grid whose first time is below 1 starts from the prior, or from `x_start` at t_start = 1, all the same.
+    A grid whose first time is below 1 also starts from the prior, or from `x_start` at t_start = 1.
 
     Args:
         num_steps: Steps N.

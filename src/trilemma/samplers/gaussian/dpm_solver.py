@@ -18,8 +18,8 @@ from trilemma.samplers.guided import GuidedDenoiser
 class DPMSolver(GaussianSampler):
     """DPM-Solver++(2M), the multistep solver of second order on predictions of x0.
 
-    xs = (sigma_s / sigma_t) xt + alpha_s (1 - exp(-h)) D with h the rise of lambda = log(alpha / sigma) and D the x0 of
-    this step, moved on by half of what the last step changed it. The first and the last step are of first order, which is
+    xs = (sigma_s / sigma_t) xt + alpha_s (1 - exp(-h)) D with h the increase of lambda = log(alpha / sigma) and D the x0 of
+    this step, extrapolated from the last step's x0 to the middle of the step. The first and the last step are of first order, which is
     DDIM: there lambda may start or end infinite.
 
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 2.

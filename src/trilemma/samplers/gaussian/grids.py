@@ -31,7 +31,7 @@ RHO = 7.0
 def times(schedule: GaussianSchedule, num_steps: int, grid: Grid, t_start: float = 1.0) -> list[float]:
     """Compute the times of a trajectory of `num_steps` from `t_start` down to 0.
 
-    A trajectory from t_start < 1 begins there whatever the grid, and spreads the grid over what is left of the chain.
+    A trajectory from t_start < 1 begins there, and the grid covers the rest of the chain.
 
     Args:
         schedule: Its chain is what the grid lies on; its noise is what "karras" spaces.

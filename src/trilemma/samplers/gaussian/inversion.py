@@ -43,7 +43,7 @@ def invert(
         num_steps: Network calls.
         condition: What x0 is conditioned on.
         guidance: As in sampling; strong guidance inverts badly.
-        noise: For a denoiser that draws.
+        noise: Source of randomness for a denoiser that draws.
         grid: As in sampling.
         clip: Clip the predicted x0 to the data's bound. A clipped step cannot be inverted.
 
