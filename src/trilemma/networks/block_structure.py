@@ -12,7 +12,7 @@ class HasBlocks(Protocol):
     """A network whose blocks can be sharded over processes, checkpointed (activations recomputed) and compiled.
 
     Each of these happens block by block; what lies in no block goes with the network as a whole. Callers run the network as a module and
-    its blocks as modules, and reads their weights in no other way.
+    its blocks as modules, and read their weights in no other way.
     """
 
     def layer_blocks(self) -> list[nn.Module]:
