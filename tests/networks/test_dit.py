@@ -95,8 +95,8 @@ def test_same_weights_give_the_same_result_as_diffusers():
         for target, (weight, bias) in zip((block.attn1.to_q, block.attn1.to_k, block.attn1.to_v), parts, strict=True):
             copy(target, weight, bias)
         copy(block.attn1.to_out[0], layer.attention.out.weight, layer.attention.out.bias)
-        copy(block.ff.net[0].proj, layer.mlp.rise.weight, layer.mlp.rise.bias)
-        copy(block.ff.net[2], layer.mlp.fall.weight, layer.mlp.fall.bias)
+        copy(block.ff.net[0].proj, layer.mlp.fc1.weight, layer.mlp.fc1.bias)
+        copy(block.ff.net[2], layer.mlp.fc2.weight, layer.mlp.fc2.bias)
     copy(theirs.proj_out_1, ours.final_modulation.weight, ours.final_modulation.bias)
     order = torch.arange(C * 4).view(C, 4).T.flatten()  # they have the channels last within a patch
     copy(theirs.proj_out_2, ours.head.weight[order], ours.head.bias[order])

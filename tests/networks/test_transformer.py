@@ -191,7 +191,7 @@ def test_the_convolution_of_a_perceptron_mixes_neighbours_on_the_grid_alone(grid
     torch.manual_seed(0)
     perceptron = MLP(5, 6, grid=grid, kernel=3).double()
     x = torch.randn(2, 12, 5, dtype=torch.float64)
-    hidden = perceptron.rise(x).view(2, *grid[:2], -1, 6)
+    hidden = perceptron.fc1(x).view(2, *grid[:2], -1, 6)
     mixed = hidden + perceptron.mix.bias
     for row in range(grid[0]):
         for column in range(grid[1]):
@@ -200,7 +200,7 @@ def test_the_convolution_of_a_perceptron_mixes_neighbours_on_the_grid_alone(grid
                     r, c = row + i - 1, column + j - 1
                     if 0 <= r < grid[0] and 0 <= c < grid[1]:
                         mixed[:, row, column] += perceptron.mix.weight[:, 0, i, j] * hidden[:, r, c]
-    expected = perceptron.fall(torch.nn.functional.gelu(mixed.view(2, 12, 6)))
+    expected = perceptron.fc2(torch.nn.functional.gelu(mixed.view(2, 12, 6)))
     torch.testing.assert_close(perceptron(x), expected)
 
 

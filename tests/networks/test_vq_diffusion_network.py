@@ -67,9 +67,9 @@ def test_the_whole_network_is_what_the_configuration_says():
                 out = norm.modulation.weight @ (vector / (1 + (-vector).exp())) + norm.modulation.bias
                 steers.append((out[:8], out[8:]))
             x = x + layer.attention((normalised(x) * (1 + steers[0][1]) + steers[0][0])[None])[0]
-            hidden = convolved((normalised(x) * (1 + steers[1][1]) + steers[1][0]).view(*SHAPE, 8), layer.mlp.rise)
+            hidden = convolved((normalised(x) * (1 + steers[1][1]) + steers[1][0]).view(*SHAPE, 8), layer.mlp.fc1)
             hidden = hidden * torch.sigmoid(1.702 * hidden)
-            x = x + convolved(hidden, layer.mlp.fall).view(L, 8)
+            x = x + convolved(hidden, layer.mlp.fc2).view(L, 8)
         torch.testing.assert_close(found[n], network.head(network.final_norm(x)))
 
 
@@ -77,9 +77,9 @@ def test_a_layer_without_convolution_is_two_linear_layers():
     torch.manual_seed(0)
     perceptron = GridPerceptron(6, 10, grid=SHAPE, kernel=1).double()
     x = torch.randn(B, L, 6, dtype=torch.float64)
-    hidden = x @ perceptron.rise.weight[:, :, 0, 0].T + perceptron.rise.bias
+    hidden = x @ perceptron.fc1.weight[:, :, 0, 0].T + perceptron.fc1.bias
     hidden = hidden * torch.sigmoid(1.702 * hidden)
-    torch.testing.assert_close(perceptron(x), hidden @ perceptron.fall.weight[:, :, 0, 0].T + perceptron.fall.bias)
+    torch.testing.assert_close(perceptron(x), hidden @ perceptron.fc2.weight[:, :, 0, 0].T + perceptron.fc2.bias)
 
 
 def test_planes_of_a_third_axis_are_convolved_apart():
