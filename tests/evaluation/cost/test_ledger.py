@@ -17,6 +17,9 @@ class Toy(nn.Module):
         self.generator = nn.Linear(2, 12)
         self.asked = []
 
+    def examples(self, num):
+        return None
+
     def sample(self, num_images, *, condition=None, sampler=None, guidance=None, seed=0, first_index=0, on_step=None):
         self.asked.append((num_images, condition, sampler, guidance, seed))
         assert not self.training

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trilemma.capabilities import supports
 from trilemma.errors import UserError
 from trilemma.evaluation.cost.latency import Latency, measure_latency
 from trilemma.evaluation.cost.memory import PeakMemory, measure_peak_memory
@@ -77,7 +78,7 @@ def measure_ledger(
         UserError: If the model does not sample, or does not know the condition.
         ValueError: If there are no batch sizes, or one below 1.
     """
-    if not isinstance(model, Samples):
+    if not supports(model, Samples):
         raise UserError(f"a {type(model).__name__} does not sample: there is nothing to time")
 
     def draw(num_images: int) -> Tensor:
