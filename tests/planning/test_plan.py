@@ -1,13 +1,12 @@
 """`debug=plan` for every experiment, and its figures against counts of another kind."""
 
-from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 import command
 from trilemma.cli.main import register_resolvers
@@ -17,13 +16,10 @@ from trilemma.datasets.mnist_5k import MNIST5k
 from trilemma.errors import UserError
 from trilemma.networks.transformer.layers import SelfAttention
 from trilemma.networks.unet.layers import Upsample
-from trilemma.planning.cluster import layout_of
-from trilemma.planning.estimates.memory import memory_rows
-from trilemma.planning.figures import make_plan
+from trilemma.planning.cluster import setup_of
 from trilemma.planning.model import plan_model
-from trilemma.planning.scaling import falls_at, point, scaling_table
-from trilemma.planning.table import table
-from trilemma.planning.ways import ways_to_fit
+from trilemma.planning.plan import falls_at, make_plan, time_on, ways_to_fit
+from trilemma.planning.table import plan_text, scaling_text
 
 EIGHT = ("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
 
@@ -50,22 +46,14 @@ def composed(name, *overrides):
 
 
 @cache
-def measured(name, *overrides):
-    return make_plan(composed(name, *overrides))
-
-
 def planned(name, *overrides):
-    return measured(name, *overrides)[0]
-
-
-def ways(name, *overrides):
-    return ways_to_fit(*measured(name, *overrides))
+    return make_plan(composed(name, *overrides))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_can_be_planned(name):
     plan = planned(name)
-    text = table(plan)
+    text = plan_text(plan)
     assert text.startswith(f"Plan of {name} on a100-40gb, single")
     for words in ("in all", "of an image", "It fits." if plan.fits else "It does not fit", "the run"):
         assert words in text
@@ -90,7 +78,7 @@ def test_operations_of_the_imagenet_preset_are_those_of_its_matrices():
     attention = 2 * L * d  # scores and their sum, for a token
     steering = 2 * 2 * d * d  # for an image: by time and by class
     image = layers * (L * (token + attention) + steering) + L * K * d
-    assert plan.batch_per_gpu == B
+    assert plan.setup.batch_per_gpu == B
     assert plan.work.forward_flops == 2 * B * image
     # Twice that, as what multiplies and what is multiplied each have a gradient; but for attention, whose scores are made again.
     again = layers * L * L * d
@@ -100,11 +88,10 @@ def test_operations_of_the_imagenet_preset_are_those_of_its_matrices():
 def test_memory_of_the_imagenet_preset_is_the_sum_of_what_is_known():
     plan = planned("imagenet/vq_diffusion", *EIGHT)
     P = plan.sizes.num_trainable
-    rows = {row.name: row.bytes for row in plan.rows}
+    rows = {name: size for name, size, _ in plan.rows}
     assert rows["weights"] == rows["buckets of gradients"] == rows["averages"] == 4 * P
     assert rows["states of the optimiser"] == pytest.approx(8 * P, rel=1e-5)  # AdamW, and a count a weight
-    shared = memory_rows(plan.sizes, plan.work, replace(plan.layout, strategy="fsdp"))
-    rows = {row.name: row.bytes for row in shared}
+    rows = {name: size for name, size, _ in plan.under(strategy="fsdp").rows}
     for name, times in {"weights": 4, "gradients": 4, "states of the optimiser": 8, "averages": 4}.items():
         assert rows[name] == pytest.approx(times * P / 8, rel=1e-5)
     assert sum(rows.values()) < plan.memory
@@ -114,13 +101,12 @@ def test_a_unet_takes_three_times_its_forward_pass():
     plan = planned("cifar10/ddpm")
     assert plan.sizes.num_trainable == 35_746_307
     assert plan.work.backward_flops == pytest.approx(2 * plan.work.forward_flops, rel=0.02)
-    assert plan.work.forward_flops == counted_by_layer(composed("cifar10/ddpm"), plan.batch)
+    assert plan.work.forward_flops == counted_by_layer(plan)
 
 
-def counted_by_layer(cfg, batch):
+def counted_by_layer(plan):
     """Operations of a U-Net's forward pass, layer by layer: products of weights and cells, and those of attention."""
-    planned = plan_model(cfg)
-    total = 0
+    network, total = plan.model.family.network, 0
 
     def add(module, inputs, output):
         nonlocal total
@@ -134,38 +120,39 @@ def counted_by_layer(cfg, batch):
             channels = x.shape[1]
             total += 2 * 16 * channels**2 * (x.numel() // channels + 9)
 
-    for module in planned.model.network.modules():
-        module.register_forward_hook(add)
-    image = torch.empty(batch, *planned.image_shape, device="meta")
-    planned.model.network(image, torch.empty(batch, device="meta"))
+    hooks = [module.register_forward_hook(add) for module in network.modules()]
+    size = plan.setup.batch
+    network(torch.empty(size, *plan.model.image_shape, device="meta"), torch.empty(size, device="meta"))
+    for hook in hooks:
+        hook.remove()
     return total
 
 
 def test_both_networks_of_an_adversarial_family_are_counted():
     plan = planned("mnist/ddgan")
-    assert {part.name for part in plan.sizes.parts} == {"network", "discriminator"}
-    assert not plan.shardable
+    assert set(plan.sizes.parts) == {"network", "discriminator"}
+    assert not plan.model.family.shardable
     # The discriminator's turn makes an image without gradients, the generator's one with: forward passes of G, G, and of D, D, D.
     assert plan.work.backward_flops < 2 * plan.work.forward_flops
 
 
 def test_activations_are_kept_or_computed_twice():
-    kept, steps = measured("mnist/vq_diffusion")
+    kept = planned("mnist/vq_diffusion")
     twice = planned("mnist/vq_diffusion", "activation_checkpointing=true")
-    assert twice.work == (otherwise := steps.otherwise(kept.batch_per_gpu, kept.layout, recomputes=False))
-    assert "activation_checkpointing=true would take activations from 0.16 to" in table(kept, otherwise=otherwise)
-    assert "Activations are computed twice, for" in table(twice, otherwise=kept.work)
+    assert (twice.work, kept.work) == (kept.otherwise, twice.otherwise)
+    assert "activation_checkpointing=true would take activations from 0.16 to" in plan_text(kept)
+    assert "Activations are computed twice, for" in plan_text(twice)
     assert twice.work.kept_bytes < 0.5 * kept.work.kept_bytes
     assert twice.work.forward_flops == kept.work.forward_flops
     assert kept.work.flops < twice.work.flops < kept.work.flops + kept.work.forward_flops
     with pytest.raises(UserError, match="has blocks to recompute"):
-        planned("mnist/vqvae", "activation_checkpointing=true")
+        plan_text(planned("mnist/vqvae", "activation_checkpointing=true"))
 
 
 def test_weights_that_are_gathered_in_bfloat16_leave_no_copies():
     """DDP keeps a copy of every matrix for the backward pass, FSDP gathers it again."""
-    plan, steps = measured("imagenet/vq_diffusion", *EIGHT)
-    shared = steps.step(plan.batch_per_gpu, replace(plan.layout, strategy="fsdp"), recomputes=False)
+    plan = planned("imagenet/vq_diffusion", *EIGHT)
+    shared = plan.under(strategy="fsdp").work
     assert plan.work.kept_bytes - shared.kept_bytes == pytest.approx(2 * plan.sizes.num_trainable, rel=0.04)
     assert shared.flops == plan.work.flops
 
@@ -188,16 +175,21 @@ def test_nodes_precision_and_accumulation_are_the_trainers():
         "trainer.precision=bf16-mixed",
         "trainer.accumulate_grad_batches=3",
     )
-    assert (plan.layout.world_size, plan.layout.strategy, plan.batch_per_gpu, plan.batch) == (8, "ddp", 8, 3 * 64)
-    assert plan.matrix_precision == torch.bfloat16
+    assert (plan.setup.world_size, plan.setup.strategy, plan.setup.batch_per_gpu, plan.setup.batch) == (
+        8,
+        "ddp",
+        8,
+        3 * 64,
+    )
+    assert plan.setup.dtype == torch.bfloat16
     assert plan.time.forward == pytest.approx(3 * plan.work.forward_flops / (0.35 * 312e12))
 
 
 def test_all_gpus_of_a_node_are_taken_where_no_number_is_given():
-    assert layout_of(composed("mnist/vq_diffusion", "trainer=ddp", "trainer.devices=auto")).gpus_per_node == 4
-    assert layout_of(composed("mnist/vq_diffusion", "trainer=fsdp", "plan.gpus_per_node=8")).world_size == 8
-    assert layout_of(composed("mnist/vq_diffusion", "trainer.devices=auto")).world_size == 1
-    assert layout_of(composed("mnist/vq_diffusion", "trainer=ddp", "trainer.devices=[0,3]")).world_size == 2
+    assert setup_of(composed("mnist/vq_diffusion", "trainer=ddp", "trainer.devices=auto")).gpus_per_node == 4
+    assert setup_of(composed("mnist/vq_diffusion", "trainer=fsdp", "plan.gpus_per_node=8")).world_size == 8
+    assert setup_of(composed("mnist/vq_diffusion", "trainer.devices=auto")).world_size == 1
+    assert setup_of(composed("mnist/vq_diffusion", "trainer=ddp", "trainer.devices=[0,3]")).world_size == 2
 
 
 def test_mixed_precision_keeps_less():
@@ -207,18 +199,19 @@ def test_mixed_precision_keeps_less():
 
 
 def test_what_does_not_fit_is_told_what_would():
-    assert not planned("imagenet/vq_diffusion").fits
-    assert ways("imagenet/vq_diffusion") == (
+    large = planned("imagenet/vq_diffusion")
+    assert not large.fits
+    assert ways_to_fit(large) == [
         "activation_checkpointing=true",
         "data.batch_size=128 trainer.accumulate_grad_batches=2",
         "plan.gpu=a100-80gb",
-    )
+    ]
     small = ("mnist/vq_diffusion", "plan.gpu=v100-16gb", "plan.memory_share=0.008")
-    (fewer,) = (way for way in ways(*small) if way.startswith("data.batch_size="))
+    (fewer,) = (way for way in ways_to_fit(planned(*small)) if way.startswith("data.batch_size="))
     assert planned(*small, *fewer.split()).fits
     shared = ("mnist/vq_diffusion", "plan.memory_share=0.00145", "trainer=ddp", "trainer.devices=4")
     assert not planned(*shared).fits
-    assert "trainer=fsdp" in ways(*shared)
+    assert "trainer=fsdp" in ways_to_fit(planned(*shared))
 
 
 @pytest.mark.parametrize(
@@ -229,9 +222,13 @@ def test_what_does_not_fit_is_told_what_would():
         (["trainer.strategy=deepspeed"], "a plan knows auto, ddp and fsdp"),
         (["trainer.precision=transformer-engine"], "trainer.precision=transformer-engine: a plan knows"),
         (["plan.utilisation=0"], "plan.utilisation=0 is a share"),
+        (
+            ["plan.gpu=v100-16gb", "trainer.precision=bf16-mixed"],
+            "no blocks for bfloat16: take trainer.precision=16-mixed",
+        ),
         (["+model.typo=1"], "unknown override model.typo"),
     ],
-    ids=["gpu", "batch", "strategy", "precision", "share", "typo"],
+    ids=["gpu", "batch", "strategy", "precision", "share", "bfloat16", "typo"],
 )
 def test_what_is_wrong_is_said_in_a_line(overrides, words):
     with pytest.raises(UserError, match=words):
@@ -264,8 +261,8 @@ def test_shapes_that_are_known_are_those_of_the_data():
 
 def test_labels_that_nobody_knows_are_assumed_and_said():
     plan = planned("images/vq_diffusion")
-    assert plan.notes == ("1000 labels are assumed: facts.num_labels=N says otherwise",)
-    assert planned("images/vq_diffusion", "facts.num_labels=7").notes == ()
+    assert plan.model.notes == ["1000 labels are assumed: facts.num_labels=N says otherwise"]
+    assert planned("images/vq_diffusion", "facts.num_labels=7").model.notes == []
 
 
 def test_a_codec_without_a_recipe_needs_its_shapes():
@@ -274,7 +271,7 @@ def test_a_codec_without_a_recipe_needs_its_shapes():
         planned("mnist/vq_diffusion", *bare)
     plan = planned("mnist/vq_diffusion", *bare, "facts.code_shape=[7,7]", "facts.num_classes=128")
     assert plan.sizes.num_frozen == 0
-    assert plan.notes == ("the codec's own weights are not counted: no recipe of it is named",)
+    assert plan.model.notes == ["the codec's own weights are not counted: no recipe of it is named"]
 
 
 # --- scaling ----------------------------------------------------------------------------------------------------------
@@ -282,19 +279,18 @@ def test_a_codec_without_a_recipe_needs_its_shapes():
 
 def test_efficiency_falls_as_the_formula_says():
     plan = planned("imagenet/vq_diffusion", *EIGHT)
-    plan = replace(plan, fabric=replace(plan.fabric, latency=0.0))
+    plan = plan.under(assumed=OmegaConf.merge(plan.setup.assumed, {"latency_us": 0.0}))
     computing = plan.time.forward + plan.time.backward + plan.time.optimiser
     for nodes in (2, 4, 16):
         N = 4 * nodes
         sent = 2 * (N - 1) / N * plan.sizes.weights / (0.8 * 25e9)
-        found = point(plan, "ddp", nodes, "gpu")
-        assert found.plain.efficiency == pytest.approx(computing / (computing + sent))
-        assert found.overlapped.seconds == pytest.approx(computing + sent - plan.time.backward)
+        apart = time_on(plan, "ddp", nodes, "gpu", overlap=False)
+        assert apart.efficiency == pytest.approx(computing / (computing + sent))
+        assert time_on(plan, "ddp", nodes, "gpu").seconds == pytest.approx(computing + sent - plan.time.backward)
     # Of the batch of all, each GPU's part shrinks, and what is sent does not.
-    half = point(plan, "ddp", 4, "all")
-    assert half.batch_per_gpu == plan.batch_per_gpu / 2
-    assert half.plain.forward == pytest.approx(plan.time.forward / 2)
-    assert half.plain.exposed == point(plan, "ddp", 4, "gpu").plain.exposed
+    half, whole = (time_on(plan, "ddp", 4, fixed, overlap=False) for fixed in ("all", "gpu"))
+    assert half.forward == pytest.approx(plan.time.forward / 2)
+    assert half.exposed == whole.exposed
 
 
 def test_the_node_count_at_which_efficiency_falls_is_the_first():
@@ -302,19 +298,19 @@ def test_the_node_count_at_which_efficiency_falls_is_the_first():
     for fixed in ("gpu", "all"):
         for strategy in ("ddp", "fsdp"):
             nodes = falls_at(plan, strategy, fixed, overlap=True)
-            assert point(plan, strategy, nodes, fixed).overlapped.efficiency < 0.8
-            assert point(plan, strategy, nodes - 1, fixed).overlapped.efficiency >= 0.8
+            assert time_on(plan, strategy, nodes, fixed).efficiency < 0.8
+            assert time_on(plan, strategy, nodes - 1, fixed).efficiency >= 0.8
     assert falls_at(plan, "ddp", "gpu", overlap=True, below=0.01) is None
 
 
 def test_the_table_of_nodes_has_a_row_for_each():
     plan = planned("imagenet/vq_diffusion", *EIGHT)
-    text = scaling_table(plan, [1, 2, 64])
+    text = scaling_text(plan, [1, 2, 64])
     for nodes in (1, 2, 64):
         assert sum(line.split()[:2] == [str(nodes), str(4 * nodes)] for line in text.splitlines()) == 4
     assert text.count("Efficiency falls under 80%") == 4
     with pytest.raises(UserError, match="each at least 1"):
-        scaling_table(plan, [0])
+        scaling_text(plan, [0])
 
 
 def test_the_command_prints_a_plan_and_writes_nothing(tmp_path):

@@ -26,7 +26,7 @@ from trilemma.first_stage.codec import drop_recipe, recipe_hash
 from trilemma.first_stage.model import build_model, check_parts
 from trilemma.loggers.settings import run_settings
 from trilemma.models.base import Family
-from trilemma.planning.show import show_plan
+from trilemma.planning.table import show_plan
 from trilemma.quiet import quieten
 from trilemma.runs.directory import prepare, set_aside, write_versions
 from trilemma.runs.facts import state_data

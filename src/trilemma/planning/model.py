@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from trilemma.codecs.base import Codec, flatten
 from trilemma.config import schema
@@ -17,12 +23,11 @@ from trilemma.config.build import build
 from trilemma.config.check import check_config
 from trilemma.config.nodes import plain
 from trilemma.config.targets import COMMAND_LINE, locate
-from trilemma.data.base import DeclaredData, ImageData
+from trilemma.data.base import ImageData
 from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.base import Family
-from trilemma.planning.estimates.meta import on_meta
-from trilemma.planning.estimates.sizes import OptimiserProbe
+from trilemma.planning.sizes import OptimiserProbe
 from trilemma.processes.noise import NoiseSource
 from trilemma.runs.facts import state_codec, state_process
 
@@ -31,45 +36,48 @@ _ASSUMED_LABELS = 1000
 _OPTIMISERS = ("optimizer", "discriminator_optimizer")
 
 
-@dataclass
-class PlannedModel:
-    """A family on the meta device.
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Put every parameter and buffer that a module registers meanwhile on the meta device.
 
-    Attributes:
-        model: The family.
-        codec: Its codec, if it has one.
-        has_codes: Whether it trains on codes that were computed before.
-        optimiser: Its class, or classes.
-        optimiser_bytes: What its states take.
-        image_shape: (C, H, W).
-        num_labels: Labels of the data; None where there are none.
-        num_train_images: Where known.
-        notes: What was assumed, and what was left out.
+    Unlike `torch.device("meta")` it leaves all other tensors alone: schedules that check their own tables go on working. A
+    weight is moved before it is filled, so half a billion of them take no memory and no time.
     """
 
-    model: Family
-    codec: Codec | None
-    has_codes: bool
-    optimiser: str
-    optimiser_bytes: int
-    image_shape: tuple[int, int, int]
-    num_labels: int | None
-    num_train_images: int | None
-    notes: list[str] = field(default_factory=list)
+    def moved(module: nn.Module, name: str, tensor: Tensor | None) -> Any:
+        if tensor is None or tensor.is_meta:
+            return None  # what is registered stays as it is
+        shape = tensor.detach().to("meta")
+        return nn.Parameter(shape, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shape
+
+    with register_module_parameter_registration_hook(moved), register_module_buffer_registration_hook(moved):
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedModel:
+    """A family on the meta device."""
+
+    family: Family
+    codec: Codec | None  # whose codes, computed before, it trains on; None where it trains on images
+    optimiser_bytes: int  # states of its optimisers
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    num_labels: int | None  # of the data; None where there are none
+    num_train_images: int | None  # where known
+    notes: Sequence[str]  # what was assumed, and what was left out
 
     def batch(self, size: int) -> Batch:
         """A batch of so many images, on the meta device."""
-        image = torch.empty(size, *self.image_shape, device="meta")
-        batch = Batch(index=torch.zeros(size, dtype=torch.int64, device="meta"))
-        if self.has_codes:
-            assert self.codec is not None
+        image, number = torch.empty(size, *self.image_shape, device="meta"), torch.empty(size, device="meta").long()
+        batch = Batch(index=number)
+        if self.codec is None:
+            batch["image"] = image
+        else:
             with torch.no_grad():
                 code = self.codec.cache(image)
             batch["code"] = code if code.is_floating_point() else flatten(code)
-        else:
-            batch["image"] = image
         if self.num_labels is not None:
-            batch["label"] = torch.zeros(size, dtype=torch.int64, device="meta")
+            batch["label"] = number
         return batch
 
 
@@ -82,12 +90,13 @@ def plan_model(cfg: DictConfig) -> PlannedModel:
     Raises:
         UserError: If the configuration is wrong, or a fact is missing.
     """
-    _fill_missing(cfg)
+    for group in ("data", "codec"):  # where the data lie and which codec is taken are not asked for
+        if OmegaConf.is_config(node := cfg.get(group)):
+            for key in OmegaConf.missing_keys(node):
+                OmegaConf.update(cfg, key, _UNKNOWN)
     check_config(cfg, schema.TRAIN)
     notes: list[str] = []
-    declared = _declared(cfg)
-    _declare_data(cfg, declared, notes)
-    has_codes = OmegaConf.select(cfg, "codec") is not None and "_target_" not in cfg.codec
+    _state_data(cfg, notes)
     codec = None
     if OmegaConf.select(cfg, "codec") is not None:
         codec = _codec(cfg, notes)
@@ -97,92 +106,63 @@ def plan_model(cfg: DictConfig) -> PlannedModel:
     node = plain(cfg, "model")
     shared = [(plain(cfg, key), part) for key, part in (("codec", codec), ("process", process)) if part is not None]
     probes = {key: OptimiserProbe(build(node[key], where=f"model.{key}")) for key in _OPTIMISERS if node.get(key)}
-    node |= probes
     with on_meta():
-        model = build(node, where="model", shared=shared)
-    if not isinstance(model, Family):
+        family = build(node | probes, where="model", shared=shared)
+    if not isinstance(family, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
-    model.to("meta")  # so that it knows where it is
-    model.configure_optimizers()
+    family.to("meta")  # so that it knows where it is
+    family.configure_optimizers()
     return PlannedModel(
-        model=model,
-        codec=codec,
-        has_codes=has_codes,
-        optimiser=", ".join(dict.fromkeys(probe.name for probe in probes.values())),
-        optimiser_bytes=sum(probe.bytes() for probe in probes.values()),
+        family=family,
+        codec=None if codec is None or "_target_" in cfg.codec else codec,
+        optimiser_bytes=sum(probe.bytes for probe in probes.values()),
         image_shape=tuple(cfg.facts.image_shape),
         num_labels=cfg.facts.num_labels,
-        num_train_images=_num_train_images(cfg, declared),
+        num_train_images=cfg.facts.num_train_images,
         notes=notes,
     )
 
 
-def _fill_missing(cfg: DictConfig) -> None:
-    """Where the data lie and which codec is taken are not asked for."""
-    for group in ("data", "codec"):
-        node = OmegaConf.to_container(cfg[group], resolve=False) if OmegaConf.is_config(cfg.get(group)) else None
-        for key, value in node.items() if isinstance(node, dict) else ():
-            if value == "???":
-                OmegaConf.update(cfg, f"{group}.{key!s}", _UNKNOWN)
-
-
-def _declared(cfg: DictConfig) -> DeclaredData | None:
-    """What the data set knows of itself without reading a file."""
+def _state_data(cfg: DictConfig, notes: list[str]) -> None:
+    """Write what the data set knows of itself without reading a file, unless the configuration says it."""
     kind = locate(cfg.data._target_, COMMAND_LINE, "data")
     if not (isinstance(kind, type) and issubclass(kind, ImageData)):
         raise UserError(f"data._target_={cfg.data._target_} is not a data set")
     defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items() if p.default is not p.empty}
-    return kind.declared(defaults | plain(cfg, "data"))
-
-
-def _declare_data(cfg: DictConfig, declared: DeclaredData | None, notes: list[str]) -> None:
-    """Write the shape of the images and the number of labels, unless the configuration says them."""
-    facts = cfg.facts
-    if any(side is None for side in facts.image_shape):
+    declared, facts = kind.declared(defaults | plain(cfg, "data")), cfg.facts
+    if None in facts.image_shape:
         if declared is None:
             raise UserError("a plan reads no data: give facts.image_shape=[C,H,W]")
         facts.image_shape = list(declared.image_shape)
-    if facts.num_labels is None and declared is not None:
-        facts.num_labels = declared.num_labels
-    if facts.num_labels is None and _asks_for_labels(cfg):
+    for key in ("num_labels", "num_train_images"):
+        if facts[key] is None:
+            facts[key] = getattr(declared, key, None)
+    if facts.num_labels is None and any(
+        "${facts.num_labels}" in OmegaConf.to_yaml(cfg[key])
+        for key in ("model", "network", "condition")
+        if OmegaConf.is_config(cfg.get(key))
+    ):
         facts.num_labels = _ASSUMED_LABELS
         notes.append(f"{_ASSUMED_LABELS} labels are assumed: facts.num_labels=N says otherwise")
 
 
-def _asks_for_labels(cfg: DictConfig) -> bool:
-    nodes = [
-        OmegaConf.to_yaml(cfg[key]) for key in ("model", "network", "condition") if OmegaConf.is_config(cfg.get(key))
-    ]
-    return any("${facts.num_labels}" in text for text in nodes)
-
-
-def _num_train_images(cfg: DictConfig, declared: DeclaredData | None) -> int | None:
-    """Images that are trained on, where that is known without reading them."""
-    if cfg.facts.num_train_images is not None:
-        return int(cfg.facts.num_train_images)
-    return None if declared is None else declared.num_train_images
-
-
 def _codec(cfg: DictConfig, notes: list[str]) -> Codec:
     """The codec, fresh: built as named, or as its recipe says, or known by the shape of its codes alone."""
-    node = cfg.codec
-    if "_target_" in node:
-        with on_meta():
-            codec = build(plain(cfg, "codec"), where="codec")
-        assert isinstance(codec, Codec)
-        return codec
-    if node.experiment == _UNKNOWN:
-        if not cfg.facts.code_shape or None in cfg.facts.code_shape:
+    facts, node = cfg.facts, cfg.codec
+    if node.get("experiment") == _UNKNOWN:
+        if not facts.code_shape or None in facts.code_shape:
             raise UserError(
                 "a plan reads no codec: give codec.experiment=RECIPE, or facts.code_shape=[h,w] and facts.num_classes=K"
             )
         notes.append("the codec's own weights are not counted: no recipe of it is named")
-        return _Declared(cfg.facts.image_shape, cfg.facts.code_shape, cfg.facts.num_classes)
-    recipe = compose("train", overrides=[f"experiment={node.experiment}", *map(str, node.overrides), "run.id=plan"])
-    with_facts = {"image_shape": cfg.facts.image_shape, "num_labels": cfg.facts.num_labels}
-    OmegaConf.update(recipe, "facts", with_facts)
+        return _Declared(facts.image_shape, facts.code_shape, facts.num_classes)
+    recipe = plain(cfg, "codec")
+    if "_target_" not in node:
+        stage = compose("train", overrides=[f"experiment={node.experiment}", *map(str, node.overrides), "run.id=plan"])
+        OmegaConf.update(stage, "facts", {"image_shape": facts.image_shape, "num_labels": facts.num_labels})
+        recipe = plain(stage, "model.codec")
     with on_meta():
-        codec = build(plain(recipe, "model.codec"), where="codec")
+        codec = build(recipe, where="codec")
         if node.get("read_as"):
             codec = build({"_target_": node.read_as, "codec": codec}, where="codec.read_as")
     assert isinstance(codec, Codec)
@@ -200,10 +180,8 @@ class _Declared(Codec):
         self.num_classes = num_classes
 
     def encode(self, images: Tensor, noise: NoiseSource | None = None) -> Tensor:
-        """Codes of the right shape."""
         dtype = images.dtype if self.num_classes is None else torch.int64
         return images.new_empty((len(images), *self.code_shape), dtype=dtype)
 
     def decode(self, code: Tensor) -> Tensor:
-        """Images of the right shape."""
         return code.new_empty((len(code), *self.image_shape), dtype=self.scale.dtype)

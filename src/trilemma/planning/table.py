@@ -4,134 +4,167 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trilemma.planning.estimates.step import StepWork
-from trilemma.planning.figures import Plan
+from omegaconf import DictConfig
 
-_GIB = 2**30
+from trilemma.errors import UserError
+from trilemma.planning.cluster import Strategy
+from trilemma.planning.plan import ENOUGH, MOST_NODES, Fixed, Plan, falls_at, make_plan, time_on, ways_to_fit
+from trilemma.quiet import quieten
+
 _LAUNCH_BOUND = 0.02  # seconds
+_SENT = {"ddp": "2 (N-1)/N x gradients", "fsdp": "(N-1)/N x (weights gathered twice, gradients shared out)"}
 
 
-def table(plan: Plan, *, otherwise: StepWork | None = None, ways: Sequence[str] = ()) -> str:
-    """All that a plan says.
+def show_plan(cfg: DictConfig) -> None:
+    """Print what the run that `cfg` describes will take: what `debug=plan` does.
 
-    Args:
-        plan: The plan.
-        otherwise: What a batch would take if activations were computed twice, or if they were not.
-        ways: Settings under which it would fit, where it does not.
+    Raises:
+        UserError: If the configuration is wrong, or names something that a plan does not know.
     """
-    sections = [_head(plan), _parameters(plan), _operations(plan), _memory(plan, otherwise, ways), _time(plan)]
-    if plan.notes:
-        sections.append("\n".join(f"note: {note}" for note in plan.notes))
+    quieten()
+    plan = make_plan(cfg)
+    print(plan_text(plan))
+    if cfg.plan.nodes is not None:
+        print(f"\n{scaling_text(plan, list(cfg.plan.nodes))}")
+
+
+def plan_text(plan: Plan) -> str:
+    """All that a plan says of the run as it is."""
+    sections = [_head(plan), _parameters(plan), _operations(plan), _memory(plan), _time(plan)]
+    if plan.model.notes:
+        sections.append("\n".join(f"note: {note}" for note in plan.model.notes))
     return "\n\n".join(sections)
 
 
+def scaling_text(plan: Plan, nodes: Sequence[int]) -> str:
+    """Step time and efficiency by strategy and number of nodes, once with the batch of a GPU fixed and once that of all.
+
+    Raises:
+        UserError: If a number of nodes is not one.
+    """
+    if not nodes or any(not isinstance(n, int) or n < 1 for n in nodes):
+        raise UserError(f"plan.nodes={list(nodes)}: a list of numbers of nodes, each at least 1")
+    strategies: tuple[Strategy, ...] = ("ddp", "fsdp") if plan.model.family.shardable else ("ddp",)
+    fixed: tuple[Fixed, ...] = ("gpu", "all")
+    return "\n\n".join(_scaling(plan, nodes, strategy, which) for which in fixed for strategy in strategies)
+
+
 def _head(plan: Plan) -> str:
-    layout = plan.layout
-    where = f"{layout.num_nodes} x {layout.gpus_per_node} {plan.gpu.name}" if layout.world_size > 1 else plan.gpu.name
+    setup = plan.setup
+    where = f"{setup.num_nodes} x {setup.gpus_per_node} {setup.gpu.name}" if setup.world_size > 1 else setup.gpu.name
+    batches = f", accumulated over {setup.num_accumulated} batches" if setup.num_accumulated > 1 else ""
     return (
-        f"Plan of {plan.name} on {where}, {layout.strategy}, {plan.precision}, {plan.num_updates:,} updates of {plan.batch:,} images"
-        f" ({_batches(plan)})\nBy arithmetic: nothing was read, and nothing was measured on a GPU."
+        f"Plan of {plan.name} on {where}, {setup.strategy}, {setup.precision}, {plan.num_updates:,} updates of {setup.batch:,} images"
+        f" ({setup.batch_per_gpu} a GPU{batches})\nBy arithmetic: nothing was read, and nothing was measured on a GPU."
     )
 
 
-def _batches(plan: Plan) -> str:
-    text = f"{plan.batch_per_gpu} a GPU"
-    return text if plan.num_accumulated == 1 else f"{text}, accumulated over {plan.num_accumulated} batches"
-
-
 def _parameters(plan: Plan) -> str:
-    rows = [("Parameters", "trainable", "frozen")]
-    rows += [(f"  {part.name}", f"{part.trainable:,}", f"{part.frozen:,}") for part in plan.sizes.parts]
-    rows.append(("  in all", f"{plan.sizes.num_trainable:,}", f"{plan.sizes.num_frozen:,}"))
-    return columns(rows, words=False)
+    counts = plan.sizes.parts | {"in all": (plan.sizes.num_trainable, plan.sizes.num_frozen)}
+    rows = [(f"  {name}", f"{trainable:,}", f"{frozen:,}") for name, (trainable, frozen) in counts.items()]
+    return columns([("Parameters", "trainable", "frozen"), *rows], words=False)
 
 
 def _operations(plan: Plan) -> str:
-    size, work = plan.batch_per_gpu, plan.work
-    rows: list[tuple[str, ...]] = [("Operations", "forward", "backward", "both", "")]
-
-    def row(name: str, times: float, note: str) -> tuple[str, ...]:
-        both = (work.forward_flops * times, work.backward_flops * times, work.flops * times)
-        return (name, *map(_operations_text, both), note)
-
-    rows.append(row("  of an image", 1 / size, "2 for a multiplication with its addition"))
-    if plan.num_accumulated * plan.layout.world_size > 1:
-        rows.append(row("  of an update, a GPU", plan.num_accumulated, ""))
-    rows.append(row("  of an update, in all", plan.num_accumulated * plan.layout.world_size, ""))
-    return columns(rows)
-
-
-def _memory(plan: Plan, otherwise: StepWork | None, ways: Sequence[str]) -> str:
-    rows = [("Memory of a GPU", "GiB", "")]
-    rows += [(f"  {row.name}", _gib(row.bytes), row.note) for row in plan.rows if row.bytes > plan.memory / 1000]
-    counted = plan.memory_share * plan.gpu.memory
-    of = f"of {plan.gpu.memory:g}, {plan.memory_share:.0%} of which ({counted:.1f}) is counted on"
-    rows.append(("  in all", _gib(plan.memory), of))
-    lines = [columns(rows), f"  {_verdict(plan, ways)}"]
-    if otherwise is not None:
-        lines.append(f"  {_recomputing(plan, otherwise)}")
-    return "\n".join(lines)
+    setup, work = plan.setup, plan.work
+    rows = [
+        ("  of an image", 1 / setup.batch_per_gpu, "2 for a multiplication with its addition"),
+        ("  of an update, a GPU", setup.num_accumulated, ""),
+        ("  of an update, in all", setup.num_accumulated * setup.world_size, ""),
+    ]
+    if rows[2][1] == 1:
+        del rows[1]
+    passes = (work.forward_flops, work.backward_flops, work.flops)
+    cells = [(name, *(_scaled(times * flops) for flops in passes), note) for name, times, note in rows]
+    return columns([("Operations", "forward", "backward", "both", ""), *cells])
 
 
-def _verdict(plan: Plan, ways: Sequence[str]) -> str:
+def _memory(plan: Plan) -> str:
+    setup, work, otherwise = plan.setup, plan.work, plan.otherwise
+    counted = setup.assumed.memory_share * setup.gpu.memory
+    rows = [(f"  {name}", _gib(size), note) for name, size, note in plan.rows if size > plan.memory / 1000]
+    of = f"of {setup.gpu.memory:g}, {setup.assumed.memory_share:.0%} of which ({counted:.1f}) is counted on"
+    lines = [columns([("Memory of a GPU", "GiB", ""), *rows, ("  in all", _gib(plan.memory), of)])]
     if plan.fits:
-        return "It fits."
-    start = f"It does not fit: {_gib(plan.memory)} of {plan.memory_share * plan.gpu.memory:.1f} GiB."
-    if not ways:
-        return f"{start} Nor does any setting that was tried: take fewer images a GPU, or a smaller model."
-    return f"{start} It fits with {', or with '.join(ways)}."
-
-
-def _recomputing(plan: Plan, otherwise: StepWork) -> str:
-    now, then = _gib(plan.work.peak_bytes), _gib(otherwise.peak_bytes)
-    if plan.recomputes:
-        more = plan.work.flops / otherwise.flops - 1
-        return f"Activations are computed twice, for {more:.0%} more operations; kept, they would take {then} instead of {now} GiB."
-    more = otherwise.flops / plan.work.flops - 1
-    return f"activation_checkpointing=true would take activations from {now} to {then} GiB, for {more:.0%} more operations."
+        lines.append("It fits.")
+    else:
+        ways = ways_to_fit(plan)
+        nor = "Nor does any setting that was tried: take fewer images a GPU, or a smaller model."
+        last = f"It fits with {', or with '.join(ways)}." if ways else nor
+        lines.append(f"It does not fit: {_gib(plan.memory)} of {counted:.1f} GiB. {last}")
+    if otherwise is not None:
+        now, then = _gib(work.peak_bytes), _gib(otherwise.peak_bytes)
+        more = f"for {max(work.flops, otherwise.flops) / min(work.flops, otherwise.flops) - 1:.0%} more operations"
+        lines.append(
+            f"Activations are computed twice, {more}; kept, they would take {then} instead of {now} GiB."
+            if setup.recomputes
+            else f"activation_checkpointing=true would take activations from {now} to {then} GiB, {more}."
+        )
+    return "\n  ".join(lines)
 
 
 def _time(plan: Plan) -> str:
-    time, gpu = plan.time, plan.gpu
-    best = gpu.operations(plan.matrix_precision)
-    rate = f"operations / ({plan.utilisation:g} x {best / 1e12:g}e12 a second)"
+    time, setup, images = plan.time, plan.setup, plan.model.num_train_images
+    run = plan.num_updates * time.seconds
     rows = [
         ("Time (estimates)", "", ""),
-        ("  forward", seconds(time.forward), rate),
+        (
+            "  forward",
+            seconds(time.forward),
+            f"operations / ({setup.assumed.utilisation:g} x {setup.rate / 1e12:g}e12 a second)",
+        ),
         ("  backward", seconds(time.backward), "the same"),
-        ("  optimiser, averages", seconds(time.optimiser), f"what they move / {gpu.bandwidth:g}e9 bytes a second"),
+        (
+            "  optimiser, averages",
+            seconds(time.optimiser),
+            f"what they move / {setup.gpu.bandwidth:g}e9 bytes a second",
+        ),
     ]
-    if plan.layout.world_size > 1:
-        sent, fabric = time.communication, plan.fabric
-        bandwidth = fabric.bandwidth(gpu, plan.layout)
-        rows.append(
-            ("  communication", seconds(sent.seconds), f"{sent.formula} / {bandwidth / 1e9:g}e9 bytes a second")
-        )
+    rate = f"{setup.batch / time.seconds:,.0f} images a second"
+    if setup.world_size > 1:
+        formula = f"{_SENT[setup.strategy]} / {setup.bandwidth / 1e9:g}e9 bytes a second"
+        rows.append(("  communication", seconds(time.sending), formula))
         rows.append(("  of it not hidden", seconds(time.exposed), "what the passes it runs beside do not cover"))
-    rate = f"{plan.batch / time.seconds:,.0f} images a second"
-    if plan.layout.world_size > 1:
         rate += f"; {time.efficiency:.0%} of it is computing"
     rows.append(("  an update", seconds(time.seconds), rate))
-    if plan.num_train_images:
-        per_epoch = plan.num_train_images / plan.batch
-        rows.append(("  a pass over the data", _hours(per_epoch * time.seconds), f"{plan.num_train_images:,} images"))
-    run = plan.num_updates * time.seconds
-    rows.append(("  the run", _hours(run), f"{run / 3600 * plan.layout.world_size:,.1f} GPU-hours"))
+    if images:
+        rows.append(("  a pass over the data", _hours(images / setup.batch * time.seconds), f"{images:,} images"))
+    rows.append(("  the run", _hours(run), f"{run / 3600 * setup.world_size:,.1f} GPU-hours"))
     text = columns(rows)
     if time.computing < _LAUNCH_BOUND:
         text += "\n  So short a step is bound by the launching of its kernels, not by operations: expect more."
     return text
 
 
-def _operations_text(number: float) -> str:
-    for block, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if number >= block:
-            return f"{number / block:.3g} {name}"
-    return f"{number:.0f}"
+def _scaling(plan: Plan, nodes: Sequence[int], strategy: Strategy, fixed: Fixed) -> str:
+    setup = plan.setup
+    rows: list[tuple[str, ...]] = [
+        ("nodes", "GPUs", "a GPU", "computing", "sending", "step", "efficiency", "without overlap")
+    ]
+    for n in nodes:
+        time, apart = (time_on(plan, strategy, n, fixed, overlap=overlap) for overlap in (True, False))
+        batch = setup.batch_per_gpu * (setup.num_nodes / n if fixed == "all" else 1)
+        shown = map(seconds, (time.computing, time.sending, time.seconds))
+        shares = (f"{time.efficiency:.1%}", f"{apart.efficiency:.1%}")
+        rows.append((f"{n}", f"{n * setup.gpus_per_node}", f"{batch:g}", *shown, *shares))
+    falls = []
+    for overlap, name in ((True, ""), (False, " without overlap")):
+        first = falls_at(plan, strategy, fixed, overlap=overlap)
+        falls.append((f"at {first} nodes" if first else f"not up to {MOST_NODES:,} nodes") + name)
+    size = f"{setup.batch_per_gpu} images a GPU" if fixed == "gpu" else f"{setup.batch:,} images in all"
+    return (
+        f"Scaling with {size}, {strategy} (nodes of {setup.gpus_per_node} {setup.gpu.name})\n{columns(rows, words=False)}\n"
+        f"Efficiency falls under {ENOUGH:.0%} {', '.join(falls)}."
+    )
+
+
+def _scaled(number: float) -> str:
+    units = {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6}
+    return next((f"{number / size:.3g} {name}" for name, size in units.items() if number >= size), f"{number:.0f}")
 
 
 def _gib(size: float) -> str:
-    return f"{size / _GIB:.2f}" if size >= _GIB else f"{size / _GIB:.2g}"
+    return f"{size / 2**30:.2f}" if size >= 2**30 else f"{size / 2**30:.2g}"
 
 
 def seconds(value: float) -> str:
@@ -147,13 +180,7 @@ def _hours(value: float) -> str:
 
 def columns(rows: Sequence[Sequence[str]], *, words: bool = True) -> str:
     """Rows of cells under each other: the first to the left, numbers to the right, the last, if it is `words`, to the left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    left = (0, len(widths) - 1) if words else (0,)
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = ["<", *">" * (len(widths) - 2), "<" if words else ">"]
+    cells = ([f"{c:{side}{w}}" for c, side, w in zip(row, sides, widths, strict=True)] for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in cells)

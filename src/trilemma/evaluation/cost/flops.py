@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 
 def flop_counter() -> FlopCounterMode:
@@ -15,7 +16,19 @@ def flop_counter() -> FlopCounterMode:
     It counts matrix products, convolutions and attention. All else (normalisation, softmax, activations, look-ups,
     distances, random numbers) counts nothing.
     """
-    return FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    counter.mod_tracker = _NoModules()
+    return counter
+
+
+class _NoModules(ModuleTracker):
+    """Follows no modules: nobody asks for a module's operations, and its hooks do not survive a gradient of a gradient."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: Any) -> None:
+        pass
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:

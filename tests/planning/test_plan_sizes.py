@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, Adagrad, Adam, AdamW
 
 from trilemma.models.base import Family, Loss
-from trilemma.planning.estimates.meta import on_meta
-from trilemma.planning.estimates.sizes import OptimiserProbe, blocks_of, measure_sizes
+from trilemma.planning.model import on_meta
+from trilemma.planning.sizes import OptimiserProbe, blocks_of, measure_sizes
 from trilemma.training.muon import MuonAdamW
 
 
@@ -46,8 +46,7 @@ def test_states_on_paper_are_those_that_an_optimiser_makes(factory):
     probe = OptimiserProbe(factory)
     with on_meta():
         probe(list(build().named_parameters()))
-    assert probe.bytes() == sum(value.numel() * value.itemsize for value in states)
-    assert probe.name == type(optimizer).__name__
+    assert probe.bytes == sum(value.numel() * value.itemsize for value in states)
 
 
 def test_two_optimisers_add_up():
@@ -55,9 +54,9 @@ def test_two_optimisers_add_up():
     with on_meta():
         layer = nn.Linear(10, 10)
     probe(list(layer.named_parameters()))
-    once = probe.bytes()
+    once = probe.bytes
     probe(list(layer.named_parameters()))
-    assert probe.bytes() == 2 * once
+    assert probe.bytes == 2 * once
 
 
 class Units(nn.Module):
@@ -84,7 +83,7 @@ class Small(Family):
 def test_a_model_adds_up():
     model = Small()
     sizes = measure_sizes(model, optimiser=123, num_averages=2)
-    assert [(part.name, part.trainable, part.frozen) for part in sizes.parts] == [("network", 224, 0), ("codec", 0, 25)]
+    assert sizes.parts == {"network": (224, 0), "codec": (0, 25)}
     assert (sizes.num_trainable, sizes.num_frozen) == (224, 25)
     assert (sizes.weights, sizes.frozen, sizes.optimiser, sizes.averages) == (4 * 224, 4 * 25 + 3 * 8, 123, 2 * 4 * 224)
     assert (sizes.num_blocks, sizes.largest_block, sizes.outside_blocks) == (2, 4 * 128, 4 * 32)

@@ -8,8 +8,8 @@ from torch.profiler import ProfilerActivity, profile
 from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
 from trilemma.networks.transformer.vq_diffusion import VQDiffusionTransformer
 from trilemma.networks.unet.unet import UNet
-from trilemma.planning.estimates.live import LiveMemory
-from trilemma.planning.estimates.precision import GPURules
+from trilemma.planning.live import LiveMemory
+from trilemma.planning.precision import GPURules
 
 B = 4
 

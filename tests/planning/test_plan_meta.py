@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trilemma.networks.unet.unet import UNet
-from trilemma.planning.estimates.meta import on_meta
+from trilemma.planning.model import on_meta
 from trilemma.processes.gaussian.schedules import LinearBeta
 
 

@@ -15,7 +15,8 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     It sees what autograd keeps for the backward pass and what the backward pass makes, on any device; not the scratch space
     inside a kernel. What stood before (weights, inputs) does not count. Gradients of weights are counted apart: how many
-    of them a device holds depends on how they are shared.
+    of them a device holds depends on how they are shared. (torch's own `MemTracker` is private, and follows modules by hooks that a
+    gradient of a gradient does not survive.)
 
     Args:
         model: Whose parameters' gradients are told apart.
@@ -31,14 +32,10 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.gradients = self.peak = self.peak_with_gradients = 0
         self._model = model
-        self._held: dict[int, tuple[weakref.ref[Any], int]] = {}  # id of a storage -> it, and its bytes
-        self._known: set[int] = set()
-        self._handles: list[Any] = []
+        self._held: dict[int, weakref.ref[Any]] = {}  # by id of the storage
+        self._ignored: dict[int, Any] = {}  # the storages too, so that the ids stay theirs
 
     def __enter__(self) -> LiveMemory:
-        standing = [*self._model.parameters(), *self._model.buffers()]
-        self._known = {id(tensor.untyped_storage()) for tensor in standing}
-        self._standing = [tensor.untyped_storage() for tensor in standing]  # so that the ids stay theirs
         self._handles = [
             p.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
             for p in self._model.parameters()
@@ -53,46 +50,41 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             handle.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        # Inputs that were there before the first operation are not ours.
         for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in self._held:
-                self._known.add(id(leaf.untyped_storage()))
-                self._standing.append(leaf.untyped_storage())
-        out = func(*args, **kwargs)
+            if isinstance(leaf, Tensor) and id(storage := leaf.untyped_storage()) not in self._held:
+                self._ignored[id(storage)] = storage  # it was there before the first operation
+        out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
-                self._see(leaf)
+                self._see(leaf.untyped_storage())
         return out
 
     def ignore(self, tensor: Tensor) -> None:
         """Count a tensor no longer: something else accounts for it."""
-        key = id(tensor.untyped_storage())
-        if key in self._held:
-            self._drop(key)
-            self._known.add(key)
-            self._standing.append(tensor.untyped_storage())
-
-    def _see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
+        if self._held.pop(id(storage), None) is not None:
+            self._ignored[id(storage)] = storage
+            self.live -= storage.nbytes()
+
+    def _see(self, storage: Any) -> None:
         key, size = id(storage), storage.nbytes()
-        if key in self._known or key in self._held:
+        if key in self._held or key in self._ignored:
             return
-        self._held[key] = (weakref.ref(storage, lambda _: self._drop(key)), size)
+
+        def end(_: Any) -> None:
+            del self._held[key]
+            self.live -= size
+
+        self._held[key] = weakref.ref(storage, end)
         self.live += size
         self._mark()
 
-    def _drop(self, key: int) -> None:
-        _, size = self._held.pop(key)
-        self.live -= size
-
     def _note_gradient(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        storage = parameter.grad.untyped_storage()
-        if id(storage) in self._held:  # once: a weight that is used twice is told twice
-            self.ignore(parameter.grad)
-            self.gradients += storage.nbytes()
-            self._mark()
+        before = self.live
+        self.ignore(parameter.grad)  # once: a weight that is used twice is told twice
+        self.gradients += before - self.live
+        self._mark()
 
     def _mark(self) -> None:
         self.peak = max(self.peak, self.live)

@@ -1,1 +1,0 @@
-"""Counts and formulas behind a plan."""
