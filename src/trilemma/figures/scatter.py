@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from trilemma.figures.labels import Box, place_labels
-from trilemma.figures.pareto import staircase
-from trilemma.figures.style import INK, MUTED, PAGE, colour, marker
+from trilemma.figures.pareto import pareto_front
+from trilemma.figures.style import INK, MUTED, PAGE, colour, log_ticks, marker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 _LABEL_SIZE = 8.5
+_PANEL_INCHES = (5.0, 4.1)
 _LOG_FROM = 30.0  # a linear axis would press the smaller values together
 Interval = tuple[float, float]
 Place = Callable[[float, float], tuple[float, float]]
@@ -92,6 +93,32 @@ def draw_panels(figure: Figure, panels: Sequence[tuple[Axes, Panel]]) -> None:
         _draw_labels(axes, panel)
 
 
+def draw_sheet(panels: Sequence[Panel], *, reference: str, num_columns: int, title: str | None = None) -> Figure:
+    """Draw panels of the same series as one figure with one legend, for documents.
+
+    Args:
+        panels: At least one.
+        reference: What the dashed lines are.
+        num_columns: Of panels, at most.
+        title: Of the legend.
+    """
+    from matplotlib.figure import Figure
+
+    num_columns = min(num_columns, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    keys = legend_handles(panels[0].series, reference=reference, front=True)
+    width = _PANEL_INCHES[0] * num_columns
+    columns = legend_columns(keys, width)
+    height = _PANEL_INCHES[1] * num_rows + 0.3 + 0.28 * -(-len(keys) // columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False, title=title)
+    draw_panels(figure, list(zip(grid, panels, strict=False)))
+    return figure
+
+
 def legend_handles(series: Sequence[Series], *, reference: str | None, front: bool) -> list[Line2D]:
     """What a legend of matplotlib shows for these panels."""
     from matplotlib.lines import Line2D
@@ -124,12 +151,20 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         if at is not None:
             line(at, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, zorder=1.5)
     if panel.front:
-        corners = staircase(
-            [(dot.x, dot.y) for dot in dots],
-            larger_x_is_better=panel.x.larger_is_better,
-            larger_y_is_better=panel.y.larger_is_better,
+        points = [(dot.x, dot.y) for dot in dots]
+        front = pareto_front(
+            points, larger_x_is_better=panel.x.larger_is_better, larger_y_is_better=panel.y.larger_is_better
         )
-        axes.plot(*zip(*corners, strict=True), color=INK, linewidth=1.3, linestyle=":", zorder=1.8)
+        # Between two points of the front stands what both reach: the worse of each coordinate.
+        steps = "steps-pre" if panel.x.larger_is_better else "steps-post"
+        axes.plot(
+            *zip(*(points[i] for i in front), strict=True),
+            color=INK,
+            linewidth=1.3,
+            linestyle=":",
+            zorder=1.8,
+            drawstyle=steps,
+        )
     for one in panel.series:
         _draw_series(axes, one)
 
@@ -139,8 +174,6 @@ def _finite(dots: Sequence[Dot]) -> list[Dot]:
 
 
 def _scale(axes: Axes, which: str, axis: Axis, values: list[float]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
     finite = [v for v in values if math.isfinite(v)]
     if axis.reference is not None:
         finite.append(axis.reference)
@@ -156,10 +189,7 @@ def _scale(axes: Axes, which: str, axis: Axis, values: list[float]) -> None:
         span = max((high / low) ** 1.2, 3.0)  # of a factor of 3 at least, so that some ticks are in it
         centre = math.sqrt(low * high)
         set_limits(centre / math.sqrt(span), centre * math.sqrt(span))
-        ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 300 else (1.0,)))
-        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ticks.set_minor_locator(NullLocator())
-        ticks.set_minor_formatter(NullFormatter())
+        log_ticks(ticks, span)
         return
     if axis.share:
         pad = max(0.08 * (high - low), 0.02)
