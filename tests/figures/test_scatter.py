@@ -87,7 +87,7 @@ def test_nothing_to_draw_is_refused():
 def test_names_are_shown_as_they_are(name):
     with plotting():
         figure = drawn(panel(name=name, title=name))
-        figure.legend(handles=legend_handles(panel(name=name).series, reference=None, front=True))
+        figure.legend(handles=legend_handles(panel(name=name).series, reference=None))
         text = inline_svg(figure, "a", description=name)
     read = check_page(page(text, title="t"))
     assert "".join(read.text).count(name) == 2
@@ -124,7 +124,7 @@ def test_a_legend_is_no_wider_than_its_figure(name, width):
 
     with plotting():
         handles = legend_handles(
-            [Series(name=name, index=i, dots=()) for i in range(5)], reference="held-out real images", front=True
+            [Series(name=name, index=i, dots=()) for i in range(5)], reference="held-out real images"
         )
         columns = legend_columns(handles, width)
         figure = Figure(figsize=(width, 4))
