@@ -32,7 +32,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     run(tmp_path, BatchProgress(), Tiny(), max_steps=4)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4", "4/4"]
-    assert " loss " in lines[-1]
+    assert " train/loss " in lines[-1]
     assert lines[-1].endswith("it/s")
 
 
@@ -44,7 +44,7 @@ def test_bar_in_a_terminal(tmp_path, capsys, monkeypatch):
         "1/4", "2/4", "3/4", "4/4",
     ]  # fmt: skip
     assert "4/4" in shown[-1]
-    assert "loss=" in shown[-1]
+    assert "train/loss=" in shown[-1]
     assert any(part.startswith("Validation") for part in shown)
 
 

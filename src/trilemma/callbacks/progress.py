@@ -54,13 +54,10 @@ class BatchProgress(TQDMProgressBar):
         if not trainer.is_global_zero:
             return
         done, of = num_batches(trainer), planned_batches(trainer)
-        metrics = {
-            name.split("/", 1)[-1]: f"{float(value):.4g}" for name, value in trainer.progress_bar_metrics.items()
-        }
         if self.refresh_rate:
             self.train_progress_bar.n = done
-            self.train_progress_bar.set_postfix(metrics)
+            self.train_progress_bar.set_postfix(self.get_metrics(trainer, trainer.lightning_module))
         else:
-            words = " ".join(f"{name} {value}" for name, value in metrics.items())
+            words = " ".join(f"{name} {float(value):.4g}" for name, value in trainer.progress_bar_metrics.items())
             speed = (done - self._start) / max(self._shown_at - self._started_at, 1e-9)
             print(f"{done}{f'/{of}' if of else ''} {words} {speed:.1f} it/s", flush=True)
