@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from typing import Any
+
+from trilemma.evaluation.report.render import ENVIRONMENT
 
 VOID = {"br", "hr", "img", "meta", "wbr"}
 
@@ -70,3 +73,10 @@ def check_page(text: str) -> Page:
     without_pictures = re.sub(r'src="data:[^"]*"', "", text)
     assert not re.search(r"https?://|@import|url\((?!#)", without_pictures)
     return page
+
+
+def page(body: str, **values: Any) -> str:
+    """A page of ours with this template as its body."""
+    macros = '{% from "macros.html" import breakable, datum, img, missing, pairs, small %}'
+    source = '{% extends "page.html" %}' + macros + "{% block main %}" + body + "{% endblock %}"
+    return ENVIRONMENT.from_string(source).render(**values)

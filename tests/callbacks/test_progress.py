@@ -1,8 +1,10 @@
+import sys
+
+import lightning as L
 import pytest
 import torch
-from rich.console import Console
 
-from tiny_run import Evaluation, Stream, Tiny, TwoOptimizers, trainer_of
+from tiny_run import Evaluation, Stream, Tiny, TwoOptimizers, fit, trainer_of
 from trilemma.callbacks import progress
 from trilemma.callbacks.counting import num_batches, planned_batches
 from trilemma.callbacks.learning_rate import LearningRate
@@ -30,25 +32,41 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     run(tmp_path, BatchProgress(), Tiny(), max_steps=4)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4", "4/4"]
-    assert " loss " in lines[-1]
+    assert " train/loss " in lines[-1]
     assert lines[-1].endswith("it/s")
 
 
-def test_bar_in_a_terminal(tmp_path):
-    bar = BatchProgress()
-    bar._console = Console(force_terminal=True, width=120, record=True, legacy_windows=False)
-    run(tmp_path, bar, Tiny(), max_steps=4)
-    text = bar._console.export_text()
-    assert "4/4" in text
-    assert "loss" in text
-    assert bar._progress is None
+def test_bar_in_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    run(tmp_path, BatchProgress(), Tiny(), max_steps=4)
+    shown = capsys.readouterr().out.split("\r")
+    assert [words for words in ("1/4", "2/4", "3/4", "4/4") if any(words in part for part in shown)] == [
+        "1/4", "2/4", "3/4", "4/4",
+    ]  # fmt: skip
+    assert "4/4" in shown[-1]
+    assert "train/loss=" in shown[-1]
+    assert any(part.startswith("Validation") for part in shown)
 
 
-def test_disabled_is_silent(tmp_path, capsys):
-    bar = BatchProgress()
-    bar.disable()
-    run(tmp_path, bar, Tiny(), max_steps=4)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_other_processes_are_silent(tmp_path, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setattr(L.Trainer, "is_global_zero", False)
+    run(tmp_path, BatchProgress(), Tiny(), max_steps=4)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_resumed_run_goes_on_counting(tmp_path, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    fit(tmp_path, max_steps=3, every=3)
+    capsys.readouterr()
+    trainer = trainer_of(tmp_path, [BatchProgress()], enable_progress_bar=True, enable_checkpointing=False, max_steps=5)
+    trainer.fit(Tiny(), Stream(5), ckpt_path=next((tmp_path / "checkpoints").glob("step-*3.ckpt")))
+    shown = capsys.readouterr().out
+    assert "4/5" in shown
+    assert "5/5" in shown
+    assert "2/5" not in shown
 
 
 def test_counts_batches_with_two_optimizers(tmp_path, capsys):

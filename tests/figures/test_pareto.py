@@ -1,11 +1,10 @@
 import math
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trilemma.figures.pareto import pareto_front, staircase
+from trilemma.figures.pareto import pareto_front
 
 coordinates = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12)  # few values: many ties
 directions = st.tuples(st.booleans(), st.booleans())
@@ -25,21 +24,9 @@ def test_front_is_that_of_all_pairs(points, larger):
     assert [points[i][0] for i in found] == sorted(points[i][0] for i in found)
 
 
-@given(coordinates, directions)
-def test_the_staircase_parts_what_is_reached_from_what_is_not(points, larger):
-    """Each of its points is reached (some point is at least as good), and a step better in both is not."""
-    corners = staircase(points, larger_x_is_better=larger[0], larger_y_is_better=larger[1])
-    for x, y in corners:
-        assert (x, y) in points or any(dominates(p, (x, y), *larger) for p in points)
-        better = (x + (0.5 if larger[0] else -0.5), y + (0.5 if larger[1] else -0.5))
-        assert not any(dominates(p, better, *larger) for p in points)
-    for (x0, y0), (x1, y1) in pairwise(corners):
-        assert x0 == x1 or y0 == y1
-
-
 def test_what_is_not_a_number_is_on_no_front():
     assert pareto_front([(math.nan, 0.0), (1.0, 1.0), (0.0, math.nan)]) == [1]
-    assert pareto_front([]) == staircase([]) == []
+    assert pareto_front([]) == []
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])

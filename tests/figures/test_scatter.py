@@ -2,9 +2,9 @@ import math
 import re
 
 import pytest
+from matplotlib.cbook import STEP_LOOKUP_MAP
 
-from pages import check_page
-from trilemma.figures.html import page
+from pages import check_page, page
 from trilemma.figures.scatter import Axis, Dot, Panel, Series, draw_panels, legend_columns, legend_handles
 from trilemma.figures.style import colour, inline_svg, plotting, save_figure
 
@@ -48,6 +48,20 @@ def test_points_and_axes_are_what_was_given():
         assert not any("$" in text for text in texts)
 
 
+@pytest.mark.parametrize(("larger_x", "larger_y"), [(False, False), (False, True), (True, False), (True, True)])
+def test_the_stair_goes_over_what_both_neighbours_reach(larger_x, larger_y):
+    """Its corner is the worse of each coordinate."""
+    x, y = (3.0, 1.0) if larger_x == larger_y else (1.0, 3.0), (1.0, 3.0)
+    with plotting():
+        axes = Axis(label="", larger_is_better=larger_x), Axis(label="", larger_is_better=larger_y)
+        dots = [Dot(x=x[0], y=y[0]), Dot(x=x[1], y=y[1])]
+        (drawn_axes,) = drawn(panel(dots, x=axes[0], y=axes[1])).axes
+        (stair,) = [line for line in drawn_axes.get_lines() if line.get_linestyle() == ":"]
+        corners = STEP_LOOKUP_MAP[stair.get_drawstyle()](*stair.get_data()).T
+    worse = (min if larger_x else max)(x), (min if larger_y else max)(y)
+    assert [tuple(corner) for corner in corners][1] == worse
+
+
 def test_values_that_lie_far_apart_get_a_logarithmic_axis():
     with plotting():
         figure = drawn(panel([Dot(x=1, y=0.1), Dot(x=2, y=50)]), panel([Dot(x=1, y=-0.1), Dot(x=2, y=50)]))
@@ -73,16 +87,16 @@ def test_nothing_to_draw_is_refused():
 def test_names_are_shown_as_they_are(name):
     with plotting():
         figure = drawn(panel(name=name, title=name))
-        figure.legend(handles=legend_handles(panel(name=name).series, reference=None, front=True))
+        figure.legend(handles=legend_handles(panel(name=name).series, reference=None))
         text = inline_svg(figure, "a", description=name)
-    read = check_page(page("t", [text]))
+    read = check_page(page(text, title="t"))
     assert "".join(read.text).count(name) == 2
 
 
 def test_figures_share_a_page_and_take_its_colours():
     with plotting():
         figure = drawn(panel())
-        text = page("t", [inline_svg(figure, name, description=name) for name in ("a", "b")])
+        text = page("".join(inline_svg(figure, name, description=name) for name in ("a", "b")), title="t")
     check_page(text)
     body = text[text.index("<body>") :]
     assert "var(--c0)" in body
@@ -110,7 +124,7 @@ def test_a_legend_is_no_wider_than_its_figure(name, width):
 
     with plotting():
         handles = legend_handles(
-            [Series(name=name, index=i, dots=()) for i in range(5)], reference="held-out real images", front=True
+            [Series(name=name, index=i, dots=()) for i in range(5)], reference="held-out real images"
         )
         columns = legend_columns(handles, width)
         figure = Figure(figsize=(width, 4))

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trilemma.callbacks.checkpoint import FOLDER as CHECKPOINTS
-from trilemma.figures.curve import Curve, curve_figure
-from trilemma.figures.html import Html, definition_rows, element, page, picture
+from trilemma.evaluation.report.render import ENVIRONMENT
+from trilemma.figures.curve import Curve, curve_svg
 
 METRICS = "metrics.csv"
 _PICTURES = (
@@ -24,7 +24,6 @@ _TEXTS = (("config.yaml", "Settings"), ("versions.txt", "Versions"))
 _X = "step"
 _NOT_DRAWN = (_X, "epoch")
 _SPLITS = ("train", "val", "test")
-_MAX_WIDTH = 900
 Points = tuple[tuple[float, float], ...]
 
 
@@ -38,24 +37,20 @@ def run_page(run_dir: Path, *, status: str) -> str:
     Raises:
         OSError: If a file cannot be read.
     """
-    title = "/".join(run_dir.resolve().parts[-3:])
-    metrics = read_metrics(run_dir / METRICS)
-    parts: list[Html] = [element("h1", title), element("p", status, class_="muted")]
-    if metrics:
-        parts += [element("h2", "Curves"), _curves(metrics), element("h2", "Values"), _values(metrics)]
-    for folder, heading in _PICTURES:
-        if found := sorted((run_dir / folder).glob("step-*.png")):
-            step = found[-1].stem.removeprefix("step-").lstrip("0") or "0"
-            image = picture(found[-1], alt=f"{heading} after batch {step}", max_width=_MAX_WIDTH)
-            caption = element("figcaption", f"After batch {step}")
-            parts += [element("h2", heading), element("figure", image, caption, style="max-width:50rem")]
-    if checkpoints := list(_checkpoints(run_dir / CHECKPOINTS)):
-        parts += [element("h2", "Checkpoints"), definition_rows(checkpoints)]
-    for name, heading in _TEXTS:
-        if (path := run_dir / name).is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            parts.append(element("details", element("summary", heading), element("div", element("pre", text))))
-    return page(title, parts)
+    values = read_metrics(run_dir / METRICS)
+    return ENVIRONMENT.get_template("run.html").render(
+        title="/".join(run_dir.resolve().parts[-3:]),
+        status=status,
+        figures=_curves(values),
+        values={name: _extremes(points) for name, points in values.items()},
+        pictures=list(_pictures(run_dir)),
+        checkpoints=[(path.name, _size(path)) for path in sorted((run_dir / CHECKPOINTS).glob("*.ckpt"))],
+        texts=[
+            (heading, path.read_text(encoding="utf-8", errors="replace"))
+            for name, heading in _TEXTS
+            if (path := run_dir / name).is_file()
+        ],
+    )
 
 
 def read_metrics(path: Path) -> dict[str, Points]:
@@ -85,7 +80,7 @@ def _number(cell: object) -> float | None:
         return None
 
 
-def _curves(metrics: dict[str, Points]) -> Html:
+def _curves(metrics: dict[str, Points]) -> dict[str, str]:
     """The same quantity of training and validation in one figure; first what is validated."""
     figures: dict[str, list[Curve]] = {}
     for name, points in metrics.items():
@@ -93,28 +88,23 @@ def _curves(metrics: dict[str, Points]) -> Html:
             split, _, rest = name.partition("/")
             figures.setdefault(rest if split in _SPLITS and rest else name, []).append(Curve(name, points))
     validated = sorted(figures, key=lambda title: not any(curve.name.startswith("val/") for curve in figures[title]))
-    drawn = [curve_figure(title, figures[title], x_label="optimiser step") for title in validated]
-    return element("div", *drawn, class_="plots curves")
+    return {
+        title: curve_svg(title, figures[title], x_label="optimiser step", name=f"curve{i}")
+        for i, title in enumerate(validated)
+    }
 
 
-def _values(metrics: dict[str, Points]) -> Html:
-    heads = [element("th", "Metric", scope="col", class_="name")]
-    heads += [
-        element("th", text, scope="col") for text in ("Last", "at step", "Least", "at step", "Greatest", "at step")
-    ]
-    rows = []
-    for name, points in metrics.items():
-        finite = [point for point in points if math.isfinite(point[1])] or [points[-1]]
-        chosen = points[-1], min(finite, key=lambda p: p[1]), max(finite, key=lambda p: p[1])
-        cells = [element("td", text) for step, value in chosen for text in (f"{value:.5g}", f"{step:g}")]
-        rows.append(element("tr", element("th", name, scope="row"), *cells))
-    table = element("table", element("thead", element("tr", *heads)), element("tbody", *rows))
-    return element("div", table, class_="scroll", tabindex=0, role="region", aria_label="Values")
+def _extremes(points: Points) -> tuple[tuple[float, float], ...]:
+    """The last point, and those of the least and the greatest value."""
+    finite = [point for point in points if math.isfinite(point[1])] or [points[-1]]
+    return points[-1], min(finite, key=lambda p: p[1]), max(finite, key=lambda p: p[1])
 
 
-def _checkpoints(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(folder.glob("*.ckpt")):
-        if path.is_symlink():
-            yield path.name, f"is {path.readlink()}"
-        else:
-            yield path.name, f"{path.stat().st_size / 2**20:.1f} MiB"
+def _pictures(run_dir: Path) -> Iterator[tuple[str, str, Path]]:
+    for folder, heading in _PICTURES:
+        if found := sorted((run_dir / folder).glob("step-*.png")):
+            yield heading, found[-1].stem.removeprefix("step-").lstrip("0") or "0", found[-1]
+
+
+def _size(path: Path) -> str:
+    return f"is {path.readlink()}" if path.is_symlink() else f"{path.stat().st_size / 2**20:.1f} MiB"

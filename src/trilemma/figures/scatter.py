@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from trilemma.figures.labels import Box, place_labels
-from trilemma.figures.pareto import staircase
-from trilemma.figures.style import INK, MUTED, PAGE, colour, marker
+from trilemma.figures.labels import place_labels
+from trilemma.figures.pareto import pareto_front
+from trilemma.figures.style import INK, MUTED, PAGE, colour, log_ticks, marker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 _LABEL_SIZE = 8.5
+_PANEL_INCHES = (5.0, 4.1)
 _LOG_FROM = 30.0  # a linear axis would press the smaller values together
 Interval = tuple[float, float]
-Place = Callable[[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,6 @@ class Series:
     name: str
     index: int
     dots: tuple[Dot, ...]
-    joined: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,6 @@ class Panel:
     x: Axis
     y: Axis
     series: tuple[Series, ...]
-    front: bool = True
 
     def dots(self) -> list[Dot]:
         """Those that can be drawn."""
@@ -92,7 +89,33 @@ def draw_panels(figure: Figure, panels: Sequence[tuple[Axes, Panel]]) -> None:
         _draw_labels(axes, panel)
 
 
-def legend_handles(series: Sequence[Series], *, reference: str | None, front: bool) -> list[Line2D]:
+def draw_sheet(panels: Sequence[Panel], *, reference: str, num_columns: int, title: str | None = None) -> Figure:
+    """Draw panels of the same series as one figure with one legend, for documents.
+
+    Args:
+        panels: At least one.
+        reference: What the dashed lines are.
+        num_columns: Of panels, at most.
+        title: Of the legend.
+    """
+    from matplotlib.figure import Figure
+
+    num_columns = min(num_columns, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    keys = legend_handles(panels[0].series, reference=reference)
+    width = _PANEL_INCHES[0] * num_columns
+    columns = legend_columns(keys, width)
+    height = _PANEL_INCHES[1] * num_rows + 0.3 + 0.28 * -(-len(keys) // columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False, title=title)
+    draw_panels(figure, list(zip(grid, panels, strict=False)))
+    return figure
+
+
+def legend_handles(series: Sequence[Series], *, reference: str | None) -> list[Line2D]:
     """What a legend of matplotlib shows for these panels."""
     from matplotlib.lines import Line2D
 
@@ -102,9 +125,7 @@ def legend_handles(series: Sequence[Series], *, reference: str | None, front: bo
     ]
     if reference is not None:
         handles.append(Line2D([], [], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, label=reference))
-    if front:
-        handles.append(Line2D([], [], color=INK, linestyle=":", linewidth=1.3, label="Pareto front"))
-    return handles
+    return [*handles, Line2D([], [], color=INK, linestyle=":", linewidth=1.3, label="Pareto front")]
 
 
 def legend_columns(handles: Sequence[Line2D], width: float) -> int:
@@ -123,13 +144,14 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     for line, at in ((axes.axvline, panel.x.reference), (axes.axhline, panel.y.reference)):
         if at is not None:
             line(at, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, zorder=1.5)
-    if panel.front:
-        corners = staircase(
-            [(dot.x, dot.y) for dot in dots],
-            larger_x_is_better=panel.x.larger_is_better,
-            larger_y_is_better=panel.y.larger_is_better,
-        )
-        axes.plot(*zip(*corners, strict=True), color=INK, linewidth=1.3, linestyle=":", zorder=1.8)
+    points = [(dot.x, dot.y) for dot in dots]
+    front = pareto_front(
+        points, larger_x_is_better=panel.x.larger_is_better, larger_y_is_better=panel.y.larger_is_better
+    )
+    # Between two points of the front stands what both reach: the worse of each coordinate.
+    steps = "steps-pre" if panel.x.larger_is_better else "steps-post"
+    corners = zip(*(points[i] for i in front), strict=True)
+    axes.plot(*corners, color=INK, linewidth=1.3, linestyle=":", zorder=1.8, drawstyle=steps)
     for one in panel.series:
         _draw_series(axes, one)
 
@@ -139,8 +161,6 @@ def _finite(dots: Sequence[Dot]) -> list[Dot]:
 
 
 def _scale(axes: Axes, which: str, axis: Axis, values: list[float]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
     finite = [v for v in values if math.isfinite(v)]
     if axis.reference is not None:
         finite.append(axis.reference)
@@ -156,10 +176,7 @@ def _scale(axes: Axes, which: str, axis: Axis, values: list[float]) -> None:
         span = max((high / low) ** 1.2, 3.0)  # of a factor of 3 at least, so that some ticks are in it
         centre = math.sqrt(low * high)
         set_limits(centre / math.sqrt(span), centre * math.sqrt(span))
-        ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 300 else (1.0,)))
-        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ticks.set_minor_locator(NullLocator())
-        ticks.set_minor_formatter(NullFormatter())
+        log_ticks(ticks, span)
         return
     if axis.share:
         pad = max(0.08 * (high - low), 0.02)
@@ -172,72 +189,36 @@ def _draw_series(axes: Axes, series: Series) -> None:
     dots = _finite(series.dots)
     tone = colour(series.index)
     x, y = [dot.x for dot in dots], [dot.y for dot in dots]
-    if series.joined and len(dots) > 1:
+    if len(dots) > 1:
         axes.plot(x, y, color=tone, linewidth=1.4, alpha=0.7, zorder=2)
     for dot in dots:
         if dot.x_interval is not None:
             axes.plot(dot.x_interval, (dot.y, dot.y), color=tone, linewidth=1.0, zorder=2.2)
         if dot.y_interval is not None:
             axes.plot((dot.x, dot.x), dot.y_interval, color=tone, linewidth=1.0, zorder=2.2)
-    axes.plot(
-        x,
-        y,
-        color=tone,
-        marker=marker(series.index)[0],
-        markersize=6.5,
-        linestyle="none",
-        markeredgecolor=PAGE,
-        zorder=3,
-    )
+    shape = marker(series.index)[0]
+    axes.plot(x, y, color=tone, marker=shape, markersize=6.5, markeredgecolor=PAGE, linestyle="none", zorder=3)
 
 
 def _draw_labels(axes: Axes, panel: Panel) -> None:
-    to_points = 72.0 / axes.figure.dpi
+    from matplotlib.transforms import Affine2D
 
-    def at(x: float, y: float) -> Interval:
-        px, py = axes.transData.transform((x, y))
-        return float(px) * to_points, float(py) * to_points
-
+    to_points = Affine2D().scale(72.0 / axes.figure.dpi)
     dots = panel.dots()
-    anchors = [at(dot.x, dot.y) for dot in dots]
+    places = (axes.transData + to_points).transform([(dot.x, dot.y) for dot in dots])
+    anchors = [(float(x), float(y)) for x, y in places]
     sizes = [(0.66 * _LABEL_SIZE * len(dot.label), 1.1 * _LABEL_SIZE if dot.label else 0.0) for dot in dots]
-    window = axes.get_window_extent()
-    inside = Box(*(float(edge) * to_points for edge in (window.x0, window.y0, window.x1, window.y1)))
-    crossed = [*_along(panel, at), *_along_references(panel, at, inside)]
-    boxes = place_labels(anchors, sizes, inside=inside, crossed=crossed)
+    crossed = [
+        (line.get_transform() + to_points).transform_path(line.get_path())
+        for line in axes.get_lines()
+        if line.get_linestyle() in ("-", "--")
+    ]
+    boxes = place_labels(anchors, sizes, inside=axes.get_window_extent().transformed(to_points), crossed=crossed)
     tones = [colour(one.index) for one in panel.series for _ in _finite(one.dots)]
     for dot, (x, y), box, tone in zip(dots, anchors, boxes, tones, strict=True):
         if box is not None:
-            centre = (box.left + box.right) / 2 - x, (box.bottom + box.top) / 2 - y
+            centre = (box.x0 + box.x1) / 2 - x, (box.y0 + box.y1) / 2 - y
             axes.annotate(
                 dot.label, (dot.x, dot.y), xytext=centre, textcoords="offset points", ha="center", va="center",
                 fontsize=_LABEL_SIZE, color=tone, zorder=4,
             )  # fmt: skip
-
-
-def _along(panel: Panel, at: Place) -> Iterator[Interval]:
-    """Places along the lines and the intervals of a panel."""
-    for one in panel.series:
-        dots = _finite(one.dots)
-        segments = []
-        if one.joined:
-            segments += [(at(a.x, a.y), at(b.x, b.y)) for a, b in pairwise(dots)]
-        for dot in dots:
-            if dot.y_interval is not None:
-                segments.append((at(dot.x, dot.y_interval[0]), at(dot.x, dot.y_interval[1])))
-            if dot.x_interval is not None:
-                segments.append((at(dot.x_interval[0], dot.y), at(dot.x_interval[1], dot.y)))
-        for (x0, y0), (x1, y1) in segments:
-            steps = max(2, int(math.hypot(x1 - x0, y1 - y0) / 3))
-            yield from ((x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps) for i in range(steps + 1))
-
-
-def _along_references(panel: Panel, at: Place, inside: Box) -> Iterator[Interval]:
-    """Places along the dashed lines, which cross the whole panel."""
-    some = panel.dots()[0]
-    if panel.y.reference is not None:
-        height = at(some.x, panel.y.reference)[1]
-        yield from ((inside.left + 3.0 * i, height) for i in range(int((inside.right - inside.left) / 3)))
-    if panel.x.reference is not None:
-        across = at(panel.x.reference, some.y)[0]
-        yield from ((across, inside.bottom + 3.0 * i) for i in range(int((inside.top - inside.bottom) / 3)))

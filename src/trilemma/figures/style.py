@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trilemma.atomic import atomic_write, atomic_write_text
-from trilemma.figures.html import Html
-from trilemma.figures.stylesheet import SERIES_COLOURS
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis as MplAxis
     from matplotlib.figure import Figure
 
 INK, MUTED, LINE, PAGE = "#1b1f24", "#59636e", "#d5dae0", "#ffffff"
@@ -28,14 +27,15 @@ MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"),
 _PNG_DPI = 160
 _FONT = "DejaVu Sans"  # ships with matplotlib
 _JOINS = "stroke-linejoin: round; stroke-linecap: butt"
-_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAGE: "page"} | {
-    light: f"c{i}" for i, (light, _) in enumerate(SERIES_COLOURS)
-}
+_SERIES = ("#0067b1", "#c24e00", "#00795a", "#a03080", "#6b5b00", "#5a47b0", "#b3202c", "#4d5b66")
+NUM_COLOURS = len(_SERIES)
+# The colours of light pages, by their names in the stylesheet, where they have twins for dark ones.
+VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAGE: "page"} | {tone: f"c{i}" for i, tone in enumerate(_SERIES)}
 
 
 def colour(index: int) -> str:
     """Colour of the series of this number; they come round again."""
-    return SERIES_COLOURS[index % len(SERIES_COLOURS)][0]
+    return _SERIES[index % NUM_COLOURS]
 
 
 def marker(index: int) -> tuple[str, str]:
@@ -68,6 +68,7 @@ def plotting() -> Iterator[None]:
         "grid.color": LINE,
         "grid.linewidth": 0.6,
         "text.parse_math": False,  # a dollar in a name is a dollar
+        "path.simplify_threshold": 0.5,  # of a point: a curve of 100,000 values is 50 kB
         "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
         "svg.hashsalt": "trilemma",  # names within the file are the same each time
     }
@@ -75,6 +76,16 @@ def plotting() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(settings)
         yield
+
+
+def log_ticks(ticks: MplAxis, span: float) -> None:
+    """Mark a logarithmic axis over this factor with plain numbers: powers of ten, and 2 and 5 times them where they fit."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    ticks.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 300 else (1.0,)))
+    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ticks.set_minor_locator(NullLocator())
+    ticks.set_minor_formatter(NullFormatter())
 
 
 def save_figure(figure: Figure, stem: Path) -> Path:
@@ -93,8 +104,8 @@ def save_figure(figure: Figure, stem: Path) -> Path:
     return path
 
 
-def inline_svg(figure: Figure, name: str, *, description: str) -> Html:
-    """The figure as an element of a page, with the page's colours.
+def inline_svg(figure: Figure, name: str, *, description: str) -> str:
+    """Write the figure as an element of a page, with the page's colours.
 
     Args:
         figure: Drawn with `plotting`.
@@ -108,14 +119,14 @@ def inline_svg(figure: Figure, name: str, *, description: str) -> Html:
     text = re.sub(r' id="([^"]*)"', rf' id="{name}-\1"', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', text)
-    for value, variable in _VARIABLES.items():
+    for value, variable in VARIABLES.items():
         text = text.replace(value, f"var(--{variable})")
     # The size in points gives way to that of the place it stands in.
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     opening = f'<svg role="img" style="{_JOINS}" aria-label="{escape(description)}"'
     text = text.replace("<svg", opening, 1)
-    return Html(text.strip())
+    return text.strip()
 
 
 def _svg(figure: Figure) -> str:

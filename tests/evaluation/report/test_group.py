@@ -8,14 +8,9 @@ from trilemma.evaluation.report import Entry
 from trilemma.evaluation.report.tables.group import Group, groups_of
 from trilemma.evaluation.report.tables.quantities import calls_per_image, metric, peak_bytes
 from trilemma.evaluation.report.tables.settings import describe, settings_key
-from trilemma.evaluation.report.tables.spread import spread, student_975
+from trilemma.evaluation.report.tables.spread import spread
 
 fd, fd_stderr = metric("{FD}"), metric("{FD_stderr}")
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 7, 30, 200])
-def test_students_quantile(freedom):
-    assert student_975(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-6)
 
 
 def test_spread_is_that_of_scipy():

@@ -4,21 +4,19 @@ import re
 import pytest
 from rows import EXTRACTOR, content, row, without
 
-from pages import check_page
+from pages import check_page, page
 from trilemma.evaluation.report import Entry, Row, write_report
-from trilemma.evaluation.report.tables.group import all_groups
-from trilemma.evaluation.report.tables.protocols import anchors_of
-from trilemma.evaluation.report.tables.table import main_table
-from trilemma.figures.html import element, page
+from trilemma.evaluation.report.page import results_of
+from trilemma.evaluation.report.tables.group import groups_of
 
 FD = f"FD[{EXTRACTOR}]"
 
 
 def table(*entries):
     """Page of the table, followed by stand-ins for what it links to."""
-    groups = all_groups(entries)
-    anchors = anchors_of(groups)
-    return check_page(page("t", [main_table(groups, anchors), *(element("i", id=a) for a in anchors.values())]))
+    groups = [group for entry in entries for group in groups_of(entry)]
+    anchors = '{% for row in rows %}<i id="row-{{ number(row) }}"></i>{% endfor %}'
+    return check_page(page('{% include "results.html" %}' + anchors, title="t", **results_of(groups)))
 
 
 def numbers(read):

@@ -22,12 +22,10 @@ from trilemma.evaluation.report.row import Entry, Row
 from trilemma.evaluation.report.tables.group import Group, groups_of
 from trilemma.evaluation.report.tables.quantities import latency
 from trilemma.evaluation.report.tables.settings import settings_key
-from trilemma.figures.scatter import Panel, draw_panels, legend_columns, legend_handles
+from trilemma.figures.scatter import Panel, draw_sheet
 from trilemma.figures.style import plotting, save_figure
 
 NAME = "frontier"
-_PANEL_INCHES = (4.6, 3.9)
-_LEGEND_INCHES = 0.28
 
 
 def write_frontier(rows: Sequence[Row], folder: str | Path) -> Path:
@@ -55,20 +53,11 @@ def write_frontier(rows: Sequence[Row], folder: str | Path) -> Path:
     panels = [panel for panel in _panels(rows, lines) if panel.dots()]
     if not panels:
         raise UserError(f"{rows[0].name} has no distance, precision or coverage to draw: run evaluate.py again")
+    first = rows[0].protocol
+    smoke = " (smoke: too few to compare models by)" if rows[0].is_smoke() else ""
+    note = f"{first.get('model')} on {first.get('data')}, {first.get('num_images')} samples a point{smoke}"
     with plotting():
-        from matplotlib.figure import Figure
-
-        keys = legend_handles(panels[0].series, reference=REAL, front=True)
-        width, height = _PANEL_INCHES[0] * len(panels), _PANEL_INCHES[1]
-        columns = legend_columns(keys, width)
-        height += 0.3 + _LEGEND_INCHES * -(-len(keys) // columns)
-        figure = Figure(figsize=(width, height), layout="constrained")
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
-        first = rows[0].protocol
-        smoke = " (smoke: too few to compare models by)" if rows[0].is_smoke() else ""
-        note = f"{first.get('model')} on {first.get('data')}, {first.get('num_images')} samples a point{smoke}"
-        figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False, title=note)
-        draw_panels(figure, list(zip(grid, panels, strict=True)))
+        figure = draw_sheet(panels, reference=REAL, num_columns=len(panels), title=note)
         return save_figure(figure, Path(folder) / NAME)
 
 

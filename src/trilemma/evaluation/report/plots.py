@@ -12,7 +12,6 @@ from trilemma.evaluation.report.tables.quantities import (
     latency,
     metric,
     real,
-    shown_distance,
 )
 from trilemma.figures.scatter import Axis, Dot, Panel, Series
 
@@ -24,7 +23,7 @@ def distance_axis(rows: Sequence[Row]) -> Axis:
     """The Frechet distance, with its floor."""
     name = f"FD[{rows[0].protocol.get('extractor')}] (less is better)"
     floor = reference(rows, "{FD}")
-    return Axis(label=name, larger_is_better=False, reference=None if floor is None else shown_distance(floor))
+    return Axis(label=name, larger_is_better=False, reference=None if floor is None else max(floor, 0.0))
 
 
 def share_axis(rows: Sequence[Row], name: str) -> Axis:
@@ -76,7 +75,7 @@ def dots(groups: Sequence[Group], x: Number, y: Number) -> tuple[Dot, ...]:
 def distance(row: Row) -> float | None:
     """The Frechet distance, no less than zero."""
     value = metric("{FD}")(row)
-    return None if value is None else shown_distance(value)
+    return None if value is None else max(value, 0.0)
 
 
 precision, recall, coverage = metric("precision"), metric("recall"), metric("coverage")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-
-from trilemma.figures.html import Html, element
 
 Show = Callable[[float], str]
 
@@ -25,42 +22,21 @@ def share(value: float) -> str:
     return f"{value:.3f}"
 
 
-def seconds(value: float) -> str:
-    """In milliseconds below one second."""
-    return f"{short(1000 * value)} ms" if value < 1 else f"{short(value)} s"
-
-
-def milliseconds(value: float) -> str:
-    """Without the unit."""
-    return short(1000 * value)
-
-
-def thousandths(value: float) -> str:
-    """In units of 1e-3."""
-    return f"{1000 * value:.3g}"
-
-
 def rounded(value: float) -> str:
     """Two digits: a standard error or deviation from few measurements is known to no more."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
-def giga(value: float) -> str:
-    """In units of 1e9."""
-    return short(value / 1e9)
+def distance(value: float) -> str:
+    """Four digits, no less than zero: rounding leaves the distance of equal sets a little below."""
+    return plain(max(value, 0.0))
 
 
-def millions(value: float) -> str:
-    """In units of 1e6."""
-    return short(value / 1e6)
+def seconds(value: float) -> str:
+    """In milliseconds below one second."""
+    return f"{short(1000 * value)} ms" if value < 1 else f"{short(value)} s"
 
 
-def mebibytes(value: float) -> str:
-    """In units of 2^20."""
-    return short(value / 2**20)
-
-
-def datum(value: float, show: Show) -> Html:
-    """A number for people, with all its digits for machines."""
-    text = show(value) if math.isfinite(value) else str(value)
-    return element("data", text, value=repr(value))
+def scaled(unit: float, show: Show = short) -> Show:
+    """In this unit, without its name."""
+    return lambda value: show(value / unit)

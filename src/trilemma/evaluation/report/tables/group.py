@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trilemma.evaluation.report.row import Entry, Row, finite
+from trilemma.evaluation.report.tables.quantities import Number
 from trilemma.evaluation.report.tables.settings import describe, num_steps, settings_key
 from trilemma.evaluation.report.tables.spread import Spread, around_95, spread
-
-Number = Callable[[Row], float | None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,11 @@ class Group:
         """Model and manner."""
         return f"{self.entry} ({self.manner})" if self.manner else self.entry
 
+    def caption(self, row: Row) -> str:
+        """Manner and seed."""
+        seed = f"seed {row.protocol.get('seed')}"
+        return f"{self.manner}, {seed}" if self.manner else seed
+
     @property
     def num_repetitions(self) -> int:
         """Number of checkpoints; of a single one, of its rows."""
@@ -63,6 +67,10 @@ class Group:
     @property
     def _num_checkpoints(self) -> int:
         return len({row.protocol.get("checkpoint") for row in self.rows})
+
+    def first(self, number: Number) -> float | None:
+        """A value that may not be finite; None where no row has one."""
+        return next((value for row in self.rows if (value := number(row)) is not None), None)
 
     def spread(self, number: Number) -> Spread | None:
         """Of the finite values; None where no row has one."""

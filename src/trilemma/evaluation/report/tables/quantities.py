@@ -10,19 +10,19 @@ from trilemma.evaluation.report.row import Row, number
 Number = Callable[[Row], float | None]
 
 
+def at(*path: str) -> Number:
+    """The number under these names; `{FD}` names the extractor too."""
+    return lambda row: row.number(*path)
+
+
 def metric(name: str) -> Number:
-    """Of the samples; `{FD}` names the extractor too."""
-    return lambda row: row.number("metrics", name)
+    """Of the samples."""
+    return at("metrics", name)
 
 
 def real(name: str) -> Number:
     """The same of held-out real images."""
-    return lambda row: row.number("floor", name)
-
-
-def copied(name: str) -> Number:
-    """The same of training images in the place of samples."""
-    return lambda row: row.number("copycat", name)
+    return at("floor", name)
 
 
 def ratio_to_real(name: str) -> Number:
@@ -35,64 +35,29 @@ def ratio_to_real(name: str) -> Number:
     return ratio
 
 
-def shown_distance(value: float) -> float:
-    """Rounding leaves the distance of equal sets a little below zero."""
-    return max(value, 0.0)
-
-
 def calls_per_image(row: Row) -> float | None:
     """Function evaluations of the sub-network that is evaluated most often: the one that a sampler asks at every step."""
-    found = [number(part, "evaluations_per_image") for part in subnetworks(row)]
-    return max((calls for calls in found if calls is not None), default=None)
-
-
-def subnetworks(row: Row) -> list[Mapping[str, Any]]:
-    """What the ledger says of each sub-network that ran."""
     work = row.part("ledger").get("work")
-    parts = work.get("subnetworks") if isinstance(work, Mapping) else None
-    return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, (list, tuple)) else []
-
-
-def flops_per_image(row: Row) -> float | None:
-    """Operations, 2 for a multiplication with its addition."""
-    return row.number("ledger", "work", "flops_per_image")
-
-
-def num_parameters(row: Row) -> float | None:
-    """Parameters that are read at sampling."""
-    return row.number("ledger", "work", "num_parameters")
-
-
-def latency(row: Row) -> float | None:
-    """Seconds for one image by itself, the median."""
-    return row.number("ledger", "latency", "p50_seconds")
-
-
-def latency_p95(row: Row) -> float | None:
-    """Seconds for one image by itself, the 95th percentile."""
-    return row.number("ledger", "latency", "p95_seconds")
-
-
-def images_per_second(row: Row) -> float | None:
-    """At the best batch size."""
-    return row.number("ledger", "throughput", "images_per_second")
-
-
-def best_batch_size(row: Row) -> float | None:
-    """Where the most images a second were drawn."""
-    return row.number("ledger", "throughput", "batch_size")
+    return _most(work.get("subnetworks") if isinstance(work, Mapping) else None, "evaluations_per_image")
 
 
 def peak_bytes(row: Row) -> float | None:
     """The most memory that a draw held, of the batch sizes that were measured."""
-    memory = row.part("ledger").get("memory")
-    found = [number(peak, "peak_bytes") for peak in memory] if isinstance(memory, (list, tuple)) else []
-    return max((peak for peak in found if peak is not None), default=None)
+    return _most(row.part("ledger").get("memory"), "peak_bytes")
 
 
-def bits_per_dim(row: Row) -> float | None:
-    """Of the likelihood, whatever its kind and unit."""
-    return row.number("likelihood", "bits_per_dim")
+def _most(parts: Any, name: str) -> float | None:
+    found = [number(part, name) for part in parts] if isinstance(parts, (list, tuple)) else []
+    return max((value for value in found if value is not None), default=None)
+
+
+flops_per_image = at("ledger", "work", "flops_per_image")  # 2 for a multiplication with its addition
+num_parameters = at("ledger", "work", "num_parameters")  # that are read at sampling
+latency = at("ledger", "latency", "p50_seconds")  # for one image by itself, the median
+latency_p95 = at("ledger", "latency", "p95_seconds")
+images_per_second = at("ledger", "throughput", "images_per_second")  # at the best batch size
+best_batch_size = at("ledger", "throughput", "batch_size")
+bits_per_dim = at("likelihood", "bits_per_dim")  # whatever its kind and unit
 
 
 def timed_on(row: Row) -> str | None:
