@@ -77,15 +77,13 @@ def test_a_resumed_run_goes_on_with_its_steps(tmp_path):
 
 _KILLED = """
 import sys, time
-from pathlib import Path
-from trilemma.loggers.wandb_run import RunPlan
-plan = RunPlan("p", "a/b", "g", Path(sys.argv[1]), "train", mode="offline")
-run, _ = plan.open(plan.decide())
+from trilemma.loggers.wandb import WandbLogger
+log = WandbLogger(project="p", run_id="a/b", group="g", save_dir=sys.argv[1], mode="offline")
 for step in range(300):
-    run.log({"x": step})
+    log.log_metrics({"x": step})
 print("logged", flush=True)
 for step in range(300, 10**6):
-    run.log({"x": step})
+    log.log_metrics({"x": step})
     time.sleep(0.005)
 """
 
@@ -110,14 +108,13 @@ def test_a_kill_loses_no_row_older_than_a_second_and_the_next_process_goes_on(tm
 
 _PLANTED = """
 import sys
-from pathlib import Path
-from trilemma.loggers.wandb_run import RunPlan
+from trilemma.loggers.wandb import WandbLogger
 for profile in ("private", "full"):
-    plan = RunPlan("p", "a/b", "g", Path(sys.argv[1], profile), "train", mode="offline", profile=profile)
-    run, _ = plan.open(plan.decide())
-    run.log({"x": 1.0})
+    folder = f"{sys.argv[1]}/{profile}"
+    log = WandbLogger(project="p", run_id="a/b", group="g", save_dir=folder, mode="offline", profile=profile)
+    log.log_metrics({"x": 1.0})
     print("CANARY on the console")
-    plan.close(run, exit_code=0)
+    log.finalize("success")
 """
 _VARIABLES = [
     "HF_TOKEN",
@@ -149,24 +146,36 @@ def test_the_private_profile_keeps_nothing_that_was_not_logged(tmp_path):
     assert [path for path in files if b"CANARY" in path.read_bytes()] == []
 
 
-def test_everything_lies_in_the_run_directory(tmp_path):
-    log = logger(tmp_path / "run", mode="offline")
+_AT_HOME = """
+import sys
+from trilemma.loggers.wandb import WandbLogger
+for folder in sys.argv[1:]:
+    log = WandbLogger(project="p", run_id="a/b", group="g", save_dir=folder, mode="offline")
     log.log_metrics({"x": 1.0}, step=0)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR"):
-        assert Path(os.environ[name]).is_relative_to(tmp_path / "run" / "wandb")
     log.finalize("success")
-    other = logger(tmp_path / "other", mode="offline")
-    other.log_metrics({"x": 1.0}, step=0)
-    other.finalize("success")
-    assert Path(os.environ["WANDB_DATA_DIR"]).is_relative_to(tmp_path / "other")
+"""
+
+
+def test_everything_lies_in_the_run_directory(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    environment |= {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    runs = [tmp_path / "run", tmp_path / "other"]
+    command = [sys.executable, "-c", _AT_HOME, *map(str, runs)]
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path, capture_output=True)
+    assert list(home.rglob("*wandb*")) == []
+    for run in runs:
+        assert list((run / "wandb/cache").rglob("core-debug*"))
 
 
 @pytest.mark.parametrize(
     "options", [{"project": "a/b"}, {"project": ""}, {"tags": [""]}, {"tags": ["t" * 65]}, {"finish_timeout": 0}]
 )
 def test_what_wandb_would_refuse_is_refused_before_anything_is_built(tmp_path, options):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as raised:
         logger(tmp_path, **options)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_any_name_makes_an_id(tmp_path):

@@ -1,8 +1,8 @@
 import pytest
 from PIL import Image
 
+from trilemma.loggers.wandb import WandbLogger
 from trilemma.loggers.wandb_evaluation import evaluation_metrics, log_evaluation
-from trilemma.loggers.wandb_run import RunPlan
 from wandb_server import history, nowhere, records, summary  # noqa: F401
 
 ROW = {
@@ -40,8 +40,9 @@ def test_names_of_the_numbers():
 def test_an_evaluation_is_a_run_of_its_own(tmp_path):
     grid, file = Image.new("RGB", (4, 4), (1, 2, 3)), tmp_path / "curve.png"
     Image.new("L", (2, 2), 9).save(file)
-    plan = RunPlan(project="p", save_dir=tmp_path, group="g", run_id="g/r-steps25", job_type="evaluate")
-    log_evaluation(plan, ROW, {"samples": grid, "curve": file})
+    grid.save(tmp_path / "grid.png")
+    log = WandbLogger(project="p", save_dir=str(tmp_path), group="g", run_id="g/r-steps25", job_type="evaluate")
+    log_evaluation(log, ROW, {"samples": tmp_path / "grid.png", "curve": file, "other": tmp_path / "none.png"})
     (segment,) = (tmp_path / "wandb").glob("offline-run-*-g-r-steps25")
     content = summary(segment)
     assert content["state"] == "finished"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trilemma.loggers import sync
-from trilemma.loggers.wandb_run import RunPlan
+from trilemma.loggers.wandb import WandbLogger
 from trilemma.runs.lock import run_lock
 from wandb_server import KEY, nowhere, wandb_server  # noqa: F401
 
@@ -17,11 +17,10 @@ pytestmark = pytest.mark.usefixtures("nowhere")
 
 
 def offline_run(folder, run_id, *rows):
-    plan = RunPlan("p", run_id, "g", folder, "train", mode="offline")
-    run, _ = plan.open(plan.decide())
+    log = WandbLogger(project="p", run_id=run_id, group="g", save_dir=str(folder), mode="offline")
     for row in rows:
-        run.log({"x": row})
-    plan.close(run, exit_code=0)
+        log.log_metrics({"x": row})
+    log.finalize("success")
 
 
 def logs(top):
@@ -66,7 +65,7 @@ def test_a_run_that_is_still_written_is_left_for_later(tmp_path, login, capsys):
     offline_run(tmp_path, "r", 1)
     (log,) = logs(tmp_path)
     age(log)
-    code = "from pathlib import Path; import sys; from trilemma.runs import sync; sys.exit(sync.main(sys.argv[1:]))"
+    code = "import sys; from trilemma.loggers import sync; sys.exit(sync.main(sys.argv[1:]))"
     with run_lock(tmp_path):  # POSIX locks do not exclude the process that holds them
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert "left for later" in done.stdout
@@ -94,8 +93,19 @@ def test_without_a_login_one_line_and_status_2(tmp_path, capsys):
     assert sync.main([str(tmp_path)]) == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 1
-    assert "no login" in err[0]
+    assert "no API key" in err[0]
     assert "wandb login" in err[0]
+
+
+def test_without_a_server_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+    offline_run(tmp_path, "r", 1)
+    capsys.readouterr()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert sync.main([str(tmp_path)]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 1
+    assert "1 runs to send, and http://127.0.0.1:9 cannot be reached" in err[0]
 
 
 def test_a_folder_that_is_not_there(tmp_path, capsys):

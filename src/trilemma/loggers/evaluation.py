@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.checkpoints.loaded import LoadedModel
-from trilemma.config.check import reject_unknown
+from trilemma.config.check import check_node
 from trilemma.errors import UserError
 from trilemma.evaluation.rows import Row
-from trilemma.loggers.wandb_evaluation import log_evaluation, log_report
-from trilemma.loggers.wandb_mode import Mode
-from trilemma.loggers.wandb_profile import Profile
-from trilemma.loggers.wandb_run import RunPlan
-
-_OPTIONS = ("project", "tags", "mode", "profile", "init_timeout", "finish_timeout")
-_OF_TRAINING = ("_target_", "run_id", "group", "save_dir", "job_type")  # an evaluation has its own
+from trilemma.loggers.wandb_evaluation import log_evaluation
 
 
 class EvaluationLogger:
     """Logs rows and reports to wandb where `logger=wandb` asks for it.
 
     Args:
-        options: Of the wandb runs; None logs nothing.
+        options: Of the `WandbLogger` of each row; None logs nothing.
     """
 
     def __init__(self, options: dict[str, Any] | None) -> None:
@@ -38,49 +33,43 @@ class EvaluationLogger:
 
     def row(self, row: Row, path: Path, loaded: LoadedModel) -> None:
         """One run a row, with the pictures that lie beside it."""
-        if self.options is None:
-            return
         pictures = {"samples": path.with_suffix(".png"), "neighbours": path.with_name(f"{path.stem}-neighbours.png")}
-        experiment = str(loaded.config.get("experiment"))
-        plan = RunPlan(
-            save_dir=path.parent,
-            group=experiment,
-            job_type="evaluate",
-            run_id=f"{experiment}-{loaded.config.get('run_id')}-{path.stem.removeprefix(loaded.slug + '-')}",
-            **self.options,
-        )
-        log_evaluation(plan, row, {name: picture for name, picture in pictures.items() if picture.is_file()})
+        group = str(loaded.config.get("experiment"))
+        identity = f"{group}-{loaded.config.get('run_id')}-{path.stem.removeprefix(loaded.slug + '-')}"
+        self._log(row, pictures, run_id=identity, group=group, save_dir=str(path.parent), job_type="evaluate")
 
     def report(self, folder: Path) -> None:
         """One run a report, with the pictures that belong to it."""
-        if self.options is None:
-            return
         pictures = {name: folder / f"{name}.png" for name in ("trilemma", "samples")}
-        found = {name: picture for name, picture in pictures.items() if picture.is_file()}
         digest = hashlib.sha256((folder / "report.html").read_bytes()).hexdigest()
         identity = f"report-{digest[:8]}"
-        plan = RunPlan(save_dir=folder, group="report", job_type="report", run_id=identity, **self.options)
-        log_report(plan, found)
+        self._log({}, pictures, run_id=identity, group="report", save_dir=str(folder), job_type="report")
+
+    def _log(self, row: Mapping[str, Any], pictures: Mapping[str, Path], **place: str) -> None:
+        if self.options is not None:
+            from trilemma.loggers.wandb import WandbLogger
+
+            log_evaluation(WandbLogger(**{**self.options, **place}), row, pictures)
 
 
 def take_logger(cfg: DictConfig) -> EvaluationLogger:
     """Read the choice of `logger=` and take it out of the configuration, whose other loggers belong to training.
 
     Raises:
-        UserError: If it is neither none nor wandb, or has an unknown option.
+        UserError: If it is neither none nor wandb, or has an option that wandb would refuse.
     """
     chosen = OmegaConf.to_container(cfg.logger, resolve=False) or {}
     assert isinstance(chosen, dict)
     OmegaConf.update(cfg, "logger", None)
     if not chosen:
         return EvaluationLogger(None)
-    node = chosen.get("wandb")
-    if not isinstance(node, dict):
+    if not isinstance(chosen.get("wandb"), dict):
         raise UserError(f"logger={', '.join(map(str, chosen))}: evaluate.py logs to wandb or not at all (logger=wandb)")
-    reject_unknown([str(key) for key in node], (*_OPTIONS, *_OF_TRAINING), "logger.wandb")
-    options = {key: node[key] for key in _OPTIONS if key in node}
-    for key, choices in (("mode", get_args(Mode)), ("profile", get_args(Profile))):
-        if options.get(key, choices[0]) not in choices:
-            raise UserError(f"logger.wandb.{key}={options[key]}: choose one of {', '.join(choices)}")
-    RunPlan(run_id="check", group="check", save_dir=Path(), job_type="evaluate", **options)  # refuses what wandb would
+    node = {**chosen["wandb"], "run_id": "check", "group": "check", "save_dir": "."}
+    check_node(node, "logger.wandb")
+    options = {key: value for key, value in node.items() if key != "_target_"}
+
+    from trilemma.loggers.wandb import WandbLogger
+
+    WandbLogger(**{**options, "mode": "disabled"})
     return EvaluationLogger(options)

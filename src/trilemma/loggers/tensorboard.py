@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
 from trilemma.errors import UserError
 from trilemma.loggers.settings import shown
@@ -42,15 +44,16 @@ class TensorBoardLogger(LightningTensorBoardLogger):
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Write settings as one page of text: what `shown` lets through."""
-        lines = [f"{name} = {value}" for name, value in _flat(shown(dict(params)), "")]
-        self.experiment.add_text("settings", "\n".join(f"    {line}" for line in lines))
+        settings = shown(dict(params))
+        super().log_hyperparams(settings)
+        self.experiment.add_text("settings", indent(OmegaConf.to_yaml(settings), "    "))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write numbers, those that are none too."""
+        """Write numbers."""
         if not self._is_begun and step is not None:
             self._begin(step)
-        super().log_metrics({name: float(value) for name, value in metrics.items()}, step)
+        super().log_metrics(metrics, step)
 
     def _begin(self, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -74,20 +77,3 @@ class TensorBoardLogger(LightningTensorBoardLogger):
         for i, image in enumerate(images):
             array = np.asarray(image.convert("RGB"))
             self.experiment.add_image(key if i == 0 else f"{key}/{i}", array, step, dataformats="HWC")
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Close the file."""
-        if self._experiment is not None:
-            self._experiment.flush()
-            self._experiment.close()
-
-
-def _flat(node: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in node.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append((f"{prefix}{name}", value))
-    return found

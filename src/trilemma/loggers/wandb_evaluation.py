@@ -4,47 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from trilemma.loggers.settings import shown
-from trilemma.loggers.wandb_run import RunPlan, as_image
+if TYPE_CHECKING:  # wandb takes a second to import
+    from trilemma.loggers.wandb import WandbLogger
 
 
-def log_evaluation(plan: RunPlan, row: Mapping[str, Any], pictures: Mapping[str, Image.Image | Path]) -> None:
-    """Write a row of results as a wandb run.
+def log_evaluation(logger: WandbLogger, row: Mapping[str, Any], pictures: Mapping[str, Path]) -> None:
+    """Write a row of results as a wandb run, and close it.
 
     Its summary has `eval/<name>` for each metric, `eval/floor/<name>` and `eval/copycat/<name>` for what real images and
     copies of training images score, `eval/ledger/...` for what a sample costs, and `eval/num_steps` and
     `eval/guidance_scale`, so that settings can be plotted against each other; its config has the protocol.
 
     Args:
-        plan: The run; the same id again goes on in the same run.
-        row: As `evaluation.rows.new_row` makes it: `protocol`, `metrics`, and optionally `floor`, `copycat` and `ledger`.
-        pictures: PIL pictures or files, shown as `eval/<name>`.
-
-    Raises:
-        UserError: If WANDB_MODE is no mode, or the plan's folder cannot be written.
+        logger: Of the run; the same id again goes on in the same run.
+        row: As `evaluation.rows.new_row` makes it: `protocol`, `metrics`, and optionally `floor`, `copycat` and `ledger`; empty
+            for a run of pictures alone.
+        pictures: Files, shown as `eval/<name>` where they exist.
     """
-    protocol = {key: value for key, value in row["protocol"].items() if key != "machine"}
-    _log(plan, protocol, {**evaluation_metrics(row), **_images(pictures)})
+    import wandb
 
-
-def log_report(plan: RunPlan, pictures: Mapping[str, Image.Image | Path]) -> None:
-    """Write the pictures of a report as a wandb run; arguments and errors as in `log_evaluation`."""
-    _log(plan, {}, _images(pictures))
-
-
-def _log(plan: RunPlan, config: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    run, _ = plan.open(plan.decide())
-    run.config.update(shown(dict(config)), allow_val_change=True)
-    run.log(dict(content))
-    plan.close(run, exit_code=0)
-
-
-def _images(pictures: Mapping[str, Image.Image | Path]) -> dict[str, Any]:
-    return {f"eval/{name}": as_image(picture) for name, picture in pictures.items()}
+    logger.log_hyperparams({key: value for key, value in row.get("protocol", {}).items() if key != "machine"})
+    found = {f"eval/{name}": wandb.Image(str(path)) for name, path in pictures.items() if path.is_file()}
+    logger.log_metrics({**evaluation_metrics(row), **found})
+    logger.finalize("success")
 
 
 def evaluation_metrics(row: Mapping[str, Any]) -> dict[str, float]:
@@ -53,12 +37,13 @@ def evaluation_metrics(row: Mapping[str, Any]) -> dict[str, float]:
     Args:
         row: See `log_evaluation`. Strings are numbers that JSON has no word for, as "inf".
     """
-    numbers = _numbers(row["metrics"], "eval/")
+    numbers = _numbers(row.get("metrics") or {}, "eval/")
     for part in ("floor", "copycat", "ledger"):
         numbers |= _numbers(row.get(part) or {}, f"eval/{part}/")
+    protocol = row.get("protocol") or {}
     settings = {
-        "num_steps": (row["protocol"].get("sampler") or {}).get("num_steps"),
-        "guidance_scale": (row["protocol"].get("guidance") or {}).get("scale"),
+        "num_steps": (protocol.get("sampler") or {}).get("num_steps"),
+        "guidance_scale": (protocol.get("guidance") or {}).get("scale"),
     }
     return numbers | _numbers(settings, "eval/")
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+
+import wandb
+
+from trilemma.errors import UserError
 
 Profile = Literal["private", "full"]
 
 # Each alone leaves something: the command line, the host, the job of the scheduler, the packages, what is printed.
-_PRIVATE: dict[str, Any] = {
+PRIVATE: dict[str, Any] = {
     "x_disable_meta": True,
     "x_disable_machine_info": True,
     "x_disable_stats": True,
@@ -25,38 +31,33 @@ _PRIVATE: dict[str, Any] = {
     "program": "train",
     "program_relpath": "train",
 }
-_FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_ARTIFACT_DIR": "artifacts"}
-_ours: dict[str, str] = {}  # variables that this module has set: those of the user are left alone
 
 
-def profile_settings(profile: Profile) -> dict[str, Any]:
-    """Settings of a run: "private" sends what is logged and no more, "full" is wandb's own default."""
-    return dict(_PRIVATE) if profile == "private" else {}
-
-
-def set_up(profile: Profile, save_dir: Path) -> str:
-    """Start wandb with what it reads from the process itself: where it keeps files, all below `save_dir`, what it reports.
-
-    The folder of its configuration is not moved: it says which server the user has logged in to.
+def set_up(profile: Profile, save_dir: Path) -> wandb.Settings:
+    """Start wandb with what it reads from the process itself: where its own logs go, what it reports to its makers.
 
     Returns:
-        The address of the server.
-    """
-    for name, folder in _FOLDERS.items():
-        _set(name, str(save_dir / "wandb" / folder))
-    # Who the user is, asked for greetings, takes 10 s more where a server does not answer.
-    _set("WANDB_X_DISABLE_VIEWER", "true")
-    if profile == "private":
-        _set("WANDB_ERROR_REPORTING", "false")
-        _set("WANDB_DISABLE_CODE", "true")
-    import wandb
+        The settings of the process: of the environment and of the files that `wandb login` writes.
 
-    server = str(wandb.setup().settings.base_url)  # reads the environment, once
+    Raises:
+        UserError: If a variable WANDB_... has no valid value.
+    """
+    os.environ["WANDB_CACHE_DIR"] = str(save_dir / "wandb" / "cache")
+    if profile == "private":
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+    # Who the user is, asked for greetings, takes 10 s more where a server does not answer.
+    with refusals():
+        settings = wandb.setup(wandb.Settings(x_disable_viewer=True)).settings
     if profile == "private":  # debug.log would hold the paths of the run
         logging.getLogger("wandb").setLevel(logging.WARNING)
-    return server
+    return settings
 
 
-def _set(name: str, value: str) -> None:
-    if os.environ.get(name) in (None, _ours.get(name)):
-        os.environ[name] = _ours[name] = value
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Raise what wandb refuses of its settings as a `UserError` of one line."""
+    try:
+        yield
+    except (wandb.Error, ValueError) as error:  # pydantic's has many lines
+        said = " ".join(str(error).split()).partition(" For further information")[0]
+        raise UserError(f"wandb does not take logger.wandb or a variable WANDB_...: {said}") from None

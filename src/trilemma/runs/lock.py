@@ -67,6 +67,18 @@ def run_lock(
         os.close(descriptor)
 
 
+def is_held(run_dir: Path) -> bool:
+    """Whether another process holds a run directory; a lock that cannot be asked for counts as free."""
+    try:
+        with (run_dir / LOCK_FILE).open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        return error.filename is None  # of the lock, not of the file
+    except OSError:
+        return False
+    return False
+
+
 def _take(descriptor: int, folder: Path, slurm_job: str | None, patience: float) -> None:
     end, said = time.monotonic() + patience, False
     while True:
