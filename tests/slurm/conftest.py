@@ -2,6 +2,7 @@
 
 import pytest
 from cluster import Cluster, missing
+
 from training import Runs
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from training import Runs, state_of
 
 from tiny_run import assert_equal
+from training import Runs, state_of
 
 KINDS = (
     "USR1",

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from training import digest
-
 from trilemma.callbacks.checkpoint import Checkpoints
 
 at_the_end = Checkpoints.on_train_end

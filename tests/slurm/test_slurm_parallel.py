@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from training import SPY, TWO_NODES, state_of
 
 ONE = ("--nodes=1", "--ntasks-per-node=1")

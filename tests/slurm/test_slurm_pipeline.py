@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from training import PRIOR
 
 CODEC = "experiment=demo/vqvae debug=fast"

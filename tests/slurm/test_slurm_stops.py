@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from training import TWO_NODES, assert_same_end
 
 STEPS = 150
