@@ -1,15 +1,14 @@
-"""What `sample.py` does beside drawing samples: pictures of a diffusion model's trajectory, chosen by `task`."""
+"""What `sample.py` draws beside samples: pictures of a diffusion model's trajectory, chosen by `task`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -17,12 +16,10 @@ from torch import Tensor
 from trilemma.capabilities import supports
 from trilemma.checkpoints.loaded import LoadedModel, data_of
 from trilemma.checkpoints.settings import CLASSIFIER_FREE
-from trilemma.cli.sample import open_checkpoint, output_folder, sample, write_settings
-from trilemma.config import schema
-from trilemma.config.check import check_config
+from trilemma.cli.sample import strengths
+from trilemma.cli.samples import open_checkpoint, output_folder, write_settings
 from trilemma.data.base import Split
 from trilemma.data.images import to_float, to_uint8
-from trilemma.distributed.ranks import Ranks, run_on_ranks
 from trilemma.errors import UserError
 from trilemma.evaluation.metrics.reconstruction import psnr_pooled, squared_errors
 from trilemma.figures.images import save_gif, save_png
@@ -60,30 +57,12 @@ Drawn = tuple[list[Path], str]
 """Files that were written, and a remark for the line that names them."""
 
 
-def run_task(cfg: DictConfig) -> None:
-    """Draw samples, or the picture that `task` names. Of several processes all draw samples, and the first one pictures.
+def draw_picture(cfg: DictConfig) -> None:
+    """Draw the picture that `task` names.
 
     Raises:
         UserError: For anything that the user can fix, before drawing starts.
     """
-    run_on_ranks(lambda ranks: _run_task(cfg, ranks), str(cfg.device))
-
-
-def _run_task(cfg: DictConfig, ranks: Ranks) -> None:
-    check_config(cfg, schema.SAMPLE)
-    if cfg.task == "samples":
-        sample(cfg, ranks)
-        return
-    if cfg.task not in _TASKS:
-        names = ["samples", *_TASKS]
-        near = get_close_matches(cfg.task, names, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"unknown task={cfg.task}: {hint}choose one of {', '.join(names)}")
-    task, num_images = _TASKS[cfg.task]
-    if cfg.num_images is None:
-        cfg.num_images = num_images
-    if cfg.task == "denoise":
-        strengths(cfg)
     loaded = open_checkpoint(cfg)
     model = loaded.model
     if not supports(model, ShowsTrajectory):
@@ -91,25 +70,8 @@ def _run_task(cfg: DictConfig, ranks: Ranks) -> None:
             f"task={cfg.task} shows the trajectory of a diffusion model of continuous codes, and {cfg.ckpt} holds a "
             f"{type(model).__name__}: leave out task"
         )
-    files, remark = task(cfg, loaded, model)
+    files, remark = _TASKS[cfg.task](cfg, loaded, model)
     print(f"{cfg.task}: {', '.join(map(str, files))}{remark and f' ({remark})'}")
-
-
-def strengths(cfg: DictConfig) -> list[float]:
-    """The strengths of `task=denoise`: one number or a list.
-
-    Raises:
-        UserError: If there is none, or one is not a number in (0, 1].
-    """
-    given = list(cfg.strength) if isinstance(cfg.strength, ListConfig) else [cfg.strength]
-    for one in given:
-        if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 < one <= 1:
-            raise UserError(
-                f"strength={one}: a strength is a time in (0, 1] up to which images are noised, as in strength=[0.2,0.5,0.8]"
-            )
-    if not given:
-        raise UserError("strength=[] is empty: give times in (0, 1], as in strength=[0.2,0.5,0.8]")
-    return [float(one) for one in given]
 
 
 def _forward(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Drawn:
@@ -194,15 +156,13 @@ def _invert(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Dra
     return files, _returned(images, back, num_steps)
 
 
-_Task = Callable[[DictConfig, LoadedModel, ShowsTrajectory], Drawn]
-_TASKS: dict[str, tuple[_Task, int]] = {
-    "forward": (_forward, 4),
-    "reverse": (_reverse, 16),
-    "denoise": (_denoise, 8),
-    "interpolate": (_interpolate, 5),
-    "invert": (_invert, 8),
+_TASKS: dict[str, Callable[[DictConfig, LoadedModel, ShowsTrajectory], Drawn]] = {
+    "forward": _forward,
+    "reverse": _reverse,
+    "denoise": _denoise,
+    "interpolate": _interpolate,
+    "invert": _invert,
 }
-"""What each does, and the images that its picture takes where nothing else is asked for."""
 
 
 def pairs_of(labels: Tensor | None, wanted: Sequence[int] | None, num: int) -> Tensor:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
-from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.config.check import reject_unknown
 from trilemma.errors import UserError
-from trilemma.evaluation.rows import Row
-from trilemma.loggers.wandb_evaluation import log_evaluation, log_report
 from trilemma.loggers.wandb_mode import Mode
 from trilemma.loggers.wandb_profile import Profile
 from trilemma.loggers.wandb_run import RunPlan
+
+if TYPE_CHECKING:
+    from trilemma.checkpoints.loaded import LoadedModel
+    from trilemma.evaluation.rows import Row
 
 _OPTIONS = ("project", "tags", "mode", "profile", "init_timeout", "finish_timeout")
 _OF_TRAINING = ("_target_", "run_id", "group", "save_dir", "job_type")  # an evaluation has its own
@@ -40,6 +41,8 @@ class EvaluationLogger:
         """One run a row, with the pictures that lie beside it."""
         if self.options is None:
             return
+        from trilemma.loggers.wandb_evaluation import log_evaluation
+
         pictures = {"samples": path.with_suffix(".png"), "neighbours": path.with_name(f"{path.stem}-neighbours.png")}
         experiment = str(loaded.config.get("experiment"))
         plan = RunPlan(
@@ -55,6 +58,8 @@ class EvaluationLogger:
         """One run a report, with the pictures that belong to it."""
         if self.options is None:
             return
+        from trilemma.loggers.wandb_evaluation import log_report
+
         pictures = {name: folder / f"{name}.png" for name in ("trilemma", "samples")}
         found = {name: picture for name, picture in pictures.items() if picture.is_file()}
         digest = hashlib.sha256((folder / "report.html").read_bytes()).hexdigest()
