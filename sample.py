@@ -11,9 +11,9 @@ from trilemma.cli import main as cli
 @hydra.main(version_base="1.3", config_path="conf", config_name="sample")
 def main(cfg: DictConfig) -> Any:
     """Load, draw, write."""
-    from trilemma.cli.pictures import run_task
+    from trilemma.cli.sample import sample
 
-    return cli.job(run_task, cfg)
+    return cli.job(sample, cfg)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from exact_family import MEANS, STD, exact_family
 from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.cli import pictures as tasks
 from trilemma.cli import sample as command
+from trilemma.cli import samples
 from trilemma.cli.main import register_resolvers
-from trilemma.cli.pictures import pairs_of, run_task
+from trilemma.cli.pictures import pairs_of
 from trilemma.config import CONF
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_uint8
@@ -48,16 +49,17 @@ def draw(monkeypatch, tmp_path, capsys):
     """draw("task=forward", labels=True) -> what was printed; files lie below tmp_path."""
     register_resolvers()
     monkeypatch.setattr(tasks, "data_of", lambda config, root: Greys(batch_size=8))
+    monkeypatch.setattr(command, "check_archive", lambda path: None)
 
     def call(*overrides, labels=True, family=None):
         model = family or exact_family(labels=labels)
         config = {"sampler": SAMPLER, "guidance": GUIDANCE, "weights": "ema"}
-        monkeypatch.setattr(command, "load_model", lambda cfg, ckpt: LoadedModel(Path(ckpt), model, config))
+        monkeypatch.setattr(samples, "load_model", lambda cfg, ckpt: LoadedModel(Path(ckpt), model, config))
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("sample", overrides=[f"ckpt={tmp_path}/run/checkpoints/last.ckpt", *overrides])
         with open_dict(cfg):
             cfg.pop("hydra", None)
-        run_task(cfg)
+        command.sample(cfg)
         return capsys.readouterr().out
 
     return call

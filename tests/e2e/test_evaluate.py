@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import trilemma.cli.evaluate as evaluation
+import trilemma.cli.measurements as evaluation
 import trilemma.measuring.measure as measure
 
 pytest.importorskip("mlxtend")

@@ -19,7 +19,7 @@ from tiny_run import assert_equal
 from trilemma.callbacks.checkpoint import batch_of, step_checkpoints
 from trilemma.callbacks.pictures.grids import Reconstructions
 from trilemma.checkpoints import write as checkpoint_io
-from trilemma.cli import train
+from trilemma.cli import training
 from trilemma.distributed.signals import PREEMPTION
 from trilemma.models.vqvae import VQVAE
 from wandb_server import KEY, wandb_server
@@ -86,7 +86,7 @@ class Once:
 # --- signals ------------------------------------------------------------------------------------------------------------
 
 WHERE = (  # (in this place, which is a function's n-th call of this process, and the batch of the newest checkpoint afterwards)
-    ("reading data", train, "_set_up", 1, None),
+    ("reading data", training, "_set_up", 1, None),
     ("the first batch", VQVAE, "loss", 1, 1),
     ("a batch", VQVAE, "loss", 2, 3),
     ("the batch before a validation", VQVAE, "loss", 1, 4),

@@ -14,11 +14,10 @@ from trilemma.codecs.kl import KL
 from trilemma.codecs.vq import VQ
 from trilemma.codecs.vq_latents import VQLatents
 from trilemma.config.build import build
-from trilemma.config.nodes import plain
+from trilemma.config.nodes import drop_recipe, plain
 from trilemma.data.base import ImageData, Split
 from trilemma.data.images import to_float
 from trilemma.errors import UserError
-from trilemma.first_stage.codec import drop_recipe
 from trilemma.first_stage.codes import cached_codes, codec_hash
 from trilemma.first_stage.model import build_model, checkpoint_config
 from trilemma.processes.noise import TorchNoise

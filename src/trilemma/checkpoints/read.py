@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trilemma.callbacks.checkpoint import step_checkpoints
+from trilemma.checkpoints.archive import check_archive, not_ours
 from trilemma.errors import UserError
 from trilemma.models.base import CHECKPOINT_FORMAT
-
-_ZIP_MAGIC = b"PK"
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") -> dict[str, Any]:
@@ -35,7 +33,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") 
         UserError: If the file is missing, truncated, damaged, not a Trilemma checkpoint, or holds code.
     """
     file = Path(path)
-    _check_archive(file)
+    check_archive(file, records=True)
     try:
         checkpoint = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -45,10 +43,10 @@ def read_checkpoint(path: str | os.PathLike[str], *, map_location: Any = "cpu") 
             " checkpoint that Trilemma wrote"
         ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for archives that are not its own
-        raise _not_ours(file) from error
+        raise not_ours(file) from error
     mark = checkpoint.get("trilemma") if isinstance(checkpoint, dict) else None
     if not isinstance(mark, dict) or "format" not in mark:
-        raise _not_ours(file)
+        raise not_ours(file)
     if mark["format"] != CHECKPOINT_FORMAT:
         age = "an older" if str(mark["format"]) < str(CHECKPOINT_FORMAT) else "a newer"
         raise UserError(
@@ -70,33 +68,8 @@ def newest_valid(folder: str | os.PathLike[str]) -> Path | None:
     return None
 
 
-def _check_archive(file: Path) -> None:
-    if not file.is_file():
-        raise UserError(f"there is no checkpoint {file}: check the path")
-    try:
-        with file.open("rb") as handle:
-            magic = handle.read(2)
-        with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip()
-    except PermissionError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; check its permissions") from error
-    except Exception as error:  # a damaged directory makes zipfile raise almost anything
-        # An empty file is what a crash on some file systems leaves.
-        raise (_damaged(file) if magic in (b"", _ZIP_MAGIC) else _not_ours(file)) from error
-    if broken is not None:
-        raise _damaged(file)
-
-
 def _unsafe_objects(file: Path) -> list[str]:
     try:
         return list(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except Exception:  # only to name the culprit in a message; the file is refused either way
         return []
-
-
-def _damaged(file: Path) -> UserError:
-    return UserError(f"{file} is truncated or damaged: use the checkpoint before it, or copy it anew")
-
-
-def _not_ours(file: Path) -> UserError:
-    return UserError(f"{file} is not a Trilemma checkpoint: name a .ckpt file that train.py wrote")

@@ -28,18 +28,6 @@ def set_threads(cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.num_threads)
 
 
-def settle_batch_size(cfg: DictConfig) -> None:
-    """Choose the batch size where the user did not; images do not depend on it.
-
-    Raises:
-        UserError: If the one given is not positive.
-    """
-    if cfg.batch_size is None:
-        cfg.batch_size = 32 if str(cfg.device) == "cpu" else 256
-    if cfg.batch_size < 1:
-        raise UserError(f"batch_size={cfg.batch_size} must be at least 1")
-
-
 def sampling_settings(
     cfg: DictConfig, config: Mapping[str, Any], classifier: GuidingClassifier | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,57 +1,46 @@
-"""The command `evaluate.py`: measure checkpoints by one protocol, and write rows and a report."""
+"""What `evaluate.py` does: refuse what needs no model, then measure."""
 
 from __future__ import annotations
 
-from glob import glob, has_magic
-from pathlib import Path
+from omegaconf import DictConfig
 
-from omegaconf import DictConfig, OmegaConf
-
-from trilemma.capabilities import supports
-from trilemma.checkpoints.loaded import LoadedModel
-from trilemma.checkpoints.settings import set_threads, settle_batch_size
+from trilemma.checkpoints.archive import check_archive
+from trilemma.cli.main import checked
+from trilemma.cli.sample import settle_batch_size
 from trilemma.config import schema
 from trilemma.config.check import check_config
-from trilemma.distributed.ranks import Ranks, run_on_ranks
 from trilemma.errors import UserError
-from trilemma.evaluation.report import Row, check_comparable, entries_of, read_row, write_frontier, write_report
-from trilemma.evaluation.rows import write_row
-from trilemma.evaluation.samples import NEAREST_K
-from trilemma.evaluation.table import print_row, print_sweep
+from trilemma.evaluation import NEAREST_K
 from trilemma.loggers.evaluation import EvaluationLogger, take_logger
-from trilemma.measuring.classification import evaluate_classifier
-from trilemma.measuring.inputs import load_all, load_with_data, prepare_measurement
-from trilemma.measuring.measure import is_complete, measure_setup, measurement, reconstruction_row
-from trilemma.measuring.oracle import run_oracle
-from trilemma.models.capabilities import Classifies, Reconstructs
-from trilemma.models.generator import ImageGenerator
-from trilemma.quiet import quieten
-from trilemma.runs.directory import prepare
-
-REPORT = Path("outputs/report")
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Measure one checkpoint, compare several, report on existing rows, or run an oracle.
+    """Measure one checkpoint, compare several, put rows that exist on one page, or run an oracle.
 
-    With several processes, rank 0 runs the program, and all of them draw, embed, reconstruct and score. A classifier, rows
+    Of several processes the first one does it, and all of them draw, embed, reconstruct and score. A classifier, rows
     and an oracle are quick: there the others wait.
 
     Raises:
         UserError: For anything that the user can fix, before anything is drawn.
     """
-    run_on_ranks(lambda ranks: _evaluate(cfg, ranks), str(cfg.device))
+    with checked(lambda: _check(cfg)) as log:
+        from trilemma.cli.measurements import measure
+        from trilemma.distributed.ranks import run_on_ranks
+    run_on_ranks(lambda ranks: measure(cfg, log, ranks), str(cfg.device))
 
 
-def _evaluate(cfg: DictConfig, ranks: Ranks) -> None:
+def _check(cfg: DictConfig) -> EvaluationLogger:
     log = take_logger(cfg)
+    given = [name for name in ("ckpt", "ckpts", "rows") if cfg[name] is not None]
     if cfg.oracle is not None:
         log.refuse("an oracle writes a row of checks")
-        run_oracle(cfg)
-        return
+        if given:
+            raise UserError(
+                f"{given[0]}={cfg[given[0]]}: an oracle measures no checkpoint; leave out {given[0]}= or experiment="
+            )
     check_config(cfg, schema.EVALUATE)
-    quieten()
-    set_threads(cfg)
+    if cfg.oracle is not None:
+        return log
     settle_batch_size(cfg)
     if cfg.likelihood.num_images == 1 or cfg.likelihood.num_images < 0:
         raise UserError("likelihood.num_images: a standard error needs at least 2 images; 0 leaves the likelihood out")
@@ -60,138 +49,13 @@ def _evaluate(cfg: DictConfig, ranks: Ranks) -> None:
         raise UserError(f"ledger.batch_sizes={sizes}: give at least one whole number, each at least 1")
     if cfg.num_images <= NEAREST_K:
         raise UserError(f"num_images={cfg.num_images}: precision and coverage need at least {NEAREST_K + 1} images")
-    given = [name for name in ("ckpt", "ckpts", "rows") if cfg[name] is not None]
     if len(given) != 1:
         raise UserError(
             "name what is to be measured: one of ckpt=PATH (one checkpoint), ckpts=[A,B] (a report that compares them) or "
             "rows=FOLDER (a report on rows that exist)" + (f"; not {' and '.join(given)} at once" if given else "")
         )
-    if cfg.rows is not None:
-        _report_rows(cfg, log)
-    elif cfg.ckpts is not None:
-        _compare(cfg, log, ranks)
-    else:
-        _measure_one(cfg, log, ranks)
-
-
-def _measure_one(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
-    loaded = load_with_data(cfg, cfg.ckpt)
-    folder = Path(cfg.output_dir) if cfg.output_dir else loaded.run_dir / "evaluation"
-    prepare(folder)
-    if supports(loaded.model, Classifies):
-        log.refuse(f"{cfg.ckpt} is a classifier")
-        evaluate_classifier(loaded, folder, device=cfg.device, seed=cfg.seed)
-        return
-    if not isinstance(loaded.model, ImageGenerator) and not supports(loaded.model, Reconstructs):
-        raise UserError(
-            f"{cfg.ckpt} holds a {type(loaded.model).__name__}, which neither samples nor reconstructs: nothing to measure"
-        )
-    loaded = prepare_measurement(cfg, loaded)
-    ranks.prepare([loaded], load_all, cfg, [str(cfg.ckpt)])
-    if loaded.setups:
-        rows = _measure_all(cfg, loaded, folder, log, ranks)
-        if len(rows) > 1:
-            print_sweep([row.content for row in rows])
-            print(f"frontier: {write_frontier(rows, folder)}")
-        else:
-            print_row(rows[0].content)
-            print(f"row: {folder / rows[0].name}.json")
-        return
-    row = reconstruction_row(cfg, loaded, ranks)
-    path = folder / f"{loaded.slug}-reconstruction.json"
-    write_row(path, row)
-    log.row(row, path, loaded)
-    print_row(row)
-    print(f"row: {path}")
-
-
-def _compare(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
-    """Measure every checkpoint by one protocol and write the report; all are checked before the first is measured."""
-    paths = [str(path) for path in cfg.ckpts]
-    if not paths:
+    if given == ["ckpts"] and not cfg.ckpts:
         raise UserError("ckpts=[] names no checkpoint")
-    folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
-    prepare(folder)
-    models: list[LoadedModel] = []
-    for path in dict.fromkeys(paths):
-        loaded = load_with_data(cfg, path, len(models))
-        if not isinstance(loaded.model, ImageGenerator):
-            raise UserError(
-                f"{path} holds a {type(loaded.model).__name__}, which draws no images: leave it out of ckpts "
-                f"(ckpt={path} measures what it can do)"
-            )
-        if twin := next((one.path for one in models if one.sha256 == loaded.sha256), None):
-            raise UserError(f"{twin} and {path} are the same checkpoint: name it once")
-        models.append(prepare_measurement(cfg, loaded))
-    first = models[0]
-    for one in models[1:]:
-        if one.data.fingerprint != first.data.fingerprint:
-            raise UserError(
-                f"{first.path} was trained on {first.data.name} and {one.path} on {one.data.name} "
-                f"({first.data.fingerprint[:8]} and {one.data.fingerprint[:8]}): one report compares models of one data set"
-            )
-        if one.extractor.name != first.extractor.name:
-            raise UserError(
-                f"extractors {first.extractor.name} and {one.extractor.name} do not compare: name one with extractor="
-            )
-    ranks.prepare(models, load_all, cfg, [str(one.path) for one in models])
-    rows = [row for one in models for row in _measure_all(cfg, one, _folder_of(one), log, ranks)]
-    _report(rows, folder, log)
-
-
-def _folder_of(loaded: LoadedModel) -> Path:
-    folder = loaded.run_dir / "evaluation"
-    prepare(folder)
-    return folder
-
-
-def _report_rows(cfg: DictConfig, log: EvaluationLogger) -> None:
-    """Write a report on rows of earlier evaluations: files, wildcards, or all rows in folders."""
-    given = [str(name) for name in (cfg.rows if OmegaConf.is_list(cfg.rows) else [cfg.rows])]
-    rows: dict[Path, Row] = {}
-    for name in given:
-        folder = Path(name)
-        if folder.is_dir():
-            rows |= _rows_in(folder)
-            continue
-        files = sorted(glob(name)) if has_magic(name) else [name]
-        if not files:
-            raise UserError(f"rows={name}: no file has such a name")
-        rows |= {Path(file): read_row(file) for file in files}
-    target = Path(cfg.output_dir) if cfg.output_dir else REPORT
-    prepare(target)
-    _report(list(rows.values()), target, log)
-
-
-def _rows_in(folder: Path) -> dict[Path, Row]:
-    """Find all rows in a folder; other JSON files are skipped with a message."""
-    rows: dict[Path, Row] = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            rows[path] = read_row(path)
-        except UserError as error:
-            print(f"passed over: {error}")
-    if not rows:
-        raise UserError(f"rows={folder}: the folder holds no rows of results (*.json)")
-    return rows
-
-
-def _report(rows: list[Row], folder: Path, log: EvaluationLogger) -> None:
-    check_comparable(rows)
-    print_sweep([row.content for row in rows])
-    print(f"report: {write_report(entries_of(rows), folder, title='The generative trilemma')}")
-    log.report(folder)
-
-
-def _measure_all(cfg: DictConfig, loaded: LoadedModel, folder: Path, log: EvaluationLogger, ranks: Ranks) -> list[Row]:
-    """Measure the setups that are not measured yet, one row each."""
-    rows: list[Row] = []
-    for setup in loaded.setups:
-        what = measurement(cfg, loaded, setup, ranks)
-        if len(loaded.setups) > 1:
-            state = "kept" if is_complete(what, folder) else "measuring"
-            print(f"{setup.number + 1}/{len(loaded.setups)} {setup.name}: {state}", flush=True)
-        path, row = measure_setup(what, folder)
-        log.row(row, path, loaded)
-        rows.append(read_row(path))
-    return rows
+    for path in [cfg.ckpt] if given == ["ckpt"] else cfg.ckpts or []:
+        check_archive(path)
+    return log

@@ -6,20 +6,23 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from trilemma.config import CONF
 from trilemma.config.small_options import all_groups, group_nodes, register_options, small_options
 from trilemma.distributed import signals
-from trilemma.distributed.job import new_run_id, place
+from trilemma.distributed.job import new_run_id, place, this_job
 from trilemma.distributed.requeue import requeue
 from trilemma.errors import FAILED, INTERRUPTED, PREEMPTED, REFUSED, Stopped, TrainingError, UserError
 from trilemma.sweeps.launchers import accept_defaults
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+T = TypeVar("T")
 
 _AFTER_THE_FIRST = 10.0  # seconds
 
@@ -105,6 +108,22 @@ def job(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if _is_lightnings_child():
             raise SystemExit(0) from None
         raise
+
+
+@contextmanager
+def checked(check: Callable[[], T]) -> Iterator[T]:
+    """Check what needs no torch, in the first process first; inside the block a command imports what does the work.
+
+    The block is given what `check` returns.
+
+    A signal ends a program in the midst of an import. Several processes note it there, for the others would not hear of the end.
+
+    Raises:
+        UserError: That of `check`.
+    """
+    job = this_job()
+    with signals.waiting(*(signals.ALL if job.world_size > 1 else ())):
+        yield job.rank_zero_first("checked", check)
 
 
 def _stop(stop: Stopped) -> NoReturn:

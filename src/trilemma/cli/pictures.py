@@ -1,15 +1,14 @@
-"""Pictures of a diffusion model's trajectory that `sample.py task=...` draws."""
+"""What `sample.py` draws beside samples: pictures of a diffusion model's trajectory, chosen by `task`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
@@ -17,12 +16,10 @@ from torch import Tensor
 from trilemma.capabilities import supports
 from trilemma.checkpoints.loaded import LoadedModel, data_of
 from trilemma.checkpoints.settings import CLASSIFIER_FREE
-from trilemma.cli.sample import open_checkpoint, output_folder, sample, write_settings
-from trilemma.config import schema
-from trilemma.config.check import check_config
+from trilemma.cli.sample import strengths
+from trilemma.cli.samples import open_checkpoint, output_folder, write_settings
 from trilemma.data.base import Split
 from trilemma.data.images import to_float, to_uint8
-from trilemma.distributed.ranks import Ranks, run_on_ranks
 from trilemma.errors import UserError
 from trilemma.evaluation.metrics.reconstruction import psnr_pooled, squared_errors
 from trilemma.figures.images import save_gif, save_png
@@ -60,30 +57,12 @@ Drawn = tuple[list[Path], str]
 """Files that were written, and a remark for the line that names them."""
 
 
-def run_task(cfg: DictConfig) -> None:
-    """Draw samples, or the picture that `task` names. With several processes, all draw samples, and rank 0 alone draws pictures.
+def draw_picture(cfg: DictConfig) -> None:
+    """Draw the picture that `task` names.
 
     Raises:
         UserError: For anything that the user can fix, before drawing starts.
     """
-    run_on_ranks(lambda ranks: _run_task(cfg, ranks), str(cfg.device))
-
-
-def _run_task(cfg: DictConfig, ranks: Ranks) -> None:
-    check_config(cfg, schema.SAMPLE)
-    if cfg.task == "samples":
-        sample(cfg, ranks)
-        return
-    if cfg.task not in _TASKS:
-        names = ["samples", *_TASKS]
-        near = get_close_matches(cfg.task, names, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"unknown task={cfg.task}: {hint}choose one of {', '.join(names)}")
-    task, num_images = _TASKS[cfg.task]
-    if cfg.num_images is None:
-        cfg.num_images = num_images
-    if cfg.task == "denoise":
-        strengths(cfg)
     loaded = open_checkpoint(cfg)
     model = loaded.model
     if not supports(model, ShowsTrajectory):
@@ -91,25 +70,8 @@ def _run_task(cfg: DictConfig, ranks: Ranks) -> None:
             f"task={cfg.task} shows the trajectory of a diffusion model of continuous codes, and {cfg.ckpt} holds a "
             f"{type(model).__name__}: leave out task"
         )
-    files, remark = task(cfg, loaded, model)
+    files, remark = _TASKS[cfg.task](cfg, loaded, model)
     print(f"{cfg.task}: {', '.join(map(str, files))}{remark and f' ({remark})'}")
-
-
-def strengths(cfg: DictConfig) -> list[float]:
-    """Read the strengths of `task=denoise`: one number or a list.
-
-    Raises:
-        UserError: If there is none, or one is not a number in (0, 1].
-    """
-    given = list(cfg.strength) if isinstance(cfg.strength, ListConfig) else [cfg.strength]
-    for one in given:
-        if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 < one <= 1:
-            raise UserError(
-                f"strength={one}: a strength is a time in (0, 1] up to which images are noised, as in strength=[0.2,0.5,0.8]"
-            )
-    if not given:
-        raise UserError("strength=[] is empty: give times in (0, 1], as in strength=[0.2,0.5,0.8]")
-    return [float(one) for one in given]
 
 
 def _forward(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Drawn:
@@ -194,19 +156,17 @@ def _invert(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Dra
     return files, _returned(images, back, num_steps)
 
 
-_Task = Callable[[DictConfig, LoadedModel, ShowsTrajectory], Drawn]
-_TASKS: dict[str, tuple[_Task, int]] = {
-    "forward": (_forward, 4),
-    "reverse": (_reverse, 16),
-    "denoise": (_denoise, 8),
-    "interpolate": (_interpolate, 5),
-    "invert": (_invert, 8),
+_TASKS: dict[str, Callable[[DictConfig, LoadedModel, ShowsTrajectory], Drawn]] = {
+    "forward": _forward,
+    "reverse": _reverse,
+    "denoise": _denoise,
+    "interpolate": _interpolate,
+    "invert": _invert,
 }
-"""What each does, and the images that its picture takes where nothing else is asked for."""
 
 
 def pairs_of(labels: Tensor | None, wanted: Sequence[int] | None, num: int) -> Tensor:
-    """Choose the positions of the two images of each pair, int64 [num, 2], no image twice.
+    """Positions of the two images of each pair, int64 [num, 2], no image twice.
 
     Args:
         labels: Of the images, int64 [N].
@@ -230,7 +190,7 @@ def pairs_of(labels: Tensor | None, wanted: Sequence[int] | None, num: int) -> T
 
 
 def _test_split(cfg: DictConfig, loaded: LoadedModel, num: int) -> Split:
-    """Get the test split of a checkpoint's data set, checked to hold `num` images."""
+    """The test images that a checkpoint's data set has, `num` at least."""
     split = data_of(loaded.config, cfg.data.root).split("test")
     if len(split) < num:
         raise UserError(f"num_images={cfg.num_images} needs {num} test images, and the data set has {len(split)}")
@@ -238,7 +198,7 @@ def _test_split(cfg: DictConfig, loaded: LoadedModel, num: int) -> Split:
 
 
 def _own(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory, split: Split) -> Any:
-    """Choose the condition of the first test images: the command line's, else their own labels."""
+    """The condition of the first test images: what the command line asks for, else their own."""
     (setup,) = loaded.setups
     if cfg.condition.caption is not None or cfg.condition.label is not None:
         return setup.raw
@@ -248,14 +208,14 @@ def _own(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory, split: Sp
 
 
 def sampler_of(loaded: LoadedModel) -> DenoisingSampler:
-    """Get the sampler of the only setup, of a family that has one."""
+    """The sampler of the one setup, of a family that has one."""
     sampler = loaded.setups[0].sampler
     assert isinstance(sampler, DenoisingSampler)
     return sampler
 
 
 def _inverting(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> LoadedModel:
-    """Replace the sampler by DDIM without clipping, and set the guidance scale to 1 unless a scale was asked for."""
+    """As loaded, with DDIM without clipping in the place of the sampler, and no guidance unless a scale was asked for."""
     process = model.process
     if not isinstance(process, GaussianProcess):
         raise UserError(f"task={cfg.task} needs a Gaussian process, not {type(process).__name__}")
@@ -275,7 +235,7 @@ def _inverting(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> 
 
 
 def _returned(images: Tensor, back: Tensor, num_steps: int) -> str:
-    """Describe how well the images were reconstructed."""
+    """How well the images came back."""
     psnr = psnr_pooled(squared_errors(to_uint8(images), to_uint8(back)))
     return f"back at {psnr:.1f} dB after {num_steps} + {num_steps} steps"
 

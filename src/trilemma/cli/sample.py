@@ -1,118 +1,78 @@
-"""The command `sample.py`: draw images from a checkpoint and write them in the field's formats."""
+"""What `sample.py` does: refuse what needs no model, then draw samples, or the picture that `task` names."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from difflib import get_close_matches
 
-import torch
-from omegaconf import DictConfig
-from torch import Tensor
+from omegaconf import DictConfig, ListConfig
 
-from trilemma.atomic import atomic_write_text
-from trilemma.checkpoints.drawing import draw, drawing_digest, sample_grid
-from trilemma.checkpoints.guiding_classifier import guiding_classifier
-from trilemma.checkpoints.loaded import LoadedModel, load_model
-from trilemma.checkpoints.sampling_setup import SamplingSetup, require_generator, sampling_setup
-from trilemma.checkpoints.settings import set_threads, settle_batch_size
+from trilemma.checkpoints.archive import check_archive
+from trilemma.cli.main import checked
 from trilemma.config import schema
 from trilemma.config.check import check_config
-from trilemma.distributed.kept_blocks import discard
-from trilemma.distributed.ranks import Ranks
 from trilemma.errors import UserError
-from trilemma.figures.images import save_png, save_samples_npz, to_pil
-from trilemma.quiet import quieten
-from trilemma.runs.directory import prepare
 
-NUM_IMAGES = 100
+NUM_IMAGES = {"samples": 100, "forward": 4, "reverse": 16, "denoise": 8, "interpolate": 5, "invert": 8}
+"""Every task, and the images that it takes where nothing else is asked for."""
 
 
-def sample(cfg: DictConfig, ranks: Ranks) -> None:
-    """Draw `num_images` and write samples.npz, grid.png, single PNGs and settings.json.
+def sample(cfg: DictConfig) -> None:
+    """Draw samples, or the picture that `task` names. Of several processes all draw samples, and the first one pictures.
 
     Raises:
         UserError: For anything that the user can fix, before drawing starts.
     """
+    with checked(lambda: _check(cfg)):
+        from trilemma.distributed.ranks import run_on_ranks
+
+        if cfg.task == "samples":
+            from trilemma.cli.samples import draw_samples
+        else:
+            from trilemma.cli.pictures import draw_picture
+    device = str(cfg.device)
+    run_on_ranks(lambda ranks: draw_samples(cfg, ranks) if cfg.task == "samples" else draw_picture(cfg), device)
+
+
+def _check(cfg: DictConfig) -> None:
     check_config(cfg, schema.SAMPLE)
+    if cfg.task not in NUM_IMAGES:
+        near = get_close_matches(cfg.task, NUM_IMAGES, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"unknown task={cfg.task}: {hint}choose one of {', '.join(NUM_IMAGES)}")
     if cfg.num_images is None:
-        cfg.num_images = NUM_IMAGES
-    loaded = open_checkpoint(cfg)
-    (setup,) = loaded.setups
-    folder = output_folder(cfg, loaded, setup)
-    ranks.prepare(loaded, open_checkpoint, cfg)
-    kept = folder / f".drawn-{_digest(cfg, loaded, setup)}"  # blocks of an earlier run of this command that was stopped
-    images = torch.cat(ranks.map(draw_block, cfg.num_images, block=cfg.batch_size, keep=kept, title="Sampling"))
-    _write(folder, images, setup, num_png=cfg.num_png)
-    write_settings(cfg, setup, folder)
-    discard(kept)
-    print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
-
-
-def open_checkpoint(cfg: DictConfig) -> LoadedModel:
-    """Load a checkpoint with the setup of the command line.
-
-    Raises:
-        UserError: For anything that the user can fix.
-    """
-    quieten()
-    set_threads(cfg)
-    settle_batch_size(cfg)
+        cfg.num_images = NUM_IMAGES[cfg.task]
     if cfg.num_images < 1:
         raise UserError(f"num_images={cfg.num_images} must be at least 1")
-    loaded = load_model(cfg, cfg.ckpt)
-    model = require_generator(loaded.model, cfg.ckpt)
-    classifier = guiding_classifier(cfg, model, loaded.config)
-    return replace(loaded, setups=(sampling_setup(cfg, model, loaded.config, classifier),))
+    settle_batch_size(cfg)
+    if cfg.task == "denoise":
+        strengths(cfg)
+    check_archive(cfg.ckpt)
 
 
-def draw_block(loaded: LoadedModel, indices: range, rows: None) -> Tensor:
-    """Draw some of the images, uint8 [n, C, H, W] on the CPU."""
-    return draw(loaded, loaded.setups[0], indices)
-
-
-def output_folder(cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup, prefix: str = "") -> Path:
-    """Create the folder to write to, checked to be writable: `output_dir`, else one named after the settings.
+def settle_batch_size(cfg: DictConfig) -> None:
+    """Choose the batch size where the user did not; images do not depend on it.
 
     Raises:
-        UserError: If it cannot be written.
+        UserError: If the one given is not positive.
     """
-    folder = Path(cfg.output_dir) if cfg.output_dir else loaded.run_dir / "samples" / (prefix + setup.name)
-    prepare(folder)
-    return folder
+    if cfg.batch_size is None:
+        cfg.batch_size = 32 if str(cfg.device) == "cpu" else 256
+    if cfg.batch_size < 1:
+        raise UserError(f"batch_size={cfg.batch_size} must be at least 1")
 
 
-def write_settings(cfg: DictConfig, setup: SamplingSetup, folder: Path, more: Mapping[str, Any] | None = None) -> None:
-    """Write settings.json, with `more` at its end."""
-    settings = {
-        "checkpoint": str(cfg.ckpt),
-        "weights": cfg.weights,
-        "sampler": setup.sampler_node,
-        "guidance": setup.guidance_node,
-        "condition": setup.condition,
-        "seed": cfg.seed,
-        **(more or {}),
-    }
-    atomic_write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
+def strengths(cfg: DictConfig) -> list[float]:
+    """The strengths of `task=denoise`: one number or a list.
 
-
-def _digest(cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup) -> str:
-    """Hash everything that the images depend on."""
-    state = loaded.path.stat()
-    settings = {
-        "checkpoint": [str(cfg.ckpt), state.st_mtime_ns, state.st_size, loaded.config["weights"]],
-        "sampling": [setup.sampler_node, setup.guidance_node],
-        "images": [cfg.num_images, cfg.batch_size, cfg.seed, setup.raw],
-    }
-    return drawing_digest(settings, cfg.device)
-
-
-def _write(folder: Path, images: Tensor, setup: SamplingSetup, *, num_png: int) -> None:
-    """Write the npz, the first single PNGs and a grid of up to ten rows."""
-    save_samples_npz(folder / "samples.npz", images, setup.labels)
-    (folder / "png").mkdir(exist_ok=True)
-    for i, image in enumerate(to_pil(images[:num_png])):
-        save_png(image, folder / "png" / f"{i:06d}.png")
-    save_png(sample_grid(images, setup.raw), folder / "grid.png")
+    Raises:
+        UserError: If there is none, or one is not a number in (0, 1].
+    """
+    given = list(cfg.strength) if isinstance(cfg.strength, ListConfig) else [cfg.strength]
+    for one in given:
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not 0 < one <= 1:
+            raise UserError(
+                f"strength={one}: a strength is a time in (0, 1] up to which images are noised, as in strength=[0.2,0.5,0.8]"
+            )
+    if not given:
+        raise UserError("strength=[] is empty: give times in (0, 1], as in strength=[0.2,0.5,0.8]")
+    return [float(one) for one in given]

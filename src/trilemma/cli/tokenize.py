@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +25,7 @@ from trilemma.runs.directory import prepare
 
 SCHEMA: dict[str, Any] = {
     "ckpt": str,
-    "weights": str,
+    "weights": Literal["ema", "raw"],
     "data": None,
     "paths": PATHS,
     "read_as": str | None,

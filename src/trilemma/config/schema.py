@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 _OPTIONAL_INT = int | None
 _OPTIONAL_STR = str | None
@@ -60,7 +60,7 @@ TRAIN: dict[str, Any] = {
 
 _SAMPLING: dict[str, Any] = {
     "ckpt": str,
-    "weights": str,
+    "weights": Literal["ema", "raw"],
     "num_images": int,
     "sampler": None,  # checked against the class of the resulting sampler
     "guidance": {

@@ -25,6 +25,8 @@ def register_options() -> None:
     """Register the small options with Hydra, beside those that are files."""
     from hydra.core.config_store import ConfigStore
 
+    # Hydra copies its sources before every look at a group, 200 times for --help, and with them this store, which nobody changes.
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     for group, options in small_options().items():
         for name, node in options.items():

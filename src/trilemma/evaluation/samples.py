@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trilemma.data.split import Split
 from trilemma.errors import UserError
+from trilemma.evaluation import NEAREST_K
 from trilemma.evaluation.features.cache import cached_embed
 from trilemma.evaluation.features.extractor import Embedding, Extractor, Images
 from trilemma.evaluation.memorisation import Memorisation
@@ -24,7 +25,6 @@ from trilemma.evaluation.metrics.nearest import Neighbours
 from trilemma.evaluation.metrics.order import content_order
 from trilemma.evaluation.metrics.prdc import Balls, prdc
 
-NEAREST_K = 5
 SHARES = ("precision", "recall", "coverage")  # each a share of images, of which there are n
 MAX_SHARES = 100  # classes whose shares are told one by one
 NUM_KERNEL = 10_000  # real images in the kernel distance, which takes all their pairs

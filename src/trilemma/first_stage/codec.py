@@ -60,15 +60,6 @@ def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def drop_recipe(cfg: DictConfig) -> None:
-    """Remove an experiment's first-stage recipe where the command line chose a codec that needs none (codec=pixels_256)."""
-    if OmegaConf.select(cfg, "codec._target_") is not None:
-        OmegaConf.set_struct(cfg, False)
-        for key in ("checkpoint", "experiment", "overrides", "read_as"):
-            cfg.codec.pop(key, None)
-        OmegaConf.set_struct(cfg, True)
-
-
 def resolve_codec(cfg: DictConfig, data: ImageData, resume: str | None = None) -> Codec:
     """Build the codec that `cfg.codec` asks for and put its own configuration in the node's place.
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.config.check import check_node
 from trilemma.errors import UserError
-from trilemma.evaluation.rows import Row
-from trilemma.loggers.wandb_evaluation import log_evaluation
+
+if TYPE_CHECKING:
+    from trilemma.checkpoints.loaded import LoadedModel
+    from trilemma.evaluation.rows import Row
 
 
 class EvaluationLogger:
@@ -48,6 +49,7 @@ class EvaluationLogger:
     def _log(self, row: Mapping[str, Any], pictures: Mapping[str, Path], **place: str) -> None:
         if self.options is not None:
             from trilemma.loggers.wandb import WandbLogger
+            from trilemma.loggers.wandb_evaluation import log_evaluation
 
             log_evaluation(WandbLogger(**{**self.options, **place}), row, pictures)
 

@@ -13,9 +13,9 @@ from trilemma.checkpoints.loaded import LoadedModel, data_of, load_model
 from trilemma.checkpoints.settings import set_threads
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
+from trilemma.evaluation import NEAREST_K
 from trilemma.evaluation.features.extractor import Extractor, load_extractor
 from trilemma.evaluation.features.stacked import StackedExtractor
-from trilemma.evaluation.samples import NEAREST_K
 from trilemma.measuring.setups import setups_of
 from trilemma.models.generator import ImageGenerator
 from trilemma.quiet import quieten

@@ -15,9 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trilemma.atomic import atomic_write_text
-from trilemma.config import schema
 from trilemma.config.build import build
-from trilemma.config.check import check_config
 from trilemma.errors import UserError
 from trilemma.evaluation.oracles.base import Check, Oracle
 from trilemma.evaluation.protocol import Machine
@@ -33,12 +31,6 @@ def run_oracle(cfg: DictConfig) -> None:
         UserError: If the node names something else, or cannot be built.
         SystemExit: With status 1 if a check fails.
     """
-    named = [name for name in ("ckpt", "ckpts", "rows") if cfg[name] is not None]
-    if named:
-        raise UserError(
-            f"{named[0]}={cfg[named[0]]}: an oracle measures no checkpoint; leave out {named[0]}= or experiment="
-        )
-    check_config(cfg, schema.EVALUATE)
     if cfg.num_threads:
         torch.set_num_threads(cfg.num_threads)
     node = OmegaConf.to_container(cfg.oracle, resolve=True) if isinstance(cfg.oracle, DictConfig) else cfg.oracle

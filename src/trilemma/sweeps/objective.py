@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from lightning import Trainer
 from omegaconf import DictConfig
 
 from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float]:

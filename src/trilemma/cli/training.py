@@ -1,0 +1,182 @@
+"""A training run whose configuration is checked and whose directory is held: data, model, fit, record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer, seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from trilemma.atomic import atomic_write_text
+from trilemma.callbacks.checkpoint import batch_of, step_checkpoints
+from trilemma.callbacks.counting import num_batches as trained_batches
+from trilemma.checkpoints.read import newest_valid, read_checkpoint
+from trilemma.config.build import build
+from trilemma.config.nodes import plain
+from trilemma.data.base import ImageData
+from trilemma.distributed import signals
+from trilemma.distributed.job import Job, how_to_go_on
+from trilemma.errors import Stopped, TrainingError, UserError
+from trilemma.first_stage.codec import recipe_hash
+from trilemma.first_stage.model import build_model, check_parts
+from trilemma.loggers.settings import run_settings
+from trilemma.models.base import Family
+from trilemma.runs.directory import set_aside, write_versions
+from trilemma.runs.facts import state_data
+from trilemma.runs.fit import fit
+from trilemma.runs.record import read_record, write_record
+from trilemma.runs.trainer import build_trainer
+from trilemma.sweeps.objective import validation_metrics
+
+
+def train_run(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
+    """Train, or go on.
+
+    Args:
+        cfg: As checked.
+        run_dir: Held by this job.
+        job: All processes of it call this.
+
+    Returns:
+        What the last validation of the run has logged.
+
+    Raises:
+        UserError: For anything that the user can fix, before training starts.
+        TrainingError: If a monitor ended training.
+        Stopped: If a signal did, with everything written.
+    """
+    recipe, identity = recipe_hash(cfg), recipe_hash(cfg, with_length=False)
+    num_batches = _num_batches(cfg)
+    data = job.rank_zero_first("data", lambda: _set_up(cfg))
+    where = {"experiment": cfg.experiment_name, "recipe": recipe, "identity": identity, "data": data.fingerprint}
+    found = job.broadcast("found", lambda: _take_up(cfg, run_dir, job, identity, data.fingerprint, num_batches))
+    if found["finished"]:
+        return dict(found["metrics"])
+    resume = found["resume"]
+    trainer, model = job.rank_zero_first("built", lambda: _build(cfg, data, resume))
+    if job.is_first:
+        _write_inputs(cfg, data, run_dir)
+        write_record(run_dir, **where, status="running", checkpoint=None, num_batches=0, slurm_job=job.slurm_id)
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        size = f"{parameters / 1e6:.2f} M trainable parameters"
+        print(f"{cfg.experiment_name} · {size} · {num_batches} batches · {run_dir}", flush=True)
+        if resume:
+            print(f"Resuming from {resume}", flush=True)
+    data.num_train_batches = num_batches
+    for logger in trainer.loggers:
+        logger.log_hyperparams(run_settings(cfg))
+    job.broadcast(
+        "start", lambda: None
+    )  # up to here the first process checks for a signal for all; from here on they agree
+
+    def note(status: str, checkpoint: Path | None, done: int, metrics: dict[str, float] | None = None) -> None:
+        write_record(
+            run_dir,
+            **where,
+            status=status,
+            checkpoint=checkpoint,
+            num_batches=done,
+            metrics=metrics,
+            slurm_job=job.slurm_id,
+        )
+
+    try:
+        fit(trainer, model, data, resume)
+    except Stopped as stop:
+        if job.is_first:
+            newest = next(iter(step_checkpoints(run_dir / "checkpoints")), None)
+            done = 0 if newest is None else batch_of(newest)
+            note("stopped", newest, done)
+            stop.line = (
+                f"stopped by {signals.name()} after {done} of {num_batches} batches: {newest or 'nothing is written yet'}; "
+                f"{how_to_go_on(cfg.run.id)}"
+            )
+        raise
+    except TrainingError:
+        if job.is_first:
+            note("stopped", newest_valid(run_dir / "checkpoints"), trained_batches(trainer))
+        raise
+    metrics = validation_metrics(trainer)
+    if not job.is_first:
+        return metrics
+    newest = newest_valid(run_dir / "checkpoints")
+    done = trained_batches(trainer)
+    complete = newest is not None and done >= num_batches
+    note("finished" if complete else "stopped", newest, done, metrics)
+    print(f"Finished: {newest}" if complete else f"Stopped after {done} of {num_batches} batches: {newest}", flush=True)
+    return metrics
+
+
+def _take_up(
+    cfg: DictConfig, run_dir: Path, job: Job, identity: str, fingerprint: str, num_batches: int
+) -> dict[str, Any]:
+    """What there is of this run: the checkpoint to go on from, if any, and whether nothing is left to do.
+
+    What `run.resume` says holds for the command that was typed, not for SLURM's starting it again: a job that was requeued
+    goes on with its own run whatever it was first told to start from.
+    """
+    record = read_record(run_dir)
+    requeued = record is not None and job.slurm_id is not None and record.get("slurm_job") == job.slurm_id
+    if cfg.run.resume == "never" and not requeued:
+        set_aside(run_dir)
+        return {"resume": None, "finished": False}
+    path: Path | None = None
+    if cfg.run.resume == "auto" or requeued:
+        path = newest_valid(run_dir / "checkpoints")
+    if path is None and cfg.run.resume not in ("auto", "never"):
+        path = Path(cfg.run.resume)
+        read_checkpoint(path)
+    if path is None or record is None:
+        return {"resume": None if path is None else str(path), "finished": False}
+    if record["data"] != fingerprint or record["identity"] != identity:
+        raise UserError(
+            f"run.id={cfg.run.id} was started with other settings or data than this command names: "
+            "take another run.id, or run.resume=never"
+        )
+    finished = record["status"] == "finished" and record["num_batches"] >= num_batches
+    if finished:
+        print(
+            f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}"
+        )
+    return {"resume": str(path), "finished": finished, "metrics": record.get("metrics") or {}}
+
+
+def _build(cfg: DictConfig, data: ImageData, resume: str | None) -> tuple[Trainer, Family]:
+    # What needs no codec is built before one is trained for an hour.
+    trainer = build_trainer(cfg)
+    check_parts(cfg)
+    if cfg.init_from and not resume:
+        read_checkpoint(cfg.init_from)
+    return trainer, build_model(cfg, data, resume)
+
+
+def _set_up(cfg: DictConfig) -> ImageData:
+    """Threads, seeds, data and the facts the data states."""
+    if cfg.num_threads:
+        torch.set_num_threads(cfg.num_threads)
+    if cfg.deterministic:
+        torch.use_deterministic_algorithms(True)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    data = build(plain(cfg, "data"), where="data")
+    if not isinstance(data, ImageData):
+        raise UserError(f"data._target_={cfg.data._target_} is not a data set")
+    data.setup("fit")
+    state_data(cfg, data)
+    return data
+
+
+def _num_batches(cfg: DictConfig) -> int:
+    if cfg.trainer.max_steps < 1:
+        raise UserError(f"trainer.max_steps={cfg.trainer.max_steps}: a run needs at least one step")
+    accumulate = OmegaConf.select(cfg, "model.accumulate_grad_batches") or cfg.trainer.accumulate_grad_batches
+    return int(cfg.trainer.max_steps) * int(accumulate)
+
+
+def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
+    """The resolved configuration, the data's splits and the versions of everything, into the run directory."""
+    shown = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
+    atomic_write_text(run_dir / "config.yaml", OmegaConf.to_yaml(shown, resolve=True))
+    atomic_write_text(run_dir / "splits.yaml", OmegaConf.to_yaml(OmegaConf.create(data.split_record())))
+    write_versions(run_dir)
