@@ -41,13 +41,15 @@ def test_nothing_is_cast_in_full_precision():
 
 def test_a_weight_is_cast_once_and_kept_for_the_backward_pass():
     layer = nn.Linear(64, 64, bias=False, device="meta")
-    with LiveMemory(layer) as memory, GPURules(LOW):
+    rules = GPURules(LOW)
+    with LiveMemory(layer) as memory, rules:
         x = empty(2, 64, requires_grad=True)
         layer(layer(x))
         once = memory.live
         out = layer(layer(layer(layer(x))))
     # One copy of the weight in all, and what each product keeps of its input.
     assert 64 * 64 * 2 <= once < memory.live < 2 * 64 * 64 * 2
+    rules.forget()
     out.sum().backward()
     assert layer.weight.grad.dtype == torch.float32
 

@@ -65,9 +65,9 @@ class GPURules(TorchFunctionMode):
     def _full(self, value: Any) -> Any:
         return value.float() if isinstance(value, Tensor) and value.dtype == self.mixed and value.is_meta else value
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._casts.clear()  # as torch.autocast drops its own
+    def forget(self) -> None:
+        """Drop the casts of weights, as leaving `torch.autocast` does."""
+        self._casts.clear()
 
 
 def _efficient_attention(

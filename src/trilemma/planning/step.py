@@ -81,8 +81,9 @@ def measure_step(
             block.forward = cast(Any, partial(checkpoint, block.forward, use_reentrant=False, **options))
         try:
             with flop_counter() as operations, memory:
-                with rules():
+                with (first := rules()):
                     loss = one.loss(batch)
+                first.forget()
                 if loss is None:
                     return StepWork()
                 forward, kept = operations.get_total_flops(), memory.live
