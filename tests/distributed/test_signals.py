@@ -45,7 +45,7 @@ def test_in_the_midst_of_an_import_the_program_ends(tmp_path, number, status):
     (tmp_path / "takes_long.py").write_text(
         f"import os\ntry:\n    os.kill(os.getpid(), {int(number)})\nexcept BaseException:\n    print('swallowed')\n"
     )
-    code = "from trilemma import signals; signals.listen(); import takes_long; print('went on')"
+    code = "from trilemma.distributed import signals; signals.listen(); import takes_long; print('went on')"
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (status, "")

@@ -24,7 +24,7 @@ def test_the_samplers_hold(seed):
 
 
 def test_a_seed_draws_the_same_numbers(monkeypatch):
-    monkeypatch.setattr(module, "_walks", lambda: [])
+    monkeypatch.setattr(module, "_trajectories", lambda: [])
     oracle = GaussianSampling(num=1000)
     assert oracle.run(3) == oracle.run(3) != oracle.run(4)
 
