@@ -134,6 +134,7 @@ from trilemma.data.workers import Workers
 def make(number):
     return {"n": torch.tensor([number, os.getpid()])}
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background has it ignored
 things = Workers(make, 2, 1 << 20).made(range(10**9))
 print(*{int(next(things)["n"][1]) for _ in range(4)}, flush=True)
 """

@@ -116,3 +116,16 @@ except UserError as error:
     said = sorted(process.communicate()[0] for process in both)
     assert said[0] == ""
     assert "is in use by" in said[1]
+
+
+def test_a_directory_made_for_nothing_goes_again(tmp_path):
+    with pytest.raises(UserError), run_lock(tmp_path / "run"):
+        raise UserError("refused")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_holds_something_stays(tmp_path):
+    with pytest.raises(UserError), run_lock(tmp_path / "run"):
+        (tmp_path / "run" / "run.json").touch()
+        raise UserError("refused")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "run.json"]

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from trilemma.checkpoints.archive import check_archive
 from trilemma.cli.main import checked
-from trilemma.cli.sample import settle_batch_size
+from trilemma.cli.sample import check_batch_size
 from trilemma.config import schema
 from trilemma.config.check import check_config
 from trilemma.errors import UserError
@@ -24,9 +24,11 @@ def evaluate(cfg: DictConfig) -> None:
         UserError: For anything that the user can fix, before anything is drawn.
     """
     with checked(lambda: _check(cfg)) as log:
+        from trilemma.checkpoints.device import settle_device
         from trilemma.cli.measurements import measure
         from trilemma.distributed.ranks import run_on_ranks
-    run_on_ranks(lambda ranks: measure(cfg, log, ranks), str(cfg.device))
+    settle_device(cfg)
+    run_on_ranks(lambda ranks: measure(cfg, log, ranks), cfg.device)
 
 
 def _check(cfg: DictConfig) -> EvaluationLogger:
@@ -41,7 +43,7 @@ def _check(cfg: DictConfig) -> EvaluationLogger:
     check_config(cfg, schema.EVALUATE)
     if cfg.oracle is not None:
         return log
-    settle_batch_size(cfg)
+    check_batch_size(cfg)
     if cfg.likelihood.num_images == 1 or cfg.likelihood.num_images < 0:
         raise UserError("likelihood.num_images: a standard error needs at least 2 images; 0 leaves the likelihood out")
     sizes = list(cfg.ledger.batch_sizes)

@@ -23,14 +23,15 @@ def sample(cfg: DictConfig) -> None:
         UserError: For anything that the user can fix, before drawing starts.
     """
     with checked(lambda: _check(cfg)):
+        from trilemma.checkpoints.device import settle_device
         from trilemma.distributed.ranks import run_on_ranks
 
         if cfg.task == "samples":
             from trilemma.cli.samples import draw_samples
         else:
             from trilemma.cli.pictures import draw_picture
-    device = str(cfg.device)
-    run_on_ranks(lambda ranks: draw_samples(cfg, ranks) if cfg.task == "samples" else draw_picture(cfg), device)
+    settle_device(cfg)
+    run_on_ranks(lambda ranks: draw_samples(cfg, ranks) if cfg.task == "samples" else draw_picture(cfg), cfg.device)
 
 
 def _check(cfg: DictConfig) -> None:
@@ -43,21 +44,19 @@ def _check(cfg: DictConfig) -> None:
         cfg.num_images = NUM_IMAGES[cfg.task]
     if cfg.num_images < 1:
         raise UserError(f"num_images={cfg.num_images} must be at least 1")
-    settle_batch_size(cfg)
+    check_batch_size(cfg)
     if cfg.task == "denoise":
         strengths(cfg)
     check_archive(cfg.ckpt)
 
 
-def settle_batch_size(cfg: DictConfig) -> None:
-    """Choose the batch size where the user did not; images do not depend on it.
+def check_batch_size(cfg: DictConfig) -> None:
+    """See that a batch size, where one is given, is positive.
 
     Raises:
-        UserError: If the one given is not positive.
+        UserError: If it is not.
     """
-    if cfg.batch_size is None:
-        cfg.batch_size = 32 if str(cfg.device) == "cpu" else 256
-    if cfg.batch_size < 1:
+    if cfg.batch_size is not None and cfg.batch_size < 1:
         raise UserError(f"batch_size={cfg.batch_size} must be at least 1")
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from trilemma.checkpoints.device import pick_device
 from trilemma.config.build import build
 from trilemma.config.check import check_config
 from trilemma.config.nodes import plain
@@ -91,7 +92,7 @@ def _open(cfg: DictConfig, local_rank: int) -> tuple[CodeMaker, Path, ImageData]
         )
     folder = codes_dir(codec, data, Path(cfg.paths.cache_dir)) if cfg.output_dir is None else Path(cfg.output_dir)
     prepare(folder)
-    device = cfg.device
+    device = pick_device(cfg.device)
     if device == "cuda" and (num := torch.cuda.device_count()):
         device = f"cuda:{local_rank % num}"  # a modulo, because SLURM may show each process only its own GPU
     digest = codec_hash(codec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -43,7 +43,7 @@ def train(cfg: DictConfig) -> float | None:
     with signals.waiting(*signals.PREEMPTION), ExitStack() as held:
         run = job.broadcast("run", lambda: {"id": _run_id(cfg), "dir": str(cfg.paths.run_dir)})
         cfg.run.id, cfg.paths.run_dir = run["id"], run["dir"]
-        job.broadcast("held", lambda: _hold(Path(run["dir"]), job, held))
+        job.broadcast("held", lambda: _hold(cfg, job, held))
         metrics = train_run(cfg, Path(run["dir"]), job)
     return objective(cfg, metrics) if in_sweep() and job.is_first else None
 
@@ -77,6 +77,17 @@ def _run_id(cfg: DictConfig) -> str:
     return Path(cfg.paths.run_dir).name if in_sweep() else str(cfg.run.id)
 
 
-def _hold(run_dir: Path, job: Job, held: ExitStack) -> None:
-    prepare(run_dir)
+def _hold(cfg: DictConfig, job: Job, held: ExitStack) -> None:
+    run_dir, root = Path(cfg.paths.run_dir), Path(cfg.paths.output_dir)
+    held.callback(_remove_if_empty, run_dir, root)
     held.enter_context(run_lock(run_dir, job.slurm_id))
+    prepare(run_dir)
+
+
+def _remove_if_empty(folder: Path, root: Path) -> None:
+    """Remove the folders that Hydra made for a command that was refused, up to the root of all runs."""
+    with suppress(OSError):  # one that is not empty
+        while folder.is_relative_to(root):
+            if folder.exists():
+                folder.rmdir()
+            folder = folder.parent

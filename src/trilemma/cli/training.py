@@ -23,7 +23,7 @@ from trilemma.first_stage.codec import recipe_hash
 from trilemma.first_stage.model import build_model, check_parts
 from trilemma.loggers.settings import run_settings
 from trilemma.models.base import Family
-from trilemma.runs.directory import set_aside, write_versions
+from trilemma.runs.directory import set_aside, write_origin
 from trilemma.runs.facts import state_data
 from trilemma.runs.fit import fit
 from trilemma.runs.record import read_record, write_record
@@ -175,8 +175,8 @@ def _num_batches(cfg: DictConfig) -> int:
 
 
 def _write_inputs(cfg: DictConfig, data: ImageData, run_dir: Path) -> None:
-    """The resolved configuration, the data's splits and the versions of everything, into the run directory."""
+    """The resolved configuration, the data's splits, the command and the versions of everything, into the run directory."""
     shown = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"])
     atomic_write_text(run_dir / "config.yaml", OmegaConf.to_yaml(shown, resolve=True))
     atomic_write_text(run_dir / "splits.yaml", OmegaConf.to_yaml(OmegaConf.create(data.split_record())))
-    write_versions(run_dir)
+    write_origin(run_dir)

@@ -158,8 +158,16 @@ def _cost(row: Content) -> list[tuple[str, str]]:
         ("latency, p50", f"{latency['p50_seconds']:.3g} s"),
         ("latency, p95", f"{latency['p95_seconds']:.3g} s"),
         ("images per second", _rate(row)),
+        *_load(ledger),
         *peaks,
     ]
+
+
+def _load(ledger: Content) -> list[tuple[str, str]]:
+    waited = ledger.get("waited")
+    if waited is None or waited <= BUSY:
+        return []
+    return [("times are too long", f"other programs held the cores {waited:.0%} of the time: measure again when it is quiet")]
 
 
 def _calls(row: Content) -> str:

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ def run_lock(
     run_dir: str | os.PathLike[str], slurm_job: str | None = None, *, patience: float = _PATIENCE
 ) -> Iterator[None]:
     """Hold the lock of a run directory, created where missing, for as long as the block lasts.
+
+    A directory that was empty and holds nothing else in the end goes again: a command that was refused leaves nothing.
 
     The lock is the operating system's and belongs to this very process: it goes when the process does, by `kill -9`
     too, and forked children (loader workers, loggers) that outlive it do not keep it.
@@ -47,11 +49,14 @@ def run_lock(
         raise _busy(folder, f"this process ({os.getpid()})")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        was_empty = not os.listdir(folder)
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
     try:
         _take(descriptor, folder, slurm_job, patience)
+        if os.fstat(descriptor).st_nlink == 0:  # a refused command has just removed it
+            raise _busy(folder, "a command that is just ending")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "slurm_job": slurm_job}
         try:
             os.ftruncate(descriptor, 0)
@@ -61,7 +66,13 @@ def run_lock(
                 f"cannot write {folder / LOCK_FILE}: {error.strerror}; free some space or choose a folder you may write to"
             ) from error
         _held.add(folder)
-        yield
+        try:
+            yield
+        finally:
+            if was_empty and os.listdir(folder) == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                with suppress(OSError):
+                    folder.rmdir()
     finally:
         _held.discard(folder)
         os.close(descriptor)

@@ -46,6 +46,7 @@ def content(
     seconds: float | None = 0.1,
     two_stage: bool = True,
     machine: dict[str, Any] | None = None,
+    waited: float | None = None,
     **scores: Any,
 ) -> dict[str, Any]:
     """One row; what is None is left out."""
@@ -91,7 +92,7 @@ def content(
             "throughput": {"images_per_second": 3 / seconds, "batch_size": 64, "tried": [], "stopped_by": "end"},
             "memory": [{"peak_bytes": 700 * 2**20, "before_bytes": 2**29, "measure": "resident", "batch_size": 1},
                        {"peak_bytes": 900 * 2**20, "before_bytes": 2**29, "measure": "resident", "batch_size": 64}],
-            "machine": machine,
+            "machine": machine, "waited": waited,
         }  # fmt: skip
     if two_stage:
         row["likelihood"] = {"kind": "bound", "unit": "token", "num_dims": 49, "num_images": 10000, "nats_per_image": 100.0,

@@ -104,6 +104,16 @@ def test_times_of_several_machines_are_called_out(tmp_path):
     assert "Most speed: not comparable, times come from several machines" in text
 
 
+def test_times_on_busy_cores_are_marked_and_not_ranked(tmp_path):
+    rows = (row("quick", seconds=0.001, waited=0.4), row("slow", scale=1.0, seconds=0.5, waited=0.01))
+    text = "".join(check_page(write_report([Entry("m", rows)], tmp_path, title="t").read_text()).text)
+    assert text.count("on busy cores") == 2  # latency and images a second of one line
+    assert "Times marked ~ were taken while other programs held the cores" in text
+    assert "an image in 500 ms" in text
+    text = "".join(check_page(write_report([Entry("m", rows[:1])], tmp_path, title="t").read_text()).text)
+    assert "Most speed: not ranked, other programs held the cores" in text
+
+
 def test_a_floor_of_fewer_images_is_called_out(tmp_path):
     one = row(num_images=50_000)
     assert "There are only" not in write_report([Entry("m", (one,))], tmp_path, title="t").read_text()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trilemma.capabilities import supports
 from trilemma.errors import UserError
+from trilemma.evaluation.cost.contention import CoreWait
 from trilemma.evaluation.cost.latency import Latency, measure_latency
 from trilemma.evaluation.cost.memory import PeakMemory, measure_peak_memory
 from trilemma.evaluation.cost.throughput import BATCH_SIZES, Throughput, measure_throughput
@@ -31,12 +32,14 @@ class Ledger:
         latency: Seconds for one image by itself.
         throughput: Images a second at the best batch size.
         memory: Peak for one image, and at the best batch size; empty where nothing tells it.
+        waited: Share of the timing that the process waited for a core that other programs held; None where nothing tells it.
     """
 
     work: Work
     latency: Latency
     throughput: Throughput
     memory: tuple[PeakMemory, ...]
+    waited: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, equal to themselves after a round trip through JSON."""
@@ -90,16 +93,17 @@ def measure_ledger(
     try:
         with torch.no_grad():
             work = count_work(model, draw)
-            latency = measure_latency(
-                draw, stopwatch, num_warmup=num_warmup, num_runs=num_runs, max_seconds=max_seconds
-            )
+            with CoreWait() as wait:
+                latency = measure_latency(
+                    draw, stopwatch, num_warmup=num_warmup, num_runs=num_runs, max_seconds=max_seconds
+                )
+                throughput = measure_throughput(draw, stopwatch, batch_sizes=batch_sizes, max_seconds=max_seconds)
             single = measure_peak_memory(draw, 1, device=device)
-            throughput = measure_throughput(draw, stopwatch, batch_sizes=batch_sizes, max_seconds=max_seconds)
             best = measure_peak_memory(draw, throughput.batch_size, device=device)
     finally:
         model.train(was_training)
     memory = tuple(peak for peak in (single, best) if peak is not None)
-    return Ledger(work=work, latency=latency, throughput=throughput, memory=memory)
+    return Ledger(work=work, latency=latency, throughput=throughput, memory=memory, waited=wait.share)
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from trilemma.evaluation.report.render import ENVIRONMENT
 from trilemma.evaluation.report.row import Entry
 from trilemma.evaluation.report.tables.columns import columns
 from trilemma.evaluation.report.tables.group import Group, groups_of
-from trilemma.evaluation.report.tables.quantities import timed_on
+from trilemma.evaluation.report.tables.quantities import timed_on, timed_while_busy
 from trilemma.evaluation.report.tables.two_stage import stage_columns, stages_of
 from trilemma.figures.scatter import draw_panels, draw_sheet
 from trilemma.figures.style import NUM_COLOURS, inline_svg, marker, plotting, save_figure
@@ -55,6 +55,7 @@ def write_report(entries: Sequence[Entry], folder: str | Path, *, title: str) ->
         smoke=any(row.is_smoke() for row in rows),
         corners=list(corners_of(groups)),
         machines=sorted({machine for row in rows if (machine := timed_on(row)) is not None}),
+        any_busy=any(map(timed_while_busy, rows)),
         floors=sorted({number for row in rows if (number := row.number("floor", "num_images")) is not None}),
         num_untimed=sum(timed_on(row) is None for row in rows),
         stage_columns=of_stages,

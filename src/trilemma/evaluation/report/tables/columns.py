@@ -55,6 +55,11 @@ def _likelihood_kind(group: Group) -> tuple[str, str] | None:
     return _SIGNS.get(str(kind), f"{kind} "), f"bits/{unit}"
 
 
+def _busy_sign(group: Group) -> tuple[str, str]:
+    """The sign of times that were taken while other programs held the cores, and what it means."""
+    return ("~ ", "on busy cores") if any(of.timed_while_busy(row) for row in group.rows) else ("", "")
+
+
 def columns(rows: Sequence[Row]) -> list[Column]:
     """All columns of the main table, for rows of one extractor."""
     extractor = str(rows[0].protocol.get("extractor"))
@@ -86,11 +91,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column(title="GFLOPs", unit="per image ↓", number=of.flops_per_image, shown=giga, spread_shown=giga),
         Column(
             title="Latency", unit="p50, p95, ms ↓", number=of.latency, shown=milliseconds, spread_shown=milliseconds,
-            below=(("p95 ", of.latency_p95, milliseconds, ""),),
+            below=(("p95 ", of.latency_p95, milliseconds, ""),), kind=_busy_sign,
         ),
         Column(
             title="Images/s", unit="best batch ↑", number=of.images_per_second, shown=show.short,
-            below=(("batch ", of.best_batch_size, show.short, ""),),
+            below=(("batch ", of.best_batch_size, show.short, ""),), kind=_busy_sign,
         ),
         Column(title="Parameters", unit="million, in use", number=of.num_parameters, shown=millions, spread_shown=millions),
         Column(title="Memory", unit="peak, MiB ↓", number=of.peak_bytes, shown=mebibytes, spread_shown=mebibytes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trilemma.evaluation.cost.contention import BUSY
 from trilemma.evaluation.report.row import Row, number
 
 Number = Callable[[Row], float | None]
@@ -57,7 +58,13 @@ latency = at("ledger", "latency", "p50_seconds")  # for one image by itself, the
 latency_p95 = at("ledger", "latency", "p95_seconds")
 images_per_second = at("ledger", "throughput", "images_per_second")  # at the best batch size
 best_batch_size = at("ledger", "throughput", "batch_size")
+waited = at("ledger", "waited")  # share of the timing that other programs held the cores
 bits_per_dim = at("likelihood", "bits_per_dim")  # whatever its kind and unit
+
+
+def timed_while_busy(row: Row) -> bool:
+    """Whether other programs held the cores while the row was timed, so that its speed is not to be ranked."""
+    return (waited(row) or 0.0) > BUSY
 
 
 def timed_on(row: Row) -> str | None:
