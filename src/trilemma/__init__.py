@@ -5,7 +5,7 @@ A few lines suffice::
     import trilemma
 
     model = trilemma.load("outputs/.../best.ckpt")
-    images = model.sample(16, condition=7)  # float [16, C, H, W] in [-1, 1]
+    images = model.sample(16, condition=7, num_steps=10, guidance=2.0)  # float [16, C, H, W] in [-1, 1]
     trilemma.to_pil(images)[0].show()
 """
 

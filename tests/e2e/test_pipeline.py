@@ -15,7 +15,15 @@ pytest.importorskip("mlxtend")
 
 def test_a_run_directory_holds_what_the_readme_says(runs):
     folder = runs / "demo/vq_diffusion/tiny"
-    for name in ("config.yaml", "splits.yaml", "versions.txt", "commands.txt", "metrics.csv", "run.json", "checkpoints/last.ckpt"):
+    for name in (
+        "config.yaml",
+        "splits.yaml",
+        "versions.txt",
+        "commands.txt",
+        "metrics.csv",
+        "run.json",
+        "checkpoints/last.ckpt",
+    ):
         assert (folder / name).is_file(), name
     assert "facts" in (folder / "config.yaml").read_text()
 

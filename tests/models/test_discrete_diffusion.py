@@ -51,6 +51,15 @@ def model_of(process, *, seed=0, dtype=torch.float32, **changes):
 PROCESSES = [MaskAndReplace(K, VQDiffusionPaper()), Absorbing(K, Linear()), Uniform(K, Cosine())]
 
 
+def test_settings_may_be_given_where_samples_are_asked_for():
+    model = model_of(PROCESSES[0])
+    expected = model.sample(4, condition=1, sampler=Ancestral(3, temperature=0.5), guidance=ClassifierFree(3.0))
+    found = model.sample(4, condition=1, sampler="ancestral", num_steps=3, temperature=0.5, guidance=3.0)
+    assert torch.equal(found, expected)
+    with pytest.raises(UserError, match="choose sampler=ancestral"):
+        model.sample(4, sampler="ddim")
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 def test_samples_do_not_depend_on_the_batch_size(process):
     """Images 0..63 drawn 1, 7 and 64 at a time are equal with a float64 network."""

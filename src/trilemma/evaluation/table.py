@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from trilemma.evaluation.cost.contention import BUSY
+
 Content = Mapping[str, Any]  # of a row
 _SHARE = "class_share/"
 _SIGN = {"exact": "=", "bound": "<=", "estimate": "~"}
@@ -167,7 +169,12 @@ def _load(ledger: Content) -> list[tuple[str, str]]:
     waited = ledger.get("waited")
     if waited is None or waited <= BUSY:
         return []
-    return [("times are too long", f"other programs held the cores {waited:.0%} of the time: measure again when it is quiet")]
+    return [
+        (
+            "times are too long",
+            f"other programs held the cores {waited:.0%} of the time: measure again when it is quiet",
+        )
+    ]
 
 
 def _calls(row: Content) -> str:

@@ -16,6 +16,7 @@ from trilemma.models.base import Family
 from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import OnStep, Sampler
 from trilemma.samplers.guidance import Guidance
+from trilemma.samplers.named import as_guidance, as_sampler
 
 
 class ImageGenerator(Family):
@@ -125,20 +126,39 @@ class ImageGenerator(Family):
         num_images: int,
         *,
         condition: Any = None,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
+        sampler: Sampler | str | None = None,
+        guidance: Guidance | float | None = None,
         seed: int = 0,
         first_index: int = 0,
         batch_size: int = 256,
         on_step: OnStep | None = None,
+        **settings: Any,
     ) -> Tensor:
-        """Draw images float [num_images, C, H, W] in [-1, 1]; see `trilemma.models.capabilities.Samples`.
+        """Draw images float [num_images, C, H, W] in [-1, 1].
+
+        `model.sample(16, condition=7, num_steps=10, guidance=2.0)`, `model.sample(16, sampler="ddim", eta=0.5)`.
+
+        Args:
+            num_images: How many.
+            condition: One label or caption for all, a sequence of `num_images`, or None for unconditional samples.
+            sampler: How to draw: an option of the command line's `sampler=` ("ddim"), a `Sampler`, or None for the model's own.
+            guidance: How the condition is strengthened: the scale of classifier-free guidance (0 unconditional, 1 conditional,
+                above 1 guided), a `Guidance`, or None for the model's own.
+            seed: Of the counter-based noise: image i of a seed is the same picture in whatever batch it is drawn.
+            first_index: Index of the first image.
+            batch_size: Images at a time; no image depends on it.
+            on_step: Called after each step, see `trilemma.samplers.base.OnStep`.
+            settings: Of the sampler, to be changed: num_steps, temperature, truncation, eta, ...
 
         Raises:
-            UserError: If the number of images or of conditions is wrong, or a condition is unknown.
+            UserError: If the number of images or of conditions is wrong, a condition, sampler or setting is unknown, or sampler and
+                guidance do not fit this model.
         """
         if num_images < 1:
             raise UserError(f"num_images={num_images}: ask for at least one image")
+        sampler, guidance = as_sampler(sampler, self.sampler, settings), as_guidance(guidance, self.guidance)
+        self.check_sampler(sampler)
+        self.check_guidance(guidance)
         raw = one_each(condition, num_images)
         self.check_condition(raw, guidance)
         was_training = self.training

@@ -81,8 +81,12 @@ def _commit() -> str:
     """Name the commit of the checkout that this package lies in, and say whether files of it were changed since."""
     git = ["git", "-C", str(Path(__file__).parents[3])]
     try:
-        top = subprocess.run([*git, "rev-parse", "--show-cdup", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10)
+        top = subprocess.run(
+            [*git, "rev-parse", "--show-cdup", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):  # installed without its repository, or no git here
         return "absent"
     above, _, commit = top.stdout.rpartition("\n")[0].partition("\n")
