@@ -88,6 +88,25 @@ def test_the_end_of_a_run_is_told(run_dir):
     assert len(read.sources) == 2  # the newest samples and the newest reconstructions
 
 
+def test_the_page_begins_with_the_figure_the_command_and_the_samples(run_dir):
+    (run_dir / "commands.txt").write_text("python train.py first\npython train.py second\n")
+    text = "".join(check_page(run_page(run_dir, status="s", monitor=("val/loss", "min"))).text)
+    best = min(value for _, value in read_metrics(run_dir / "metrics.csv")["val/loss"])
+    places = [
+        text.index(words)
+        for words in (f"{best:.5g} at its best", "python train.py second", "Samples", "Curves", "Checkpoints")
+    ]
+    assert places == sorted(places)
+
+
+def test_the_loss_of_all_times_is_one_panel(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,val/loss_t00,val/loss_t09\n1,2,1\n2,1.5,0.5\n")
+    text = run_page(tmp_path, status="s")
+    assert re.findall(r"<figure><h3>(.*?)</h3>", text) == ["loss by time"]
+    assert "t in (0.0, 0.1]" in text
+    assert "t in (0.9, 1.0]" in text
+
+
 def test_last_least_and_greatest_are_those_of_the_file(run_dir):
     text = (run_dir / "report.html").read_text()
     points = read_metrics(run_dir / "metrics.csv")["train/loss"]
@@ -116,7 +135,7 @@ class Clock:
     def monotonic(self):
         return self.now
 
-    def page(self, folder, *, status):
+    def page(self, folder, *, status, monitor):
         self.pages.append((self.now, status.partition(";")[0]))
         self.now += self.seconds_a_page
         return "page"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,19 +21,21 @@ _PICTURES = (
     ("denoise", "Data noised and denoised again"),
     ("loss_by_time", "Loss by time"),
 )
-_TEXTS = (("config.yaml", "Settings"), ("versions.txt", "Versions"))
+_TEXTS = (("config.yaml", "Settings"), ("commands.txt", "Commands"), ("versions.txt", "Versions"))
+_BY_TIME = re.compile(r"(?P<quantity>.*)_t(?P<tenth>\d\d)")
 _X = "step"
 _NOT_DRAWN = (_X, "epoch")
 _SPLITS = ("train", "val", "test")
 Points = tuple[tuple[float, float], ...]
 
 
-def run_page(run_dir: Path, *, status: str) -> str:
+def run_page(run_dir: Path, *, status: str, monitor: tuple[str, str] | None = None) -> str:
     """The page of a run; what the directory lacks, it leaves out.
 
     Args:
         run_dir: The directory.
         status: How far the run is, in words.
+        monitor: The metric that says which checkpoint is best, and whether "min" or "max" is.
 
     Raises:
         OSError: If a file cannot be read.
@@ -41,6 +44,8 @@ def run_page(run_dir: Path, *, status: str) -> str:
     return ENVIRONMENT.get_template("run.html").render(
         title="/".join(run_dir.resolve().parts[-3:]),
         status=status,
+        headline=_headline(values, monitor),
+        command=_last_command(run_dir),
         figures=_curves(values),
         values={name: _extremes(points) for name, points in values.items()},
         pictures=list(_pictures(run_dir)),
@@ -81,17 +86,42 @@ def _number(cell: object) -> float | None:
 
 
 def _curves(metrics: dict[str, Points]) -> dict[str, str]:
-    """The same quantity of training and validation in one figure; first what is validated."""
+    """The same quantity of training and validation in one figure, and that of all times in one; first what is validated."""
     figures: dict[str, list[Curve]] = {}
+    validated, by_time = set(), set()
     for name, points in metrics.items():
-        if any(math.isfinite(value) for _, value in points):
-            split, _, rest = name.partition("/")
-            figures.setdefault(rest if split in _SPLITS and rest else name, []).append(Curve(name, points))
-    validated = sorted(figures, key=lambda title: not any(curve.name.startswith("val/") for curve in figures[title]))
+        if not any(math.isfinite(value) for _, value in points):
+            continue
+        split, _, rest = name.partition("/")
+        title = rest if split in _SPLITS and rest else name
+        label = name
+        if found := _BY_TIME.fullmatch(title):
+            title, tenth = f"{found['quantity']} by time", int(found["tenth"])
+            label = f"t in ({tenth / 10:.1f}, {(tenth + 1) / 10:.1f}]"
+            by_time.add(title)
+        figures.setdefault(title, []).append(Curve(label, points))
+        if split == "val":
+            validated.add(title)
+    ordered = sorted(figures, key=lambda title: title not in validated)
     return {
-        title: curve_svg(title, figures[title], x_label="optimiser step", name=f"curve{i}")
-        for i, title in enumerate(validated)
+        title: curve_svg(title, figures[title], x_label="optimiser step", name=f"curve{i}", ordered=title in by_time)
+        for i, title in enumerate(ordered)
     }
+
+
+def _headline(metrics: dict[str, Points], monitor: tuple[str, str] | None) -> tuple[str, float, float, float] | None:
+    """Name, best value, its step and last value of the monitored metric."""
+    points = [] if monitor is None else [p for p in metrics.get(monitor[0], ()) if math.isfinite(p[1])]
+    if monitor is None or not points:
+        return None
+    step, best = (min if monitor[1] == "min" else max)(points, key=lambda point: point[1])
+    return monitor[0], best, step, points[-1][1]
+
+
+def _last_command(run_dir: Path) -> str | None:
+    path = run_dir / "commands.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return lines[-1] if lines else None
 
 
 def _extremes(points: Points) -> tuple[tuple[float, float], ...]:

@@ -62,8 +62,9 @@ class RunReport(L.Callback):
         planned = planned_batches(trainer)
         done = f"{num_batches(trainer)} batches" if planned is None else f"{num_batches(trainer)} of {planned} batches"
         status = f"{state.capitalize()}: {done}; written {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
+        monitor = getattr(trainer.lightning_module, "monitor", None)
         try:
-            atomic_write_text(folder / FILE, run_page(folder, status=status))
+            atomic_write_text(folder / FILE, run_page(folder, status=status, monitor=monitor))
         except (OSError, UserError) as error:
             rank_zero_warn(f"the run report was not written: {error}")
         end = time.monotonic()

@@ -105,7 +105,13 @@ def train_run(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
     done = trained_batches(trainer)
     complete = newest is not None and done >= num_batches
     note("finished" if complete else "stopped", newest, done, metrics)
-    print(f"Finished: {newest}" if complete else f"Stopped after {done} of {num_batches} batches: {newest}", flush=True)
+    if newest is None:  # without the callback that writes them
+        print(f"Trained {done} of {num_batches} batches; no checkpoint was written", flush=True)
+    else:
+        print(
+            f"Finished: {newest}" if complete else f"Stopped after {done} of {num_batches} batches: {newest}",
+            flush=True,
+        )
     return metrics
 
 

@@ -21,7 +21,7 @@ class Curve:
     points: tuple[tuple[float, float], ...]
 
 
-def curve_svg(title: str, curves: Sequence[Curve], *, x_label: str, name: str) -> str:
+def curve_svg(title: str, curves: Sequence[Curve], *, x_label: str, name: str, ordered: bool = False) -> str:
     """Draw one line a curve with a legend; far-apart positive values get a logarithmic axis.
 
     Args:
@@ -29,6 +29,7 @@ def curve_svg(title: str, curves: Sequence[Curve], *, x_label: str, name: str) -
         curves: At least one.
         x_label: Of the axis.
         name: Of the element within its page.
+        ordered: The curves are one quantity in rising order of something: shades of one colour, of which the legend names the ends.
 
     Raises:
         ValueError: If no point is finite.
@@ -47,7 +48,16 @@ def curve_svg(title: str, curves: Sequence[Curve], *, x_label: str, name: str) -
             x, y = np.array(curve.points, dtype=float).T
             drawn = np.isfinite(y)
             alone = drawn & ~np.append(False, drawn[:-1]) & ~np.append(drawn[1:], False)  # no line would show it
-            axes.plot(x, np.where(drawn, y, np.nan), color=colour(i), label=curve.name, marker=".", markevery=alone)
+            named = not ordered or i in (0, len(curves) - 1)
+            axes.plot(
+                x,
+                np.where(drawn, y, np.nan),
+                color=colour(0 if ordered else i),
+                alpha=(i + 2) / (len(curves) + 1) if ordered else None,
+                label=curve.name if named else "_nolegend_",
+                marker=".",
+                markevery=alone,
+            )
         if values.min() > 0 and values.max() > _LOG_FROM * values.min():
             axes.set_yscale("log")
             axes.set_title("logarithmic", loc="right", fontsize=9, fontweight="normal", color=MUTED)

@@ -10,6 +10,7 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.config.build import build
@@ -50,6 +51,8 @@ def build_trainer(cfg: DictConfig) -> Trainer:
         plugins = [*(options.get("plugins") or [])]
         if processes.started_by == "SLURM":  # we requeue ourselves: Lightning's requeueing loses work
             plugins.append(SLURMEnvironment(auto_requeue=False))
+        # Lightning's own bar counts epochs, of which a run has one without end.
+        options["enable_progress_bar"] &= any(isinstance(callback, ProgressBar) for callback in callbacks)
         trainer: Trainer = partial(**{"callbacks": callbacks, "logger": loggers or False, "plugins": plugins})
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
