@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from trilemma.distributed import signals
 from trilemma.distributed.job import this_job
 from trilemma.errors import UserError
 from trilemma.figures.images import to_pil
-from trilemma.first_stage.shares import Report, Shard, cut, lock_of, make_missing
+from trilemma.first_stage.shares import Shard, cut, make_share, written_folder
 from trilemma.quiet import quieten
 from trilemma.runs.directory import prepare
 
@@ -112,22 +111,14 @@ def pack(cfg: DictConfig) -> None:
     source = job.rank_zero_first("opened", lambda: _open(cfg))
     shards = [s for name in _SPLITS for s in cut(name, source.sizes[name], cfg.shard_size, ".tar")]
     job.broadcast("begun", lambda: _begin(folder, source, cfg.shard_size))
-    job.join()
-    with Report("packing", sum(map(len, shards)), quiet=not job.is_first) as report:
-        make_missing(
-            folder,
-            shards,
-            stands=lambda shard: (folder / shard.file).is_file(),
-            write=lambda shard: _write(folder, shard, source),
-            report=report,
-            rank=job.rank,
-            world_size=job.world_size,
+    with written_folder(folder):
+        make_share(
+            job,
+            lambda: [shard for shard in shards if not (folder / shard.file).is_file()],
+            lambda shard: _write(folder, shard, source),
+            what="packing",
         )
-    with suppress(RuntimeError):  # a process that died is no loss: the others did its share
-        job.leave()
     if job.is_first:
-        for shard in shards:
-            lock_of(folder, shard).unlink(missing_ok=True)
         num_bytes = sum((folder / shard.file).stat().st_size for shard in shards)
         print(f"{sum(map(len, shards))} images in {len(shards)} shards, {num_bytes / 1e6:.1f} MB: {folder}")
         print(f"train from them with  {_how_to_train(folder, source, shards)}", flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,10 +55,7 @@ def tokenize(cfg: DictConfig) -> None:
         for name in job.broadcast("verified", lambda: [path.name for path in maker.discard_damaged()]):
             if job.is_first:
                 print(f"damaged, made again: {folder / name}", flush=True)
-    job.join()
-    made = maker.make(("train", "val", "test"), quiet=not job.is_first)
-    with suppress(RuntimeError):  # a process that died is no loss: the others did its share
-        job.leave()
+    made = maker.make(("train", "val", "test"), job)
     if job.is_first:
         sizes = ", ".join(f"{len(data.split(name))} {name}" for name in ("train", "val", "test"))
         num_bytes = sum(made.codes(name).num_bytes for name in made.splits)
@@ -100,16 +96,7 @@ def _open(cfg: DictConfig, local_rank: int) -> tuple[CodeMaker, Path, ImageData]
         codec = codec.freeze().to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={cfg.device} cannot be used: {str(error).splitlines()[0]}") from None
-    job = this_job()
     maker = CodeMaker(
-        codec,
-        digest,
-        data,
-        folder,
-        node=plain(cfg, "data"),
-        batch_size=cfg.batch_size,
-        shard_size=cfg.shard_size,
-        rank=job.rank,
-        world_size=job.world_size,
+        codec, digest, data, folder, node=plain(cfg, "data"), batch_size=cfg.batch_size, shard_size=cfg.shard_size
     )
     return maker, folder, data

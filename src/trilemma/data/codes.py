@@ -1,6 +1,6 @@
 """A data set's codes in a folder: memory-mapped shards, their recipe, and labels and captions of the images.
 
-meta.json             what the codes are, whose, and a table of all other files with their SHA-256; written last
+meta.json             what the codes are and whose, written first; and a table of all other files with their SHA-256, written last
 train-00000.npy ...   codes [n, ...], or [n, 2, ...] of the images and of their mirror images; every shard but a split's last has as many
 train-index.npy       position of each image in its source, int64 [N]
 train-labels.npy      int64 [N], where the data set has labels
@@ -207,6 +207,16 @@ def read_folder(path: Path) -> CodeFolder | None:
     Raises:
         UserError: If its meta.json is damaged or of another format.
     """
+    meta = read_meta(path)
+    return CodeFolder(path, meta) if meta and meta["splits"] else None
+
+
+def read_meta(path: Path) -> dict[str, Any] | None:
+    """Read the meta.json of a folder of codes, complete or begun; None where there is none.
+
+    Raises:
+        UserError: If it is damaged or of another format.
+    """
     try:
         text = (path / META).read_text()
     except (FileNotFoundError, NotADirectoryError):
@@ -214,14 +224,14 @@ def read_folder(path: Path) -> CodeFolder | None:
     except OSError as error:
         raise UserError(f"{path / META}: cannot be read ({error.strerror})") from None
     try:
-        meta = json.loads(text)
+        meta: dict[str, Any] = json.loads(text)
         found = meta["format"]
         known = {"codec", "data", "dtype", "row_shape", "splits"} <= meta.keys()
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path / META}: not a description of codes; delete the folder and make it again") from None
     if found != FORMAT or not known:
         raise UserError(f"{path / META}: codes of format {found}, and this version reads {FORMAT}; make them again")
-    return CodeFolder(path, meta)
+    return meta
 
 
 def open_array(path: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any] | None:

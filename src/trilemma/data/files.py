@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import hashlib
 import os
@@ -42,29 +41,6 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         raise UserError(f"{folder}: the folder is read-only; {_REMEDY}")
     with FileLock(folder / f".{name}.lock"):
         yield
-
-
-@contextlib.contextmanager
-def try_lock(path: Path) -> Iterator[bool | None]:
-    """Take the lock file `path` unless another process holds it; the lock ends with the process, even by `kill -9`.
-
-    Yields:
-        Whether it was taken; None where the file system has no locks.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken: bool | None = True
-        except (BlockingIOError, PermissionError):
-            taken = False
-        except OSError:
-            taken = None
-        yield taken
-        if taken:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also releases it in a forked child, which shares the descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,8 @@ def cached_codes(
 ) -> dict[SplitName, StoredCodes]:
     """Load what the codec caches of the training and validation splits, memory-mapped; compute it now where it is missing.
 
-    Any number of processes may call it at once: they share the work. `data=tokens` brings its codes along.
+    Rank 0 computes them while the other processes of a job wait; `python -m trilemma.tokenize` divides the work among many. Two jobs that
+    do it at once write the same files, and none is harmed. `data=tokens` brings its codes along.
 
     Args:
         codec: The codec, in evaluation mode.
@@ -61,9 +62,7 @@ def cached_codes(
                 "codec.checkpoint=PATH of the one that made them, or tokenize the images with this one"
             )
         return data.codes
-    job = this_job()
-    folder = codes_dir(codec, data, cache_dir)
-    maker = CodeMaker(codec, codec_hash(codec), data, folder, node=node, rank=job.rank, world_size=job.world_size)
+    maker = CodeMaker(codec, codec_hash(codec), data, codes_dir(codec, data, cache_dir), node=node)
     splits: tuple[SplitName, ...] = ("train", "val")
-    made = maker.make(splits, quiet=not job.is_first)
+    made = maker.make(splits, quiet=not this_job().is_first)
     return {name: made.codes(name) for name in splits}

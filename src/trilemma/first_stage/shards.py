@@ -1,7 +1,7 @@
 """Compute the codes of a data set shard by shard, in any number of processes.
 
-A shard consists of the same images in the same batches in any process, so codes do not depend on the number of processes. Its
-SHA-256 lies beside it until the folder is complete and has a table.
+A shard consists of the same images in the same batches in any process, so codes do not depend on the number of processes. The folder
+begins with its manifest, meta.json, which says what the codes are; when all shards are there, their table is added to it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +20,16 @@ from torch import Tensor
 from trilemma.atomic import atomic_write
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData, SplitName
-from trilemma.data.codes import FORMAT, META, CodeFolder, open_array, read_folder, sha256_of
-from trilemma.data.files import try_lock
+from trilemma.data.codes import FORMAT, META, CodeFolder, open_array, read_folder, read_meta, sha256_of
 from trilemma.data.split import Split, StoredImages
 from trilemma.data.workers import Workers, num_bytes
 from trilemma.distributed import signals
+from trilemma.distributed.job import Job
 from trilemma.errors import UserError
 from trilemma.first_stage.encoder import Encoder
-from trilemma.first_stage.recipe import RECORD, Recipe, check_same, read_record, recipe_in
-from trilemma.first_stage.shares import POLL_SECONDS, Report, Shard, cut, make_missing
+from trilemma.first_stage.shares import Shard, cut, make_share, written_folder
 
 BATCH_SIZE, SHARD_SIZE = 256, 4096
-_LOCK = ".meta.lock"
 _NOT_OF_THE_IMAGES = ("batch_size", "seed", "max_val_images", "num_workers")
 
 
@@ -48,8 +44,6 @@ class CodeMaker:
         node: What builds `data`, in plain containers, for later reading the images of the codes.
         batch_size: Images that are encoded together; None takes what the folder was begun with.
         shard_size: Images in a shard; None likewise.
-        rank: Which share to begin with.
-        world_size: Number of shares.
 
     Raises:
         UserError: If the folder holds codes by another codec or of other data, or was begun with other sizes.
@@ -65,8 +59,6 @@ class CodeMaker:
         node: dict[str, Any] | None = None,
         batch_size: int | None = None,
         shard_size: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         for name, size in (("batch_size", batch_size), ("shard_size", shard_size)):
             if size is not None and size < 1:
@@ -77,92 +69,88 @@ class CodeMaker:
         self._data = data
         self._folder = folder
         self._node = None if node is None else {k: v for k, v in node.items() if k not in _NOT_OF_THE_IMAGES}
-        self._rank, self._world_size = rank, world_size
-        begun = recipe_in(folder)
-        wanted = Recipe(
-            codec=codec_hash,
-            data=data.fingerprint,
-            flip=data.flip,
-            batch_size=batch_size or (begun.batch_size if begun else BATCH_SIZE),
-            shard_size=shard_size or (begun.shard_size if begun else SHARD_SIZE),
-        )
+        begun = read_meta(folder)
+        usual = begun or {"batch_size": BATCH_SIZE, "shard_size": SHARD_SIZE}
+        self._batch_size, self._shard_size = batch_size or usual["batch_size"], shard_size or usual["shard_size"]
+        self._meta = self._description(codec_hash)
         if begun is not None:
-            check_same(folder, begun, wanted)
-        self._recipe = wanted
+            _check_same(folder, begun, self._meta)
+        elif any(folder.glob("*.npy")):
+            raise UserError(
+                f"{folder} holds codes that nothing says the codec of: take another output_dir, or delete it"
+            )
         self._workers: dict[str, Workers] = {}
 
-    def make(self, splits: Sequence[SplitName], *, quiet: bool = False) -> CodeFolder:
-        """Compute what is missing; returns when all shards are there, whichever process wrote them.
+    def make(self, splits: Sequence[SplitName], job: Job | None = None, *, quiet: bool = False) -> CodeFolder:
+        """Compute what is missing.
 
         Args:
             splits: Which.
+            job: All its processes call this at once: each makes its share, and the first one completes the manifest. None: this
+                process makes all.
             quiet: Show no progress.
 
         Raises:
             UserError: If the folder cannot be written.
+            TrainingError: If another process is gone.
         """
-        shards = [shard for name in splits for shard in self._shards(name)]
+        job = job or Job()
         try:
-            while True:
-                with Report("encoding", sum(map(len, shards)), quiet=quiet) as report:
-                    make_missing(
-                        self._folder,
-                        shards,
-                        stands=self._stands,
-                        write=self._write,
-                        report=report,
-                        rank=self._rank,
-                        world_size=self._world_size,
-                    )
-                complete = read_folder(self._folder)
-                if complete is None or report.made or not set(splits) <= set(complete.splits):
-                    complete = self._finish(splits)
-                if set(splits) <= set(complete.splits):
-                    return complete
+            make_share(job, lambda: self._missing(splits), self._write, what="encoding", quiet=quiet)
+            if job.world_size == 1:
+                return self._complete(splits)
+            return job.rank_zero_first("manifest", lambda: self._complete(splits))
         finally:
             for workers in self._workers.values():
                 workers.close()
 
     def discard_damaged(self) -> list[Path]:
-        """Verify all shards and delete the damaged ones, so that they are computed again."""
+        """Compare all files of a complete folder with the manifest and delete those that differ, so that they are made again."""
         complete = read_folder(self._folder)
-        if complete is not None:
-            damaged = list(complete.damaged())
-            if damaged:
-                self._reopen(complete)
-        else:
-            damaged = [
-                path
-                for sidecar in self._folder.glob("*.npy" + RECORD)
-                if (path := sidecar.with_suffix("")).is_file()
-                and sha256_of(path) != json.loads(sidecar.read_text()).get("sha256")
-            ]
+        damaged = [] if complete is None else list(complete.damaged())
         for path in damaged:
             path.unlink(missing_ok=True)
-            path.with_name(path.name + RECORD).unlink(missing_ok=True)
+        if damaged:
+            self._write_meta({})
         return damaged
 
+    def _missing(self, splits: Sequence[SplitName]) -> list[Shard]:
+        missing = [shard for name in splits for shard in self._shards(name) if not self._stands(shard)]
+        begun = read_meta(self._folder)
+        tables = {} if begun is None else begun["splits"]
+        whole = {name: tables[name] for name in tables if name not in {shard.split for shard in missing}}
+        if begun is None or whole != tables:
+            with written_folder(self._folder):
+                self._write_meta(whole)
+        return missing
+
+    def _complete(self, splits: Sequence[SplitName]) -> CodeFolder:
+        """Add the table of the splits to the manifest, where it lacks them."""
+        meta = read_meta(self._folder)
+        tables = {} if meta is None else meta["splits"]
+        if left := [name for name in splits if name not in tables]:
+            with written_folder(self._folder):
+                meta = self._write_meta({**tables, **{name: self._table(name) for name in left}})
+        return CodeFolder(self._folder, meta or {})
+
+    def _write_meta(self, tables: dict[str, Any]) -> dict[str, Any]:
+        meta = {**self._meta, "splits": {name: tables[name] for name in ("train", "val", "test") if name in tables}}
+        _write_bytes(self._folder / META, (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode())
+        return meta
+
     def _shards(self, name: SplitName) -> list[Shard]:
-        return cut(name, len(self._data.split(name)), self._recipe.shard_size, ".npy")
+        return cut(name, len(self._data.split(name)), self._shard_size, ".npy")
 
     def _stands(self, shard: Shard) -> bool:
         """Check whether a shard is there, by its size."""
-        path = self._folder / shard.file
-        record = read_record(path)
-        if record is None:  # records are removed last, so the folder is complete
-            complete = read_folder(self._folder)
-            if complete is None or shard.split not in complete.splits:
-                return False
-        elif record["recipe"] != asdict(self._recipe):
-            raise UserError(f"{path} was just made by another codec, or of other data: take another output_dir")
-        return open_array(path, self._shape(shard), self._encoder.dtype) is not None
+        return open_array(self._folder / shard.file, self._shape(shard), self._encoder.dtype) is not None
 
     def _shape(self, shard: Shard) -> tuple[int, ...]:
         versions = (2,) if self._flips(shard.split) else ()
         return (len(shard), *versions, *self._row_shape)
 
     def _flips(self, split: SplitName) -> bool:
-        return self._recipe.flip and split == "train"
+        return self._data.flip and split == "train"
 
     def _write(self, shard: Shard) -> None:
         parts = []
@@ -171,20 +159,18 @@ class CodeMaker:
             parts.append(self._encoder(images, flip=self._flips(shard.split)))
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(parts), allow_pickle=False)
-        digest = _write_bytes(self._folder / shard.file, buffer.getvalue())
-        record = {"sha256": digest, "recipe": asdict(self._recipe)}
-        _write_bytes(self._folder / (shard.file + RECORD), _as_json(record))
+        _write_bytes(self._folder / shard.file, buffer.getvalue())
 
     def _images(self, shard: Shard) -> Iterator[Tensor]:
         """Yield batches of a shard's images, read ahead where they are not in memory."""
-        split, size = self._data.split(shard.split), self._recipe.batch_size
+        split, size = self._data.split(shard.split), self._batch_size
         starts = range(shard.start, shard.stop, size)
 
         def read(start: int) -> dict[str, Tensor]:
             return {"image": split.images[start : min(start + size, shard_stop(start))]}
 
         def shard_stop(start: int) -> int:
-            return min(len(split), (start // self._recipe.shard_size + 1) * self._recipe.shard_size)
+            return min(len(split), (start // self._shard_size + 1) * self._shard_size)
 
         if self._data.num_workers and isinstance(split.images, StoredImages):
             if shard.split not in self._workers:
@@ -196,43 +182,12 @@ class CodeMaker:
             for start in starts:
                 yield read(start)["image"]
 
-    def _finish(self, splits: Sequence[SplitName]) -> CodeFolder:
-        """Update the table, and remove the files that only the computation needed."""
-        while True:
-            with try_lock(self._folder / _LOCK) as taken:
-                if taken is not False:
-                    return self._write_table(splits, alone=bool(taken))
-            time.sleep(POLL_SECONDS)
-
-    def _write_table(self, splits: Sequence[SplitName], *, alone: bool) -> CodeFolder:
-        standing = read_folder(self._folder)
-        entries = dict(standing.meta["splits"]) if standing else {}
-        for name in splits:
-            entries[name] = self._entry(name, entries.get(name))
-        if standing is None or entries != standing.meta["splits"]:
-            ordered = {name: entries[name] for name in ("train", "val", "test") if name in entries}
-            _write_bytes(self._folder / META, _as_json({**self._description(), "splits": ordered}))
-        if alone:
-            for name in entries:
-                for pattern in (f"{name}-*.npy{RECORD}", f".{name}-*.npy.lock", f".tmp-{name}-*"):
-                    for path in self._folder.glob(pattern):
-                        path.unlink(missing_ok=True)
-            for path in (*self._folder.glob(f".tmp-{META}*"), self._folder / _LOCK):
-                path.unlink(missing_ok=True)
-        complete = read_folder(self._folder)
-        assert complete is not None
-        return complete
-
-    def _entry(self, name: SplitName, standing: dict[str, Any] | None) -> dict[str, Any]:
-        """Build a split's part of the table; shards without a record are as the existing table has them."""
-        known = {} if standing is None else {shard["file"]: shard["sha256"] for shard in standing["shards"]}
-        shards = []
-        for shard in self._shards(name):
-            record = read_record(self._folder / shard.file)
-            digest = known[shard.file] if record is None else record["sha256"]
-            shards.append({"file": shard.file, "size": len(shard), "sha256": digest})
-        if standing is not None:
-            return {**standing, "shards": shards}
+    def _table(self, name: SplitName) -> dict[str, Any]:
+        """Describe the files of a split, and write those that hold no codes."""
+        shards = [
+            {"file": shard.file, "size": len(shard), "sha256": sha256_of(self._folder / shard.file)}
+            for shard in self._shards(name)
+        ]
         return {"flip": self._flips(name), "shards": shards, **self._write_known(name, self._data.split(name))}
 
     def _write_known(self, name: str, split: Split) -> dict[str, Any]:
@@ -250,19 +205,20 @@ class CodeMaker:
             entries["captions"] = {"file": file, "sha256": _write_bytes(self._folder / file, content)}
         return entries
 
-    def _description(self) -> dict[str, Any]:
+    def _description(self, codec_hash: str) -> dict[str, Any]:
+        """Describe the codes, without their table."""
         codec, data = self._codec, self._data
         return {
             "format": FORMAT,
             "codec": {
-                "hash": self._recipe.codec,
+                "hash": codec_hash,
                 "name": type(codec).__name__,
                 "num_classes": codec.num_classes,
                 "code_shape": list(codec.code_shape),
             },
             "data": {
                 "name": data.name,
-                "fingerprint": self._recipe.data,
+                "fingerprint": data.fingerprint,
                 "image_shape": list(data.image_shape),
                 "label_names": data.label_names,
                 "extractor": data.extractor_name,
@@ -271,18 +227,36 @@ class CodeMaker:
             },
             "dtype": self._encoder.dtype,
             "row_shape": list(self._row_shape),
-            "flip": self._recipe.flip,
-            "batch_size": self._recipe.batch_size,
-            "shard_size": self._recipe.shard_size,
+            "flip": self._data.flip,
+            "batch_size": self._batch_size,
+            "shard_size": self._shard_size,
         }
 
-    def _reopen(self, complete: CodeFolder) -> None:
-        """Reset a finished folder to the state in which its shards exist and its table is not written yet."""
-        for entry in complete.meta["splits"].values():
-            for shard in entry["shards"]:
-                record = {"sha256": shard["sha256"], "recipe": asdict(self._recipe)}
-                _write_bytes(self._folder / (shard["file"] + RECORD), _as_json(record))
-        (self._folder / META).unlink()
+
+def _check_same(folder: Path, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to continue in a folder that was begun otherwise, and say what differs.
+
+    Raises:
+        UserError: If anything does that decides the content of a shard.
+    """
+    codec, data = (
+        (begun["codec"]["hash"], wanted["codec"]["hash"]),
+        (begun["data"]["fingerprint"], wanted["data"]["fingerprint"]),
+    )
+    if codec[0] != codec[1]:
+        what = f"codes by another codec (hash {codec[0]}, and this one's is {codec[1]})"
+    elif data[0] != data[1]:
+        what = f"codes of other data (fingerprint {data[0][:16]}, and this one's is {data[1][:16]})"
+    elif begun["flip"] != wanted["flip"]:
+        what = f"codes made with data.flip={str(begun['flip']).lower()}"
+    elif any(begun[key] != wanted[key] for key in ("batch_size", "shard_size")):
+        raise UserError(
+            f"{folder} was begun with batch_size={begun['batch_size']} shard_size={begun['shard_size']}: leave both out to go on with "
+            "it, or take another output_dir"
+        )
+    else:
+        return
+    raise UserError(f"{folder} holds {what}: take another output_dir, or delete the folder")
 
 
 def _write_bytes(path: Path, content: bytes) -> str:
@@ -290,7 +264,3 @@ def _write_bytes(path: Path, content: bytes) -> str:
     with atomic_write(path) as handle:
         handle.write(content)
     return hashlib.sha256(content).hexdigest()
-
-
-def _as_json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,26 +1,26 @@
-"""Files that any number of independent processes produce together, each file once.
+"""Files that the processes of a job make together, each its share, and each file whole or not at all.
 
-Each process begins with its own share, then works on what is left, so a killed process loses one file only. A file
-must not depend on the process that makes it, and is written whole or not at all. Locks only avoid
-double work: where a file system has none, some files are made twice.
+What is missing is decided once and divided once: file i is made by process i mod n. A file is done when it has its name, so the same
+command makes what a killed one left undone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from trilemma.data.base import SplitName
-from trilemma.data.files import try_lock
-from trilemma.errors import UserError
+from trilemma.distributed.job import Job
+from trilemma.errors import TrainingError, UserError
 
-POLL_SECONDS = 0.2
-_SILENCE = 60  # seconds between lines
+_SILENCE = 60.0  # seconds between lines where there is no terminal
+_STALE = 3600.0  # seconds after which no process writes to a temporary file any more
 
 
 @dataclass(frozen=True)
@@ -43,26 +43,39 @@ def cut(split: SplitName, num: int, size: int, suffix: str) -> list[Shard]:
     ]
 
 
-def make_missing(
-    folder: Path,
-    shards: Sequence[Shard],
-    *,
-    stands: Callable[[Shard], bool],
-    write: Callable[[Shard], None],
-    report: Report,
-    rank: int = 0,
-    world_size: int = 1,
+def make_share(
+    job: Job, missing: Callable[[], Sequence[Shard]], write: Callable[[Shard], None], *, what: str, quiet: bool = False
 ) -> None:
-    """Produce the files that are missing; returns when all are there, whichever process wrote them.
+    """Make this process's share of the files that are missing; returns when all processes have made theirs.
 
     Args:
-        folder: Where they go; made where missing.
-        shards: All of them.
-        stands: Checks whether one is there.
-        write: Writes one, atomically.
-        report: Counts each file.
-        rank: Which share to begin with.
-        world_size: Number of shares.
+        job: All its processes call this at once.
+        missing: Lists what is not there yet; asked in rank 0.
+        write: Writes one file, atomically.
+        what: What is done to the images, for the progress.
+        quiet: Show no progress.
+
+    Raises:
+        TrainingError: If another process is gone.
+    """
+    if job.world_size == 1:
+        shards = list(missing())
+    else:
+        shards = [Shard(*one) for one in job.broadcast(f"{what}: missing", lambda: [astuple(one) for one in missing()])]
+        job.join()
+    for shard in _counted(shards[job.rank :: job.world_size], what, quiet=quiet or not job.is_first):
+        write(shard)
+    try:
+        job.leave()
+    except RuntimeError:
+        raise TrainingError(
+            "another process of this job is gone; it may have said why. The same command makes what is missing"
+        ) from None
+
+
+@contextmanager
+def written_folder(folder: Path) -> Iterator[None]:
+    """Make a folder; when the block ends, remove what processes that were killed have left in it.
 
     Raises:
         UserError: If the folder cannot be made.
@@ -71,73 +84,22 @@ def make_missing(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another folder") from None
-    mine = shards[rank::world_size]
-    others = set(shards).difference(mine)
-    # Backwards through the others' shares, since the others begin at the front.
-    pending = [*mine, *(shard for shard in reversed(shards) if shard in others)]
-    while pending:
-        left, progressed = [], False
-        for shard in pending:
-            if stands(shard):
-                report.advance(len(shard), made=False)
-                continue
-            with try_lock(lock_of(folder, shard)) as taken:
-                if taken is False:
-                    left.append(shard)
-                    continue
-                already = stands(shard)  # another process may have made it meanwhile
-                if not already:
-                    if taken:
-                        for leftover in folder.glob(f".tmp-{shard.file}*"):
-                            leftover.unlink(missing_ok=True)
-                    write(shard)
-                report.advance(len(shard), made=not already)
-                progressed = True
-        pending = left
-        if pending and not progressed:
-            time.sleep(POLL_SECONDS)
+    yield
+    for path in folder.glob(".tmp-*"):
+        if time.time() - path.stat().st_mtime > _STALE:
+            path.unlink(missing_ok=True)
 
 
-def lock_of(folder: Path, shard: Shard) -> Path:
-    """Name the lock of a file that is being written."""
-    return folder / f".{shard.file}.lock"
-
-
-class Report:
-    """Reports progress: a bar in a terminal, else a line now and then.
-
-    Args:
-        what: What is done to the images.
-        num_images: How many there are.
-        quiet: Say nothing.
-
-    Attributes:
-        made: How many of them were done here.
-    """
-
-    def __init__(self, what: str, num_images: int, *, quiet: bool) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        terminal = get_console().is_terminal
-        self._bar = Progress(*columns, transient=True, disable=quiet or not terminal)
-        self._task = self._bar.add_task(f"{what} images", total=num_images)
-        self._what, self._num_images, self._done, self.made = what, num_images, 0, 0
-        self._speaks = not quiet and not terminal
-        self._start = self._said = time.monotonic()
-
-    def __enter__(self) -> Report:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, num_images: int, *, made: bool) -> None:
-        """Count a finished file, whether made here or not."""
-        self._done += num_images
-        self.made += num_images * made
-        self._bar.advance(self._task, num_images)
-        now = time.monotonic()
-        if self._speaks and now - self._said > _SILENCE:
-            self._said = now
-            rate = self.made / (now - self._start)
-            print(f"{self._what}: {self._done} of {self._num_images} images; {rate:.0f} images/s here", flush=True)
+def _counted(shards: Sequence[Shard], what: str, *, quiet: bool) -> Iterator[Shard]:
+    """Yield the shards: with a bar in a terminal, else with a line now and then."""
+    terminal = get_console().is_terminal
+    said, done, total = time.monotonic(), 0, sum(map(len, shards))
+    with Progress(transient=True, disable=quiet or not terminal) as bar:
+        task = bar.add_task(f"{what} images", total=total)
+        for shard in shards:
+            yield shard
+            done += len(shard)
+            bar.advance(task, len(shard))
+            if not quiet and not terminal and time.monotonic() - said > _SILENCE:
+                said = time.monotonic()
+                print(f"{what}: {done} of {total} images of this process", flush=True)
