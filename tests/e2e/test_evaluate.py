@@ -60,7 +60,7 @@ def test_a_sweep_writes_a_row_a_setup_and_a_frontier(evaluate, tmp_path):
 
 def test_a_sweep_that_was_stopped_loses_one_part_and_goes_on(evaluate, tmp_path, monkeypatch):
     calls = []
-    true_draw, true_ledger = measure.draw_block, measure.measure_ledger
+    true_draw, true_ledger = measure.draw, measure.measure_ledger
 
     def dies_in_the_third_setup(*arguments):
         if len(calls) == 2:
@@ -68,7 +68,7 @@ def test_a_sweep_that_was_stopped_loses_one_part_and_goes_on(evaluate, tmp_path,
         calls.append("draw")
         return true_draw(*arguments)
 
-    monkeypatch.setattr(measure, "draw_block", dies_in_the_third_setup)
+    monkeypatch.setattr(measure, "draw", dies_in_the_third_setup)
     assert evaluate(*SWEEP).status == 130
     kept = rows_in(tmp_path)
     assert len(kept) == 2
@@ -76,7 +76,7 @@ def test_a_sweep_that_was_stopped_loses_one_part_and_goes_on(evaluate, tmp_path,
     def dies_in_the_ledger(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(measure, "draw_block", lambda *a: (calls.append("draw"), true_draw(*a))[1])
+    monkeypatch.setattr(measure, "draw", lambda *a: (calls.append("draw"), true_draw(*a))[1])
     monkeypatch.setattr(measure, "measure_ledger", dies_in_the_ledger)
     assert evaluate(*SWEEP).status == 130
     assert len(rows_in(tmp_path)) == 3
@@ -105,7 +105,7 @@ def test_parts_that_are_asked_for_otherwise_are_measured_anew_and_no_others(eval
     first = only(tmp_path)
     assert "likelihood" not in first
     assert first["two_stage"]["prior_bits_per_image"] is None
-    monkeypatch.setattr(measure, "draw_block", None)  # the samples stand
+    monkeypatch.setattr(measure, "draw", None)  # the samples stand
     assert evaluate(*base, "likelihood.num_images=2").status == 0
     second = only(tmp_path)
     nats = second["likelihood"]["nats_per_image"]
@@ -215,7 +215,7 @@ def test_a_report_on_two_checkpoints_and_on_their_rows(evaluate, runs, tmp_path,
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_drawn(evaluate, tmp_path, monkeypatch, arguments, words):
-    monkeypatch.setattr(measure, "draw_block", None)
+    monkeypatch.setattr(measure, "draw", None)
     result = evaluate(*arguments)
     assert result.status == 2
     assert words in result.err
@@ -293,14 +293,14 @@ def test_checkpoints_of_two_data_sets_are_refused_before_anything_is_drawn(evalu
     both = [runs / f"demo/vq_diffusion/{name}/checkpoints/last.ckpt" for name in ("tiny", "other")]
     true_load = evaluation.load_with_data
 
-    def with_other_data(cfg, path, number=0):
-        loaded = true_load(cfg, path, number)
+    def with_other_data(cfg, path):
+        loaded = true_load(cfg, path)
         if path == str(both[1]):
             loaded.data._fingerprint = "00" * 32
         return loaded
 
     monkeypatch.setattr(evaluation, "load_with_data", with_other_data)
-    monkeypatch.setattr(measure, "draw_block", None)
+    monkeypatch.setattr(measure, "draw", None)
     result = evaluate(f"ckpts=[{both[0]},{both[1]}]")
     assert result.status == 2
     assert "one report compares models of one data set" in result.err

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from trilemma.callbacks.ema import ema_weights
+from trilemma.checkpoints.device import pick_device
 from trilemma.checkpoints.read import read_checkpoint
 from trilemma.config.build import build
 from trilemma.config.targets import CHECKPOINT
@@ -23,7 +24,7 @@ def load(path: str | Path, *, weights: Weights = "ema", device: str = "cpu") -> 
     Args:
         path: A checkpoint that `train.py` wrote. It needs nothing beside it: the configuration and a first stage's weights are inside.
         weights: Averaged weights where the run kept them ("ema"), or the last ones ("raw").
-        device: Where the model goes.
+        device: Where the model goes; "auto" is a CUDA GPU where there is one, else the CPU.
 
     Returns:
         The family, in evaluation mode and without gradients.
@@ -60,7 +61,7 @@ def load_with_config(
     config["weights"] = weights
     model.config = config
     try:
-        return model.requires_grad_(False).eval().to(device), config
+        return model.requires_grad_(False).eval().to(pick_device(device)), config
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
 

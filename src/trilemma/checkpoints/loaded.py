@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from trilemma.checkpoints.load import load_with_config
 from trilemma.checkpoints.sampling_setup import SamplingSetup
+from trilemma.codecs.base import Codec
 from trilemma.config.build import build
 from trilemma.config.targets import CHECKPOINT
 from trilemma.data.base import ImageData
@@ -30,7 +31,6 @@ class LoadedModel:
         model: The family, with the weights that were asked for.
         config: The configuration in the checkpoint.
         setups: The ways it is sampled; none where it draws no images.
-        number: Its place among the checkpoints that a command names.
         dataset: What it was trained on, where it is measured.
         judged_by: The extractor that scores it, where it is measured.
     """
@@ -39,7 +39,6 @@ class LoadedModel:
     model: Family
     config: dict[str, Any]
     setups: tuple[SamplingSetup, ...] = ()
-    number: int = 0
     dataset: ImageData | None = None
     judged_by: Extractor | None = None
 
@@ -54,6 +53,12 @@ class LoadedModel:
         """The extractor that scores it."""
         assert self.judged_by is not None
         return self.judged_by
+
+    @property
+    def codec(self) -> Codec | None:
+        """The model's codec, if it has one."""
+        codec = getattr(self.model, "codec", None)
+        return codec if isinstance(codec, Codec) else None
 
     @cached_property
     def sha256(self) -> str:
@@ -78,14 +83,14 @@ class LoadedModel:
         return Path(os.path.relpath(folder))
 
 
-def load_model(cfg: DictConfig, ckpt: str | Path, number: int = 0) -> LoadedModel:
+def load_model(cfg: DictConfig, ckpt: str | Path) -> LoadedModel:
     """Load a checkpoint with the weights and on the device that a command names.
 
     Raises:
         UserError: If it is missing, damaged or foreign.
     """
     model, config = load_with_config(ckpt, weights=cfg.weights, device=cfg.device)
-    return LoadedModel(Path(ckpt), model, config, number=number)
+    return LoadedModel(Path(ckpt), model, config)
 
 
 def data_of(config: dict[str, Any], root: str | None) -> ImageData:

@@ -26,7 +26,6 @@ class SamplingSetup:
     """A sampler, a guidance and a condition that fit a model.
 
     Attributes:
-        number: Its place among a checkpoint's setups.
         name: File name that says the settings.
         sampler: The checkpoint's own, changed where the command line says so; None where the family draws in a single call.
         guidance: Likewise.
@@ -37,7 +36,6 @@ class SamplingSetup:
         seed: Of the samples.
     """
 
-    number: int
     name: str
     sampler: Sampler | None
     guidance: Guidance
@@ -60,7 +58,6 @@ def sampling_setup(
     model: ImageGenerator,
     config: Mapping[str, Any],
     classifier: GuidingClassifier | None = None,
-    number: int = 0,
 ) -> SamplingSetup:
     """Build and check the setup that a command asks for.
 
@@ -69,7 +66,6 @@ def sampling_setup(
         model: What is to be sampled.
         config: Its checkpoint's configuration.
         classifier: The one that `cfg.guidance` names, if any.
-        number: Its place among a checkpoint's setups.
 
     Raises:
         UserError: If a value is out of range, or the parts do not fit each other or the model.
@@ -84,7 +80,6 @@ def sampling_setup(
     model.check_guidance(guidance)
     raw = asked_condition(cfg, model, guidance)
     return SamplingSetup(
-        number=number,
         name=settings_name(cfg, config, sampler_node, guidance_node),
         sampler=sampler,
         guidance=guidance,

@@ -17,7 +17,7 @@ from trilemma.evaluation.rows import write_row
 from trilemma.evaluation.table import print_row, print_sweep
 from trilemma.loggers.evaluation import EvaluationLogger
 from trilemma.measuring.classification import evaluate_classifier
-from trilemma.measuring.inputs import load_all, load_with_data, prepare_measurement
+from trilemma.measuring.inputs import load_with_data, prepare_measurement
 from trilemma.measuring.measure import is_complete, measure_setup, measurement, reconstruction_row
 from trilemma.measuring.oracle import run_oracle
 from trilemma.models.capabilities import Classifies, Reconstructs
@@ -35,12 +35,12 @@ def measure(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
         UserError: For anything that the user can fix, before anything is drawn.
     """
     if cfg.oracle is not None:
-        run_oracle(cfg)
+        ranks.first(lambda: run_oracle(cfg))
         return
     quieten()
     set_threads(cfg)
     if cfg.rows is not None:
-        _report_rows(cfg, log)
+        ranks.first(lambda: _report_rows(cfg, log))
     elif cfg.ckpts is not None:
         _compare(cfg, log, ranks)
     else:
@@ -48,44 +48,61 @@ def measure(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
 
 
 def _measure_one(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
-    loaded = load_with_data(cfg, cfg.ckpt)
+    loaded = ranks.rank_zero_first(lambda: load_with_data(cfg, cfg.ckpt))
     folder = Path(cfg.output_dir) if cfg.output_dir else loaded.run_dir / "evaluation"
-    prepare(folder)
+    ranks.first(lambda: prepare(folder))
     if supports(loaded.model, Classifies):
         log.refuse(f"{cfg.ckpt} is a classifier")
-        evaluate_classifier(loaded, folder, device=cfg.device, seed=cfg.seed)
+        ranks.first(lambda: evaluate_classifier(loaded, folder, device=cfg.device, seed=cfg.seed))
         return
     if not isinstance(loaded.model, ImageGenerator) and not supports(loaded.model, Reconstructs):
         raise UserError(
             f"{cfg.ckpt} holds a {type(loaded.model).__name__}, which neither samples nor reconstructs: nothing to measure"
         )
-    loaded = prepare_measurement(cfg, loaded)
-    ranks.prepare([loaded], load_all, cfg, [str(cfg.ckpt)])
+    loaded = ranks.rank_zero_first(lambda: prepare_measurement(cfg, loaded))
     if loaded.setups:
         rows = _measure_all(cfg, loaded, folder, log, ranks)
-        if len(rows) > 1:
-            print_sweep([row.content for row in rows])
-            print(f"frontier: {write_frontier(rows, folder)}")
-        else:
-            print_row(rows[0].content)
-            print(f"row: {folder / rows[0].name}.json")
+        ranks.first(lambda: _show(rows, folder))
         return
     row = reconstruction_row(cfg, loaded, ranks)
     path = folder / f"{loaded.slug}-reconstruction.json"
-    write_row(path, row)
-    log.row(row, path, loaded)
-    print_row(row)
-    print(f"row: {path}")
+
+    def write() -> None:
+        write_row(path, row)
+        log.row(row, path, loaded)
+        print_row(row)
+        print(f"row: {path}")
+
+    ranks.first(write)
+
+
+def _show(rows: list[Row], folder: Path) -> None:
+    if len(rows) > 1:
+        print_sweep([row.content for row in rows])
+        print(f"frontier: {write_frontier(rows, folder)}")
+    else:
+        print_row(rows[0].content)
+        print(f"row: {folder / rows[0].name}.json")
 
 
 def _compare(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
     """Measure every checkpoint by one protocol and write the report; all are checked before the first is measured."""
-    paths = [str(path) for path in cfg.ckpts]
     folder = Path(cfg.output_dir) if cfg.output_dir else REPORT
-    prepare(folder)
+    models = ranks.rank_zero_first(lambda: _load_comparable(cfg))
+    ranks.first(lambda: prepare(folder))
+    rows = [row for one in models for row in _measure_all(cfg, one, _folder_of(one, ranks), log, ranks)]
+    ranks.first(lambda: _report(rows, folder, log))
+
+
+def _load_comparable(cfg: DictConfig) -> list[LoadedModel]:
+    """Load the checkpoints to compare.
+
+    Raises:
+        UserError: If one cannot be measured, or two cannot be compared.
+    """
     models: list[LoadedModel] = []
-    for path in dict.fromkeys(paths):
-        loaded = load_with_data(cfg, path, len(models))
+    for path in dict.fromkeys(str(path) for path in cfg.ckpts):
+        loaded = load_with_data(cfg, path)
         if not isinstance(loaded.model, ImageGenerator):
             raise UserError(
                 f"{path} holds a {type(loaded.model).__name__}, which draws no images: leave it out of ckpts "
@@ -105,14 +122,12 @@ def _compare(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
             raise UserError(
                 f"extractors {first.extractor.name} and {one.extractor.name} do not compare: name one with extractor="
             )
-    ranks.prepare(models, load_all, cfg, [str(one.path) for one in models])
-    rows = [row for one in models for row in _measure_all(cfg, one, _folder_of(one), log, ranks)]
-    _report(rows, folder, log)
+    return models
 
 
-def _folder_of(loaded: LoadedModel) -> Path:
+def _folder_of(loaded: LoadedModel, ranks: Ranks) -> Path:
     folder = loaded.run_dir / "evaluation"
-    prepare(folder)
+    ranks.first(lambda: prepare(folder))
     return folder
 
 
@@ -155,14 +170,15 @@ def _report(rows: list[Row], folder: Path, log: EvaluationLogger) -> None:
 
 
 def _measure_all(cfg: DictConfig, loaded: LoadedModel, folder: Path, log: EvaluationLogger, ranks: Ranks) -> list[Row]:
-    """Measure the setups that are not measured yet, one row each."""
+    """Measure the setups that are not measured yet, one row each; the rows are read in the first process."""
     rows: list[Row] = []
-    for setup in loaded.setups:
+    for number, setup in enumerate(loaded.setups, start=1):
         what = measurement(cfg, loaded, setup, ranks)
-        if len(loaded.setups) > 1:
+        if ranks.is_first and len(loaded.setups) > 1:
             state = "kept" if is_complete(what, folder) else "measuring"
-            print(f"{setup.number + 1}/{len(loaded.setups)} {setup.name}: {state}", flush=True)
+            print(f"{number}/{len(loaded.setups)} {setup.name}: {state}", flush=True)
         path, row = measure_setup(what, folder)
-        log.row(row, path, loaded)
-        rows.append(read_row(path))
+        if ranks.is_first:
+            log.row(row, path, loaded)
+            rows.append(read_row(path))
     return rows

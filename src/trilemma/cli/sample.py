@@ -31,7 +31,10 @@ def sample(cfg: DictConfig) -> None:
         else:
             from trilemma.cli.pictures import draw_picture
     settle_device(cfg)
-    run_on_ranks(lambda ranks: draw_samples(cfg, ranks) if cfg.task == "samples" else draw_picture(cfg), cfg.device)
+    if cfg.task == "samples":
+        run_on_ranks(lambda ranks: draw_samples(cfg, ranks), cfg.device)
+    else:
+        run_on_ranks(lambda ranks: ranks.first(lambda: draw_picture(cfg)), cfg.device)
 
 
 def _check(cfg: DictConfig) -> None:

@@ -31,16 +31,22 @@ def draw_samples(cfg: DictConfig, ranks: Ranks) -> None:
     Raises:
         UserError: For anything that the user can fix, before drawing starts.
     """
-    loaded = open_checkpoint(cfg)
+    loaded = ranks.rank_zero_first(lambda: open_checkpoint(cfg))
     (setup,) = loaded.setups
-    folder = output_folder(cfg, loaded, setup)
-    ranks.prepare(loaded, open_checkpoint, cfg)
-    kept = folder / f".drawn-{_digest(cfg, loaded, setup)}"  # by an earlier run of this command that was stopped
-    images = torch.cat(ranks.map(draw_block, cfg.num_images, block=cfg.batch_size, keep=kept, title="Sampling"))
-    _write(folder, images, setup, num_png=cfg.num_png)
-    write_settings(cfg, setup, folder)
-    discard(kept)
-    print(f"{len(images)} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
+    folder = Path(ranks.first(lambda: str(output_folder(cfg, loaded, setup))))
+    digest = ranks.first(lambda: _digest(cfg, loaded, setup))
+    kept = folder / f".drawn-{digest}"  # by an earlier run of this command that was stopped
+    parts = ranks.map(
+        lambda indices: draw(loaded, setup, indices), cfg.num_images, block=cfg.batch_size, keep=kept, title="Sampling"
+    )
+
+    def write() -> None:
+        _write(folder, torch.cat(parts), setup, num_png=cfg.num_png)
+        write_settings(cfg, setup, folder)
+        discard(kept)
+        print(f"{cfg.num_images} images: {folder / 'grid.png'}, {folder / 'samples.npz'}")
+
+    ranks.first(write)
 
 
 def open_checkpoint(cfg: DictConfig) -> LoadedModel:
@@ -55,11 +61,6 @@ def open_checkpoint(cfg: DictConfig) -> LoadedModel:
     model = require_generator(loaded.model, cfg.ckpt)
     classifier = guiding_classifier(cfg, model, loaded.config)
     return replace(loaded, setups=(sampling_setup(cfg, model, loaded.config, classifier),))
-
-
-def draw_block(loaded: LoadedModel, indices: range, rows: None) -> Tensor:
-    """Draw some of the images, uint8 [n, C, H, W] on the CPU."""
-    return draw(loaded, loaded.setups[0], indices)
 
 
 def output_folder(cfg: DictConfig, loaded: LoadedModel, setup: SamplingSetup, prefix: str = "") -> Path:

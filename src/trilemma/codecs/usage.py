@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -19,8 +21,8 @@ class CodebookUsage(Metric):
     full_state_update = False
     counts: Tensor
 
-    def __init__(self, codebook_size: int) -> None:
-        super().__init__()
+    def __init__(self, codebook_size: int, **options: Any) -> None:
+        super().__init__(**options)
         self.codebook_size = codebook_size
         self.add_state("counts", default=torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
 

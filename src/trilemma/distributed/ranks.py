@@ -1,265 +1,152 @@
-"""The processes of a job that draws or measures: rank 0 runs the program, the others compute their share.
+"""The processes of a job that draws or measures: all run the same program, each on its share of the blocks.
 
-Rank 0 alone decides, writes and prints. Long work is divided into blocks, which are assigned to the ranks in turn, and rank
-0 collects the results in order. The blocks are those of a single process, so results do not depend on the number of
-processes.
+Rank 0 alone decides what hangs on files, writes and prints. The blocks are those of a single process, so results do not depend on the
+number of processes.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from rich.progress import Progress
-from torch import Tensor
 
 from trilemma.distributed import signals
-from trilemma.distributed.channels import Channels
 from trilemma.distributed.job import Job, status_of, this_job
 from trilemma.distributed.kept_blocks import KeptBlocks, read_kept
 from trilemma.errors import Stopped, TrainingError, UserError
 
 T = TypeVar("T")
-_FIRST = 0
-
-
-@dataclass(frozen=True)
-class _Prepare:
-    """A request: build the state that later requests work on."""
-
-    make: Callable[..., Any]
-    arguments: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class _Map:
-    """A request: compute the blocks that are this rank's."""
-
-    work: Callable[..., Any]
-    blocks: list[range]
-    has_rows: bool
-    keep: Path | None
-    arguments: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class _End:
-    """The last request."""
-
-    status: int
-
-
-@dataclass(frozen=True)
-class _RankResult:
-    """The result of a request in one process.
-
-    Attributes:
-        error: Message of what it raised; None on success.
-        status: Exit status of that error.
-        accelerator: Node and identity of the accelerator it works on.
-    """
-
-    error: str | None = None
-    status: int = 0
-    accelerator: tuple[str, str] | None = None
 
 
 class Ranks:
-    """The processes of a job; also a job of one process.
+    """The processes of a job; also a job of one process. All of them call each method at once.
 
     Args:
-        job: The job. Where it has several processes, all of them build their `Ranks` at once.
+        job: The job; of several processes it has been joined.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._state: Any = None
-        self._channels = Channels(job) if job.world_size > 1 else None
+        self._num_calls = 0
 
     @property
     def size(self) -> int:
         """Number of processes."""
         return self.job.world_size
 
-    def prepare(self, state: T, make: Callable[..., T], *arguments: Any) -> None:
-        """Build the state that `map` works on in every process.
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is rank 0."""
+        return self.job.is_first
 
-        Args:
-            state: The state of rank 0.
-            make: Builds the state in the others; a module-level function.
-            arguments: Arguments of `make`; they are sent.
+    def first(self, make: Callable[[], T]) -> T:
+        """Run `make` in rank 0, and give what it returns to all; it can be written as JSON. An error there ends all."""
+        return make() if self.size == 1 else self.job.broadcast(self._name(), make)
 
-        Raises:
-            UserError: If another process cannot make it, or two of them work on one accelerator.
-        """
-        self._state = state
-        if self.size == 1:
-            return
-        with signals.waiting(*signals.ALL):
-            self._tell(_Prepare(make, arguments))
-            outcomes = self._settle(_RankResult(accelerator=_accelerator()))
-        used = [outcome.accelerator for outcome in outcomes if outcome.accelerator is not None]
-        if (num := len(set(used))) < len(used):
-            raise UserError(f"{len(used)} processes for {num} GPU{'s' * (num > 1)}: start as many as there are GPUs")
-        raise_if_stopped()
+    def rank_zero_first(self, make: Callable[[], T]) -> T:
+        """Run `make` in every process, see `Job.rank_zero_first`."""
+        return make() if self.size == 1 else self.job.rank_zero_first(self._name(), make)
 
     def map(
         self,
-        work: Callable[..., T],
+        work: Callable[[range], T],
         num: int,
-        *arguments: Any,
+        *,
         block: int,
-        rows: Tensor | None = None,
         keep: Path | None = None,
         title: str | None = None,
     ) -> list[T]:
-        """Compute something of `num` images, block by block, in all processes.
+        """Compute something of `num` images, block by block.
 
         Args:
-            work: (state, indices of a block's images, its rows or None, *arguments) -> anything on the CPU that can be
-                pickled; a module-level function.
+            work: From the indices of a block's images to anything on the CPU that can be pickled.
             num: Number of images.
-            arguments: The same for all blocks.
             block: Images in a block; the last one may have fewer.
-            rows: [num, ...], of which every block gets its part.
             keep: Where finished blocks are kept when the program is stopped, and looked for; each is a tensor.
             title: Of a progress bar.
 
         Returns:
-            The answers, in the order of their blocks.
+            In rank 0 the answers in the order of their blocks; an empty list in the others.
 
         Raises:
-            UserError: That of any process.
+            UserError: That of any process, in rank 0; the others end silently with its status. So for the following.
             TrainingError: If a process failed otherwise, or is gone.
             Stopped: If any of them was asked to stop.
         """
         blocks = [range(start, min(start + block, num)) for start in range(0, num, block)]
-        answers: dict[range, Any] = {} if keep is None else dict(read_kept(keep, blocks))
-        left = [indices for indices in blocks if indices not in answers]
-        request = _Map(work, left, rows is not None, keep, arguments)
+        mine = blocks[self.job.rank :: self.size]
         if self.size == 1:
-            parts = (_part(rows, indices) for indices in left)
-            answers |= zip(left, self._answers(request, left, parts, title), strict=True)
-        else:
-            with signals.waiting(*signals.ALL):
-                self._tell(request)
-                answers |= zip(left, self._map_on_all(request, rows, title), strict=True)
-            raise_if_stopped()
-        return [answers[indices] for indices in blocks]
-
-    def worker_loop(self) -> int:
-        """Serve the requests of rank 0 until the end, in any other process.
-
-        Returns:
-            The status to exit with.
-        """
-        while True:
-            request = self._receive(_FIRST)
-            if isinstance(request, _End):
-                return request.status
-            if isinstance(request, _Prepare):
-                self._prepare(request)
-            else:
-                self._work_on(request)
-
-    def end(self, status: int) -> None:
-        """End the worker loops of the others, in rank 0."""
+            return _compute(work, mine, keep, title)
+        failure: BaseException | None = None
+        answers: list[T] = []
         with signals.waiting(*signals.ALL):
-            for rank in range(1, self.size):
-                with suppress(TrainingError):  # a process that has already ended
-                    self._send(_End(status), rank)
+            try:
+                answers = _compute(work, mine, keep, title if self.is_first else None)
+            except (Exception, Stopped) as error:
+                failure = error
+            self._settle(failure)
+            parts = self._gather(answers)
+        raise_if_stopped()
+        return [parts[number % self.size][number // self.size] for number in range(len(blocks))] if parts else []
 
-    def _map_on_all(self, request: _Map, rows: Tensor | None, title: str | None) -> list[Any]:
-        """Compute rank 0's blocks of a request and collect those of all ranks."""
-        ranks = [number % self.size for number in range(len(request.blocks))]
-        if rows is not None:
-            for rank, indices in zip(ranks, request.blocks, strict=True):
-                if rank:
-                    self._send(_part(rows, indices), rank)
-        mine = request.blocks[:: self.size]
-        try:
-            own = self._answers(request, mine, (_part(rows, indices) for indices in mine), title)
-        except BaseException as error:
-            self._exchange(_result_of(error))  # so that the others finish the request too
-            raise
-        self._settle(_RankResult())
-        waiting = iter(own)
-        return [self._receive(rank) if rank else next(waiting) for rank in ranks]
+    def check_accelerators(self, device: str) -> None:
+        """See that no two processes compute on one GPU.
 
-    def _work_on(self, request: _Map) -> None:
-        """Compute this rank's blocks of a request and send them to rank 0."""
-        mine = request.blocks[self.job.rank :: self.size]
-        parts = [self._receive(_FIRST) if request.has_rows else None for _ in mine]  # all before any can fail
-        try:
-            answers = self._answers(request, mine, parts, None)
-        except (Exception, Stopped) as error:
-            self._report(_result_of(error))
+        Raises:
+            UserError: If two do.
+        """
+        if not device.startswith("cuda") or self.size == 1:
             return
-        if self._report(_RankResult()):
-            for answer in answers:
-                self._send(answer, _FIRST)
+        identity = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+        used = self._gather((socket.gethostname(), str(identity)))
+        num = len(set(used))
+        if self.first(lambda: num < len(used)):
+            line = f"{self.size} processes for {num} GPU{'s' * (num > 1)}: start as many as there are GPUs"
+            self.first(lambda: _refuse(line))
 
-    def _prepare(self, request: _Prepare) -> None:
-        try:
-            self._state = request.make(*request.arguments)
-        except (Exception, Stopped) as error:
-            self._report(_result_of(error))
-        else:
-            self._report(_RankResult(accelerator=_accelerator()))
+    def _name(self) -> str:
+        self._num_calls += 1
+        return f"call {self._num_calls}"
 
-    def _answers(
-        self, request: _Map, mine: list[range], parts: Iterable[Tensor | None], title: str | None
-    ) -> list[Any]:
-        answers: list[Any] = []
-        with KeptBlocks(request.keep) as kept, Progress(transient=True, disable=title is None) as progress:
-            task = progress.add_task(title or "", total=sum(map(len, mine)))
-            for indices, part in zip(mine, parts, strict=True):
-                raise_if_stopped()
-                answers.append(request.work(self._state, indices, part, *request.arguments))
-                kept.add(indices, answers[-1])
-                progress.advance(task, len(indices))
-            raise_if_stopped()
-        return answers
-
-    def _settle(self, own: _RankResult) -> list[_RankResult]:
-        """Exchange the results of all processes; raises the error of one that failed."""
-        outcomes = self._exchange(own)
+    def _settle(self, failure: BaseException | None) -> None:
+        """End all processes if one has failed: rank 0 says which, and why."""
+        own = None if failure is None else (_message_of(failure, print_crash=not self.is_first), status_of(failure))
+        outcomes: list[tuple[str, int] | None] = [None] * self.size
+        self._pass(lambda: dist.all_gather_object(outcomes, own))
         for rank, outcome in enumerate(outcomes):
-            if outcome.error is not None:
-                raise _error_of(outcome, f"process {rank} of {self.size}: ")
-        return outcomes
+            if outcome is None:
+                continue
+            if failure is not None and rank == self.job.rank == 0:
+                raise failure
+            raise _error_of(*outcome, f"process {rank} of {self.size}: ") if self.is_first else SystemExit(outcome[1])
 
-    def _exchange(self, own: _RankResult) -> list[_RankResult]:
-        outcomes = [own, *(self._receive(rank) for rank in range(1, self.size))]
-        self._tell(all(outcome.error is None for outcome in outcomes))
-        return outcomes
+    def _gather(self, own: T) -> list[T]:
+        parts: list[Any] = [None] * self.size if self.is_first else []
+        self._pass(lambda: dist.gather_object(own, parts if self.is_first else None))
+        return parts
 
-    def _report(self, outcome: _RankResult) -> bool:
-        """Send this process's result to rank 0, and receive whether all succeeded."""
-        self._send(outcome, _FIRST)
-        return bool(self._receive(_FIRST))
-
-    def _tell(self, what: Any) -> None:
-        for rank in range(1, self.size):
-            self._send(what, rank)
-
-    def _send(self, what: Any, rank: int) -> None:
-        assert self._channels is not None
-        self._channels.send(what, rank)
-
-    def _receive(self, rank: int) -> Any:
-        assert self._channels is not None
-        return self._channels.receive(rank)
+    def _pass(self, transfer: Callable[[], object]) -> None:
+        try:
+            transfer()
+        except RuntimeError as error:
+            if not self.is_first:  # it has nothing to add
+                raise SystemExit(1) from None
+            reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0]).partition(". ")[
+                0
+            ]  # without gloo's source line and advice
+            raise TrainingError(f"another process of this job is gone; it may have said why ({reason})") from None
 
 
 def run_on_ranks(run: Callable[[Ranks], None], device: str) -> None:
-    """Run a program in rank 0 of a job, with worker loops in the others; all end with the same status.
+    """Run a program in all processes of a job; all end with the same status.
 
     Args:
         run: The program.
@@ -272,27 +159,20 @@ def run_on_ranks(run: Callable[[Ranks], None], device: str) -> None:
     if job.world_size == 1:
         run(Ranks(job))
         return
-    job.broadcast("ranks", lambda: None)  # if rank 0 ends before this, so do the others
+    line = f"device={device} is one for {job.world_size} processes: device=cuda gives each its own"
+    job.broadcast("device", lambda: _refuse(line) if device.startswith("cuda:") else None)
     if device == "cuda" and (num := torch.cuda.device_count()):
         torch.cuda.set_device(job.local_rank % num)  # a modulo, because SLURM may show each process only its own GPU
-    if not job.is_first:
+    # The others hear of a signal from rank 0, or tell it after their share.
+    with nullcontext() if job.is_first else signals.waiting(*signals.ALL):
         with signals.waiting(*signals.ALL):
-            status = Ranks(job).worker_loop()
-        if status:
-            raise SystemExit(status)
-        return
-    with signals.waiting(*signals.ALL):
+            job.join()
         ranks = Ranks(job)
-    status = 0
-    try:
-        if device.startswith("cuda:"):
-            raise UserError(f"device={device} is one for {job.world_size} processes: device=cuda gives each its own")
+        ranks.check_accelerators(device)
         run(ranks)
-    except BaseException as error:
-        status = status_of(error)
-        raise
-    finally:
-        ranks.end(status)
+        ranks.first(lambda: None)  # so that a process that is done outlives rank 0's last lines
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def raise_if_stopped(*_: object) -> None:
@@ -301,30 +181,37 @@ def raise_if_stopped(*_: object) -> None:
         raise Stopped(status, f"stopped by {signals.name()}; what is finished is kept, and the same command goes on")
 
 
-def _part(rows: Tensor | None, indices: range) -> Tensor | None:
-    """Copy the rows of a block: a view would be sent with all the rows."""
-    return None if rows is None else rows[indices.start : indices.stop].clone()
+def _compute(work: Callable[[range], T], blocks: list[range], keep: Path | None, title: str | None) -> list[T]:
+    """Compute blocks in this process, or take those that an earlier run has kept."""
+    answers: dict[range, Any] = {} if keep is None else dict(read_kept(keep, blocks))
+    left = [indices for indices in blocks if indices not in answers]
+    with KeptBlocks(keep) as kept, Progress(transient=True, disable=title is None) as progress:
+        task = progress.add_task(title or "", total=sum(map(len, left)))
+        for indices in left:
+            raise_if_stopped()
+            answers[indices] = work(indices)
+            kept.add(indices, answers[indices])
+            progress.advance(task, len(indices))
+        raise_if_stopped()
+    return [answers[indices] for indices in blocks]
 
 
-def _accelerator() -> tuple[str, str] | None:
-    """Identify the accelerator that this process has used, with its node."""
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return None
-    return socket.gethostname(), str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+def _refuse(line: str) -> None:
+    raise UserError(line)
 
 
-def _result_of(error: BaseException) -> _RankResult:
-    """Convert an error to the result sent to rank 0; a crash prints its traceback where it happened."""
+def _message_of(error: BaseException, *, print_crash: bool) -> str:
+    """Put an error into a line for rank 0; a crash prints its traceback where it happened."""
     if isinstance(error, (Stopped, UserError, TrainingError)):
-        return _RankResult(str(error), status_of(error))
-    if isinstance(error, Exception):
+        return str(error)
+    if print_crash:
         traceback.print_exception(error)
-    return _RankResult(f"{type(error).__name__}: {error}", status_of(error))
+    return f"{type(error).__name__}: {error}"
 
 
-def _error_of(outcome: _RankResult, where: str) -> BaseException:
+def _error_of(message: str, status: int, where: str) -> BaseException:
     """Rebuild another process's error."""
-    line = f"{where}{outcome.error}"
-    if outcome.status == status_of(UserError()):
+    line = f"{where}{message}"
+    if status == status_of(UserError()):
         return UserError(line)
-    return TrainingError(line) if outcome.status == status_of(TrainingError()) else Stopped(outcome.status, line)
+    return TrainingError(line) if status == status_of(TrainingError()) else Stopped(status, line)

@@ -111,7 +111,7 @@ def score_reconstruction(
         f"rFD[{extractor.name}]": distance,
     }
     if codec is not None and codec.num_classes is not None:
-        usage = CodebookUsage(codec.num_classes)
+        usage = CodebookUsage(codec.num_classes, sync_on_compute=False)  # of several processes one has all codes
         for part in returned:
             assert part.code is not None
             usage.update(part.code)

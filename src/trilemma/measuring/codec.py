@@ -10,70 +10,84 @@ from typing import Any
 from omegaconf import DictConfig
 
 from trilemma.atomic import atomic_write_text
+from trilemma.capabilities import supports
 from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.codecs.base import Codec
 from trilemma.data.base import ImageData
 from trilemma.distributed.ranks import Ranks
 from trilemma.evaluation.features.extractor import Extractor
 from trilemma.evaluation.protocol import METRICS
-from trilemma.evaluation.reconstruction import BATCH_SIZE, score_reconstruction
+from trilemma.evaluation.reconstruction import BATCH_SIZE, Returned, score_reconstruction, send_through
 from trilemma.evaluation.rows import plain_numbers
 from trilemma.evaluation.two_stage import held_out, score_oracle
 from trilemma.first_stage.codes import codec_hash
-from trilemma.measuring.blocks import codec_of, oracle_block, return_block
-from trilemma.measuring.embedding import extractor_of
+from trilemma.models.capabilities import Reconstructs
 
 Numbers = dict[str, Any]
 
 
 def reconstruction_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Numbers:
     """Score the model's reconstructions; a codec's scores are cached, since every row of its priors shows them."""
-    data, extractor = loaded.data, extractor_of(loaded, ranks)
-    codec = codec_of(loaded)
+    model, data, extractor, codec = loaded.model, loaded.data, loaded.extractor, loaded.codec
+    assert supports(model, Reconstructs)
     images = data.split("test").images
 
+    def returned(indices: range) -> Returned:
+        return send_through(model, images[indices.start : indices.stop], codec=codec, device=cfg.device)
+
     def score() -> Numbers:
-        found = score_reconstruction(
-            images,
-            ranks.map(return_block, len(images), loaded.number, cfg.device, block=BATCH_SIZE),
-            extractor=extractor,
-            codec=codec,
-            cache_dir=Path(cfg.cache_dir) / "features",
+        parts = ranks.map(returned, len(images), block=BATCH_SIZE)
+        cache = Path(cfg.cache_dir) / "features"
+        return ranks.first(
+            lambda: plain_numbers(
+                score_reconstruction(images, parts, extractor=extractor, codec=codec, cache_dir=cache)
+            )
         )
-        return plain_numbers(found)
 
     if codec is None:
         return score()
-    return once(Path(cfg.cache_dir) / "reconstruction" / f"{_codec_key(codec, data, extractor)}.json", score)
+    return once(ranks, Path(cfg.cache_dir) / "reconstruction" / f"{_codec_key(codec, data, extractor)}.json", score)
 
 
 def oracle_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Numbers:
     """Score a perfect prior on the codes of the model's codec; cached."""
-    data, extractor = loaded.data, extractor_of(loaded, ranks)
-    codec = codec_of(loaded)
+    model, data, extractor, codec = loaded.model, loaded.data, loaded.extractor, loaded.codec
     assert codec is not None
+    assert supports(model, Reconstructs)
+    rows = held_out(data, cfg.num_images, cfg.seed)
+
+    def returned(indices: range) -> Returned:
+        images = data.split("test").images[rows[indices.start : indices.stop]]
+        return send_through(model, images, device=cfg.device)
 
     def score() -> Numbers:
-        num = len(held_out(data, cfg.num_images, cfg.seed))
-        returned = ranks.map(oracle_block, num, loaded.number, cfg.num_images, cfg.device, cfg.seed, block=BATCH_SIZE)
-        found = score_oracle(returned, data, extractor, cache_dir=Path(cfg.cache_dir) / "features", seed=cfg.seed)
-        return plain_numbers(found)
+        parts = ranks.map(returned, len(rows), block=BATCH_SIZE)
+        cache = Path(cfg.cache_dir) / "features"
+        return ranks.first(lambda: plain_numbers(score_oracle(parts, data, extractor, cache_dir=cache, seed=cfg.seed)))
 
     name = f"{_codec_key(codec, data, extractor)}-n{cfg.num_images}-seed{cfg.seed}"
-    return once(Path(cfg.cache_dir) / "oracle_prior" / f"{name}.json", score)
+    return once(ranks, Path(cfg.cache_dir) / "oracle_prior" / f"{name}.json", score)
 
 
-def once(path: Path, make: Callable[[], Numbers]) -> Numbers:
+def once(ranks: Ranks, path: Path, make: Callable[[], Numbers]) -> Numbers:
     """Load the result cached at `path`, else compute it by `make`; the name holds all it depends on, a damaged file is recomputed."""
-    if path.is_file():
-        try:
-            kept: Numbers = json.loads(path.read_text(encoding="utf-8"))
-            return kept
-        except ValueError:
-            print(f"warning: {path} is damaged; it is made again")
+    kept = ranks.first(lambda: _read_numbers(path))
+    if kept is not None:
+        return kept
     found = make()
-    atomic_write_text(path, json.dumps(found, indent=2) + "\n")
+    ranks.first(lambda: atomic_write_text(path, json.dumps(found, indent=2) + "\n"))
     return found
+
+
+def _read_numbers(path: Path) -> Numbers | None:
+    if not path.is_file():
+        return None
+    try:
+        kept: Numbers = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        print(f"warning: {path} is damaged; it is made again")
+        return None
+    return kept
 
 
 def _codec_key(codec: Codec, data: ImageData, extractor: Extractor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from trilemma.checkpoints.guiding_classifier import guiding_classifier
 from trilemma.checkpoints.loaded import LoadedModel, data_of, load_model
-from trilemma.checkpoints.settings import set_threads
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.evaluation import NEAREST_K
@@ -18,16 +16,15 @@ from trilemma.evaluation.features.extractor import Extractor, load_extractor
 from trilemma.evaluation.features.stacked import StackedExtractor
 from trilemma.measuring.setups import setups_of
 from trilemma.models.generator import ImageGenerator
-from trilemma.quiet import quieten
 
 
-def load_with_data(cfg: DictConfig, ckpt: str, number: int = 0) -> LoadedModel:
+def load_with_data(cfg: DictConfig, ckpt: str) -> LoadedModel:
     """Load a checkpoint and its data.
 
     Raises:
         UserError: If one of them is missing, damaged or foreign.
     """
-    loaded = load_model(cfg, ckpt, number)
+    loaded = load_model(cfg, ckpt)
     return replace(loaded, dataset=data_of(loaded.config, cfg.data.root))
 
 
@@ -46,13 +43,6 @@ def prepare_measurement(cfg: DictConfig, loaded: LoadedModel) -> LoadedModel:
         return loaded
     classifier = guiding_classifier(own, loaded.model, loaded.config)
     return replace(loaded, setups=setups_of(own, loaded.model, loaded.config, classifier))
-
-
-def load_all(cfg: DictConfig, paths: Sequence[str]) -> list[LoadedModel]:
-    """Load in another process the checkpoints of the first one, in its order."""
-    quieten()
-    set_threads(cfg)
-    return [prepare_measurement(cfg, load_with_data(cfg, path, number)) for number, path in enumerate(paths)]
 
 
 def extractor_for(cfg: DictConfig, data: ImageData) -> Extractor:

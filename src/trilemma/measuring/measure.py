@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from trilemma.capabilities import supports
-from trilemma.checkpoints.drawing import drawing_digest, sample_grid
+from trilemma.checkpoints.drawing import draw, drawing_digest, sample_grid
 from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.checkpoints.sampling_setup import SamplingSetup
 from trilemma.distributed.kept_blocks import discard
@@ -20,17 +20,15 @@ from trilemma.distributed.ranks import Ranks
 from trilemma.errors import UserError
 from trilemma.evaluation.cost.ledger import measure_ledger
 from trilemma.evaluation.features.cache import images_sha256
-from trilemma.evaluation.likelihood import summarise
+from trilemma.evaluation.likelihood import score_images, summarise
 from trilemma.evaluation.pairs import closest_pairs
 from trilemma.evaluation.protocol import METRICS, Machine, Protocol
 from trilemma.evaluation.rows import Row, kept_row, move_aside, new_row, write_row
 from trilemma.evaluation.samples import Evaluation, evaluate_samples
 from trilemma.evaluation.two_stage import code_bits, prior_bits
 from trilemma.figures.images import save_png, save_samples_npz
-from trilemma.measuring.blocks import codec_of, draw_block, score_block
 from trilemma.measuring.codec import Numbers, once, oracle_metrics, reconstruction_metrics
-from trilemma.measuring.embedding import extractor_of
-from trilemma.models.capabilities import Reconstructs, ScoresLikelihood
+from trilemma.models.capabilities import Likelihood, Reconstructs, ScoresLikelihood
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,30 +114,26 @@ def measure_setup(what: Measurement, folder: Path) -> tuple[Path, Row]:
     Returns:
         Where the row lies, and the row.
     """
-    path = _path(what, folder)
-    row = kept_row(path, what.protocol)
+    path, ranks = _path(what, folder), what.ranks
+    row = ranks.first(lambda: kept_row(path, what.protocol))
     if not row:
-        move_aside(path)
-        row = _sample_row(what, path)
-        write_row(path, row)
-        discard(_kept(what, path))
-    elif what.cfg.keep_samples and not path.with_suffix(".npz").is_file():
-        images, _ = _draw(what, path)
-        if images_sha256(images) != row["samples_sha256"]:
-            path.with_suffix(".npz").unlink()
-            raise UserError(
-                f"the samples drawn now are not those of {path} (another machine or version drew them): "
-                "take another output_dir to measure anew"
-            )
-        discard(_kept(what, path))
-    for part in _parts(what):
-        if not part.stands(row):
+        ranks.first(lambda: move_aside(path))
+        images = _draw(what, path)
+        row = ranks.first(lambda: _sample_row(what, images, path))
+        ranks.first(lambda: _write_samples(what, images, path, row))
+    elif ranks.first(lambda: what.cfg.keep_samples and not path.with_suffix(".npz").is_file()):
+        images = _draw(what, path)
+        ranks.first(lambda: _write_samples(what, images, path, row))
+    parts = _parts(what)
+    missing = ranks.first(lambda: [part.name for part in parts if not part.stands(row)])
+    for part in parts:
+        if part.name in missing:
             row[part.name] = part.measure()
-            write_row(path, row)
+            ranks.first(lambda: write_row(path, row))
     bits = prior_bits(row.get("likelihood"))
     if "two_stage" in row and row["two_stage"].get("prior_bits_per_image") != bits:
         row["two_stage"]["prior_bits_per_image"] = bits
-        write_row(path, row)
+        ranks.first(lambda: write_row(path, row))
     return path, row
 
 
@@ -162,9 +156,23 @@ def _kept(what: Measurement, path: Path) -> Path:
     return path.with_name(f".{path.stem}.drawn-{digest}")
 
 
-def _sample_row(what: Measurement, path: Path) -> Row:
-    cfg, data, extractor = what.cfg, what.loaded.data, extractor_of(what.loaded, what.ranks)
-    images, labels = _draw(what, path)
+def _draw(what: Measurement, path: Path) -> Tensor:
+    """Draw the setup's samples, uint8 [N, C, H, W]; in processes other than the first, none."""
+    cfg = what.cfg
+    kept = Path(what.ranks.first(lambda: str(_kept(what, path))))
+    parts = what.ranks.map(
+        lambda indices: draw(what.loaded, what.setup, indices),
+        cfg.num_images,
+        block=cfg.batch_size,
+        keep=kept,
+        title="Sampling",
+    )
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def _sample_row(what: Measurement, images: Tensor, path: Path) -> Row:
+    """Score samples, and draw their grid and closest pairs beside the row."""
+    cfg, data, extractor, labels = what.cfg, what.loaded.data, what.loaded.extractor, what.setup.labels
     train = data.split("train")
     evaluation = evaluate_samples(
         images,
@@ -182,24 +190,21 @@ def _sample_row(what: Measurement, path: Path) -> Row:
     return new_row(what.protocol, evaluation, images_sha256(images))
 
 
-def _draw(what: Measurement, path: Path) -> tuple[Tensor, Tensor | None]:
-    """Draw the setup's samples, uint8 [N, C, H, W], with their labels; write them beside the row where they are to be kept."""
-    cfg, setup = what.cfg, what.setup
-    images = torch.cat(
-        what.ranks.map(
-            draw_block,
-            cfg.num_images,
-            what.loaded.number,
-            setup.number,
-            block=cfg.batch_size,
-            keep=_kept(what, path),
-            title="Sampling",
+def _write_samples(what: Measurement, images: Tensor, path: Path, row: Row) -> None:
+    """Write the row, and beside it the samples where they are to be kept.
+
+    Raises:
+        UserError: If the samples are not those of the row.
+    """
+    if images_sha256(images) != row["samples_sha256"]:
+        raise UserError(
+            f"the samples drawn now are not those of {path} (another machine or version drew them): "
+            "take another output_dir to measure anew"
         )
-    )
-    labels = setup.labels
-    if cfg.keep_samples:
-        save_samples_npz(path.with_suffix(".npz"), images, labels)
-    return images, labels
+    if what.cfg.keep_samples:
+        save_samples_npz(path.with_suffix(".npz"), images, what.setup.labels)
+    write_row(path, row)
+    discard(_kept(what, path))
 
 
 def _parts(what: Measurement) -> list[Part]:
@@ -210,12 +215,12 @@ def _parts(what: Measurement) -> list[Part]:
         num = min(cfg.likelihood.num_images, len(what.loaded.data.split("test")))
         asked = {"num_images": num, "seed": cfg.likelihood.seed}
         parts.append(Part("likelihood", asked, lambda: _likelihood(what, num)))
-    if cfg.two_stage and supports(model, Reconstructs) and codec_of(what.loaded) is not None:
+    if cfg.two_stage and supports(model, Reconstructs) and what.loaded.codec is not None:
         parts.append(Part("two_stage", {}, lambda: _two_stage(what)))
     if cfg.ledger.max_seconds:
         # Times measured on another machine, or with other threads, do not count.
         asked = {"machine": dataclasses.asdict(Machine.here(cfg.device)), "batch_sizes": list(cfg.ledger.batch_sizes)}
-        parts.append(Part("ledger", asked, lambda: _ledger(what)))
+        parts.append(Part("ledger", asked, lambda: what.ranks.first(lambda: _ledger(what))))
     return parts
 
 
@@ -246,17 +251,19 @@ def _likelihood(what: Measurement, num_images: int) -> Numbers:
     asked = f"{loaded.config['weights']}-n{cfg.likelihood.num_images}-seed{cfg.likelihood.seed}"
     name = f"v{METRICS}-{loaded.sha256[:16]}-{loaded.data.fingerprint[:16]}-{asked}"
 
-    def score() -> Numbers:
-        scores = what.ranks.map(
-            score_block, num_images, loaded.number, cfg.device, cfg.likelihood.seed, block=cfg.batch_size
-        )
-        return {**summarise(scores).to_dict(), "split": "test", "seed": cfg.likelihood.seed}
+    def scored(indices: range) -> Likelihood:
+        test = loaded.data.split("test")
+        return score_images(loaded.model, test, indices, device=cfg.device, seed=cfg.likelihood.seed)
 
-    return once(Path(cfg.cache_dir) / "likelihood" / f"{name}.json", score)
+    def score() -> Numbers:
+        scores = what.ranks.map(scored, num_images, block=cfg.batch_size)
+        return what.ranks.first(lambda: {**summarise(scores).to_dict(), "split": "test", "seed": cfg.likelihood.seed})
+
+    return once(what.ranks, Path(cfg.cache_dir) / "likelihood" / f"{name}.json", score)
 
 
 def _two_stage(what: Measurement) -> Numbers:
-    cfg, codec = what.cfg, codec_of(what.loaded)
+    cfg, codec = what.cfg, what.loaded.codec
     assert codec is not None
     return {
         "codec": reconstruction_metrics(cfg, what.loaded, what.ranks),

@@ -47,7 +47,7 @@ def setups_of(
     setups: dict[str, SamplingSetup] = {}
     for point in itertools.product(*swept.values()):
         here = _at(cfg, dict(zip(swept, point, strict=True)))
-        setup = sampling_setup(here, model, config, classifier, number=len(setups))
+        setup = sampling_setup(here, model, config, classifier)
         setups.setdefault(setup.name, setup)  # a value given twice is measured once
     return tuple(setups.values())
 
