@@ -2,7 +2,8 @@
 
 import pytest
 
-from command import run, run_here
+from command import run_here
+from shared import once
 
 
 @pytest.fixture
@@ -19,7 +20,11 @@ def command(tmp_path):
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """A prior trained from nothing: its first stage is trained first, in a child process."""
-    folder = tmp_path_factory.mktemp("outputs")
+    pytest.importorskip("mlxtend")
+    return once(tmp_path_factory, "runs", train_prior)
+
+
+def train_prior(folder):
     arguments = [
         "experiment=demo/vq_diffusion",
         "debug=fast",
@@ -29,22 +34,24 @@ def runs(tmp_path_factory):
         "codec.overrides=['debug=fast']",
         f"paths.output_dir={folder}",
     ]
-    first = run("train", *arguments)
-    assert "First stage: no finished demo/vqvae" in first.stdout
-    assert "warning" not in first.stderr.lower()
-    again = run("train", *arguments)
-    assert "Finished already" in again.stdout
-    other = run(
-        "train",
-        *arguments,
-        "run.id=other",
-        "seed=1",
-        "init_from=" + str(folder / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"),
-    )
-    assert "First stage" not in other.stdout  # found by the content of recipe and data
-    return folder
+    first = run_here("train", *arguments)
+    assert first.status == 0, first.err
+    assert "First stage: no finished demo/vqvae" in first.out
+    assert "warning" not in first.err.lower()
+    again = run_here("train", *arguments)
+    assert "Finished already" in again.out
+    checkpoint = folder / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"
+    other = run_here("train", *arguments, "run.id=other", "seed=1", f"init_from={checkpoint}")
+    assert other.status == 0, other.err
+    assert "First stage" not in other.out  # found by the content of recipe and data
 
 
 @pytest.fixture(scope="session")
 def prior(runs):
     return runs / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Features of the real images, once for all tests."""
+    return once(tmp_path_factory, "cache", lambda folder: None)

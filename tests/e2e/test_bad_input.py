@@ -26,17 +26,9 @@ def assert_refused(result, *fragments):
     assert "Traceback" not in result.err + result.out
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A checkpoint of the smallest possible prior, made by the entry point itself."""
-    pytest.importorskip("mlxtend")
-    folder = tmp_path_factory.mktemp("tiny")
-    command = [
-        sys.executable, "train.py", "experiment=demo/vq_diffusion", "debug=fast", "run.id=tiny", "network.dim=32", "network.depth=1",
-        "codec.overrides=['debug=fast']", f"paths.output_dir={folder}",
-    ]  # fmt: skip
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return folder / "demo/vq_diffusion/tiny/checkpoints/last.ckpt"
+@pytest.fixture
+def checkpoint(prior):
+    return prior
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def numbers_of(node, name=""):
         yield name, node
 
 
-def test_two_processes_write_the_row_of_one(command, prior, tmp_path):
+def test_two_processes_write_the_row_of_one(command, prior, cache, tmp_path):
     arguments = [
         f"ckpt={prior}",
         "num_images=45",
@@ -39,6 +39,9 @@ def test_two_processes_write_the_row_of_one(command, prior, tmp_path):
     rows = {}
     for name in ("one", "two"):
         folder = tmp_path / name
+        (folder / "cache").mkdir(parents=True)
+        (cache / "features").mkdir(exist_ok=True)
+        (folder / "cache/features").symlink_to(cache / "features")  # of real images; all else is made by each
         where = [f"output_dir={folder}", f"cache_dir={folder}/cache"]
         if name == "one":
             assert command("evaluate", *arguments, "num_threads=1", *where).status == 0

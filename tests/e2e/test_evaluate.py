@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,6 @@ import trilemma.measuring.measure as measure
 
 pytest.importorskip("mlxtend")
 QUICK = ["ledger.batch_sizes=[1,2]", "ledger.max_seconds=0.2", "likelihood.num_images=2", "num_images=20"]
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """Features of the real images, once for all tests."""
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
@@ -249,15 +244,18 @@ def test_rows_of_other_data_or_extractors_are_refused(evaluate, tmp_path):
         assert len(result.err.strip().splitlines()) == 1
 
 
-def test_a_corrupt_cache_is_made_again(evaluate, cache, tmp_path):
-    assert evaluate("sampler.num_steps=2").status == 0
+def test_a_corrupt_cache_is_made_again(command, prior, cache, tmp_path):
+    mine = tmp_path / "cache"
+    shutil.copytree(cache, mine)
+    asked = [f"ckpt={prior}", f"output_dir={tmp_path}", f"cache_dir={mine}", *QUICK, "sampler.num_steps=2"]
+    assert command("evaluate", *asked).status == 0
     first = rows_in(tmp_path)
-    for path in cache.rglob("*.*"):
+    for path in mine.rglob("*.*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     for path in tmp_path.glob("*.json"):
         path.unlink()
-    result = evaluate("sampler.num_steps=2")
+    result = command("evaluate", *asked)
     assert result.status == 0
     assert "damaged" in result.out + result.err
     second = rows_in(tmp_path)

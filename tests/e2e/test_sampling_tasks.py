@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from command import run
+from command import run_here
 
 pytest.importorskip("mlxtend")
 
@@ -13,7 +13,7 @@ pytest.importorskip("mlxtend")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trajectories")
-    run(
+    done = run_here(
         "train",
         "experiment=mnist/ddpm_conditional",
         "data=mnist_5k",
@@ -23,6 +23,7 @@ def trained(tmp_path_factory):
         "run.id=tiny",
         f"paths.output_dir={folder}",
     )
+    assert done.status == 0, done.err
     return folder / "mnist/ddpm_conditional/tiny"
 
 

@@ -50,7 +50,12 @@ def planned(name, *overrides):
     return make_plan(composed(name, *overrides))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+LARGE = ("cifar10/", "ffhq/")  # seconds each; imagenet's presets are planned below
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(LARGE)) for name in EXPERIMENTS]
+)
 def test_every_experiment_can_be_planned(name):
     plan = planned(name)
     text = plan_text(plan)

@@ -52,7 +52,9 @@ def run_lock(
         was_empty = not os.listdir(folder)
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another place with paths.output_dir=..."
+        ) from error
     try:
         _take(descriptor, folder, slurm_job, patience)
         if os.fstat(descriptor).st_nlink == 0:  # a refused command has just removed it
