@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trilemma.training.muon import MuonAdamW
+from trilemma.training.muon import MuonAdamW, mark_embeddings, orthogonalise
 
 
 class Net(nn.Module):
@@ -48,22 +48,53 @@ def test_muon_takes_the_matrices_of_the_layers_and_nothing_else(net):
     }
 
 
-def test_equals_the_two_optimisers_run_side_by_side(net):
+def test_two_steps_follow_the_definition(net):
+    """Nesterov momentum, decoupled decay and a step of the size of AdamW's, in float64 (Liu et al. 2025, equation 4)."""
+    net.double()
+    optimizer = MuonAdamW(net.named_parameters(), lr=0.01, weight_decay=0.1)
+    group = optimizer.param_groups[0]
+    weight = net.layers[0].weight
+    expected, momentum = weight.detach().clone(), torch.zeros_like(weight)
+    for gradient in torch.randn(2, *weight.shape, dtype=torch.float64):
+        momentum = 0.95 * momentum + 0.05 * gradient
+        wanted = 0.05 * gradient + 0.95 * momentum
+        expected = expected * (1 - 0.01 * 0.1) - 0.01 * 0.2 * 8**0.5 * orthogonalise(wanted[None], group)[0]
+        weight.grad = gradient
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), expected, atol=1e-12, rtol=0)
+
+
+def test_all_else_is_stepped_by_adamw(net):
     other = copy.deepcopy(net)
-    take_steps(net, MuonAdamW(net.named_parameters(), lr=0.01, weight_decay=0.1), 5)
-    matrices = [layer.weight for layer in other.layers]
-    rest = [p for p in other.parameters() if not any(p is m for m in matrices)]
-    muon = torch.optim.Muon(matrices, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(rest, lr=0.01, weight_decay=0.1, betas=(0.9, 0.99))
-    torch.manual_seed(1)
+    take_steps(net, MuonAdamW(net.named_parameters(), lr=0.01, weight_decay=0.1), 1)
+    take_steps(other, torch.optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.1, betas=(0.9, 0.99)), 1)
+    for name in ("token.weight", "head.weight", "head.bias", "layers.0.bias"):
+        torch.testing.assert_close(net.get_parameter(name), other.get_parameter(name))
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (8, 6), (5, 5)])
+def test_singular_values_follow_the_quintic_and_vectors_stay(shape):
+    """In float64: U S V^T becomes U f(S) V^T, f iterated on the singular values alone."""
+    group = {"ns_coefficients": (3.4445, -4.775, 2.0315), "ns_steps": 5, "eps": 1e-7}
+    matrices = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(matrices, full_matrices=False)
+    s = s / s.square().sum(-1, keepdim=True).sqrt()
     for _ in range(5):
-        tokens = torch.randint(5, (16,))
-        nn.functional.cross_entropy(other(tokens), tokens).backward()
-        for optimizer in (muon, adamw):
-            optimizer.step()
-            optimizer.zero_grad()
-    for ours, theirs in zip(net.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
+        s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+    torch.testing.assert_close(orthogonalise(matrices, group), u @ torch.diag_embed(s) @ v, atol=1e-10, rtol=0)
+
+
+def test_a_cpu_orthogonalises_in_float32():
+    group = {"ns_coefficients": (3.4445, -4.775, 2.0315), "ns_steps": 5, "eps": 1e-7}
+    assert orthogonalise(torch.randn(1, 3, 4, dtype=torch.bfloat16), group).dtype == torch.float32
+
+
+def test_embedding_tables_inside_layers_are_no_matrices(net):
+    net.layers.append(nn.ModuleDict({"steps": nn.Embedding(10, 6), "linear": nn.Linear(6, 6)}))
+    mark_embeddings(net)
+    muon, adamw = MuonAdamW(net.named_parameters(), lr=0.01).param_groups
+    assert muon["param_names"] == ["layers.0.weight", "layers.1.weight", "layers.2.linear.weight"]
+    assert "layers.2.steps.weight" in adamw["param_names"]
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(net):

@@ -74,8 +74,8 @@ def gathered(tree: T) -> T:
     All processes call it at once, on equal containers. What is not sharded is left as it is.
     """
     if isinstance(tree, DTensor):
-        whole = tree.full_tensor()
-        kept: Any = whole.cpu() if dist.get_rank() == 0 else torch.empty(0, dtype=whole.dtype)
+        found = tree.full_tensor()
+        kept: Any = found.cpu() if dist.get_rank() == 0 else torch.empty(0, dtype=found.dtype)
         return kept  # type: ignore[no-any-return]
     if isinstance(tree, dict):
         return type(tree)((key, gathered(value)) for key, value in tree.items())
@@ -84,12 +84,17 @@ def gathered(tree: T) -> T:
     return tree
 
 
-def sharded_like(whole: Tensor, example: Tensor) -> Tensor:
+def sharded_like(tensor: Tensor, example: Tensor) -> Tensor:
     """Shard a tensor that all processes hold whole as `example` is sharded; return it unchanged where that is not sharded."""
     if not isinstance(example, DTensor):
-        return whole
-    placed = whole.detach().to(example.device, example.dtype).contiguous()
+        return tensor
+    placed = tensor.detach().to(example.device, example.dtype).contiguous()
     return distribute_tensor(placed, example.device_mesh, example.placements, src_data_rank=None)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a tensor in every process; return it unchanged where it is not sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from trilemma.data.batch import Batch
 from trilemma.errors import UserError
 from trilemma.models.base import BackwardPass, Family, Loss, OptimizerFactory, SchedulerFactory, StepOutput
 from trilemma.training.diagnostics import Diagnostics
+from trilemma.training.muon import mark_embeddings
 
 _NETWORKS = ("generator", "discriminator")
 
@@ -165,6 +166,7 @@ class Adversarial(Family):
         """Build the generator's optimiser, then the discriminator's, each with a schedule of its own."""
         if self._optimizer is None:
             raise ValueError(f"{type(self).__name__} was built without an optimiser: it can sample, not train")
+        mark_embeddings(self)
         generator = self._optimizer(list(self.generator_parameters()))
         discriminator = (self._discriminator_optimizer or self._optimizer)(list(self.discriminator_parameters()))
         schedules = [] if self._scheduler is None else [self._scheduler(o) for o in (generator, discriminator)]

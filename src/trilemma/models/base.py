@@ -22,6 +22,7 @@ from trilemma.data.batch import Batch
 from trilemma.distributed.sharding import shard
 from trilemma.processes.noise import NoiseSource, TorchNoise, mixed_seed
 from trilemma.training.diagnostics import Diagnostics
+from trilemma.training.muon import mark_embeddings
 
 if TYPE_CHECKING:
     pass
@@ -179,6 +180,7 @@ class Family(L.LightningModule, ABC):
         """Build the optimiser of the trainable parameters; step the schedule once a batch."""
         if self._optimizer is None:
             raise ValueError(f"{type(self).__name__} was built without an optimiser: it can sample, not train")
+        mark_embeddings(self)
         optimizer = self._optimizer([(name, p) for name, p in self.named_parameters() if p.requires_grad])
         if self._scheduler is None:
             return optimizer
