@@ -1,6 +1,7 @@
 """Which processes only ever mask, and what they say of it."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -15,13 +16,14 @@ from trilemma.processes.categorical.schedules import (
     Cosine,
     Linear,
     LogLinear,
+    Schedule,
     VQDiffusionPaper,
     VQDiffusionReleased,
     as_float64,
 )
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.gaussian.schedules import CosineBeta
-from trilemma.processes.noise import Noise
+from trilemma.processes.noise import Noise, TorchNoise
 
 MASKING = [Absorbing(K, Linear()), Absorbing(K, LogLinear()), MaskAndReplace(K, Cosine(1.0))]
 REPLACING = [
@@ -61,3 +63,25 @@ def test_a_process_is_a_module_that_a_checkpoint_does_not_see(process):
     copied = copy.deepcopy(process).to("meta").to(torch.float16)
     assert getattr(copied, "unsupported", None) == getattr(process, "unsupported", None)
     assert copied.prior((2, 3), Noise(0, torch.arange(2))).shape == (2, 3)
+
+
+class Rounded(Schedule):
+    """cos^2 and sin^2: nothing is replaced, but the three do not sum to 1 in floating point."""
+
+    def alpha_bar(self, t):
+        return torch.cos(0.5 * math.pi * as_float64(t)).square()
+
+    def gamma_bar(self, t):
+        return torch.sin(0.5 * math.pi * as_float64(t)).square()
+
+
+@pytest.mark.parametrize("kind", [MaskAndReplace, Absorbing])
+def test_what_rounding_leaves_is_no_replacement(kind):
+    process = kind(5, Rounded())
+    assert supports(process, Masks)
+    xt = torch.arange(5).repeat(40, 1)
+    log_x0 = torch.zeros(40, 5, 5)
+    for step in range(100, 0, -1):
+        t, s = step / 100, (step - 1) / 100
+        for weighting in ("posterior", "joint"):
+            assert torch.equal(process.step(log_x0, xt, s, t, weighting, TorchNoise()), xt)

@@ -257,3 +257,14 @@ def test_options_out_of_range_are_refused(options, name):
 def test_a_network_that_predicts_no_classes_is_refused():
     with pytest.raises(ValueError, match="log_x0"):
         run(PROCESSES[0], Ancestral(1), denoiser=lambda xt, t, condition, noise: Prediction(x0=xt))
+
+
+def test_times_of_the_grid_are_the_decimals_that_an_interval_names():
+    """0.3 of a guidance's interval is 3/10 of the grid, and not 1 - 7/10, which rounds to more."""
+    for num_steps in (7, 10, 25, 100):
+        times = Ancestral(num_steps).times(None)
+        assert times == [i / num_steps for i in range(num_steps, -1, -1)]
+    guided = ClassifierFree(2.0, start=0.3)
+    condition = Condition(1, null=Condition(1))
+    calls = [len(guided.branches(condition, t)) for t in Ancestral(10).times(None)[:-1]]
+    assert calls == [1] * 7 + [2] * 3

@@ -10,6 +10,7 @@ from trilemma.errors import UserError
 from trilemma.processes.categorical.base import BoundTerms, CategoricalProcess, Masks, Weighting
 from trilemma.processes.categorical.closed_form_bound import closed_form_bound
 from trilemma.processes.categorical.coefficients import (
+    ROUNDING,
     Coefficients,
     Rates,
     check_chain,
@@ -290,7 +291,7 @@ class Uniform(MaskAndReplace):
 
     def _check_schedule(self) -> None:
         super()._check_schedule()
-        if (masses(self.schedule, torch.linspace(0, 1, 1_001, dtype=torch.float64))[1] > 0).any():
+        if (masses(self.schedule, torch.linspace(0, 1, 1_001, dtype=torch.float64))[1] > ROUNDING).any():
             raise UserError("a uniform process has no mask: set schedule.mask_fraction=0, or take mask_and_replace")
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 from trilemma.errors import UserError
 from trilemma.processes.categorical.schedules import Schedule, Time, as_float64
 
+ROUNDING = 1e-13
+"""Probabilities, and differences of them, that float64 cannot tell from zero beside 1."""
+
 
 @dataclass(frozen=True)
 class Coefficients:
@@ -80,12 +83,16 @@ def coefficients(schedule: Schedule, num_classes: int, s: Time, t: Time) -> Coef
 
 
 def masses(schedule: Schedule, t: Time) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute alpha_bar, gamma_bar and K * b_bar at t, which sum to one: scalars, or [B, 1]."""
+    """Compute alpha_bar, gamma_bar and K * b_bar at t, which sum to one: scalars, or [B, 1].
+
+    What rounding leaves of 1 - alpha_bar - gamma_bar is no replacement: cos^2 + sin^2 misses 1 by 1e-16.
+    """
     time = as_float64(t)
     if time.ndim:
         time = time.unsqueeze(-1)
     alpha, gamma = schedule.alpha_bar(time), schedule.gamma_bar(time)
-    return alpha, gamma, (1.0 - alpha - gamma).clamp(min=0.0)
+    lost = 1.0 - alpha - gamma
+    return alpha, gamma, torch.where(lost > ROUNDING, lost, 0.0)
 
 
 def positive(x: Tensor) -> Tensor:
@@ -122,14 +129,14 @@ def check_chain(schedule: Schedule) -> None:
     name = type(schedule).__name__
     if alpha[0] != 1 or gamma[0] != 0:
         raise UserError(f"schedule {name} does not start at the data: alpha_bar(0) must be 1 and gamma_bar(0) 0")
-    if (alpha + gamma > 1 + 1e-12).any() or (alpha < 0).any():
+    if (alpha + gamma > 1 + ROUNDING).any() or (alpha < 0).any():
         raise UserError(f"schedule {name}: alpha_bar and gamma_bar must be probabilities that sum to at most 1")
     unmasked = alpha + lost
     kept = alpha / positive(unmasked)
     # What float64 leaves of a difference to 1, relative to what the ratio is divided by.
-    slack = 1e-12 + 1e-15 / positive(unmasked[1:])
+    slack = ROUNDING + 1e-15 / positive(unmasked[1:])
     for what, rises in (
-        ("gamma_bar falls", gamma.diff(dim=0) < -1e-12),
+        ("gamma_bar falls", gamma.diff(dim=0) < -ROUNDING),
         ("alpha_bar/(1 - gamma_bar) rises", kept.diff(dim=0) > slack),
     ):
         if rises.any():

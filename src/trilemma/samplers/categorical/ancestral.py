@@ -46,7 +46,7 @@ class CategoricalSampler(DenoisingSampler):
     def times(self, process: Any, t_start: float = 1.0) -> Sequence[float]:
         """See `DenoisingSampler`."""
         del process
-        return [t_start * (1 - step / self.num_steps) for step in range(self.num_steps + 1)]
+        return [t_start * i / self.num_steps for i in range(self.num_steps, -1, -1)]
 
     def predict(self, denoiser: GuidedDenoiser, xt: Tensor, t: float) -> tuple[Tensor, Prediction]:
         """Compute the guided, tempered and truncated log p(x0|xt) [B, L, K], up to a constant a position, and its prediction.
