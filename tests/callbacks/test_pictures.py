@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny_run import Stream, Tiny, assert_equal, seed_all, trainer_of
+from tiny_run import Stream, Tiny, assert_equal, fit, seed_all, trainer_of
 from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid, undisturbed
 from trilemma.callbacks.random_state import capture
@@ -115,3 +115,16 @@ def test_other_families_are_passed_over(tmp_path):
 def test_refuses_bad_settings(build):
     with pytest.raises(UserError, match="at least 1"):
         build()
+
+
+def test_an_error_in_a_picture_is_a_warning_and_the_training_goes_on(tmp_path):
+    class Broken(Tiny):
+        def examples(self, num):
+            return None
+
+        def sample(self, *args, **options):
+            raise UserError("no sample\nof this kind")
+
+    with pytest.warns(UserWarning, match="SampleGrid has no picture after batch 4: no sample of this kind"):
+        trainer = fit(tmp_path, max_steps=4, model=Broken(), extra=[SampleGrid(2)])
+    assert trainer.global_step == 4

@@ -192,7 +192,7 @@ def test_the_bound_of_the_last_step_is_the_price_of_the_levels():
     model = model_of(variance="small", dtype=torch.float64)
     x0 = batch_of(dtype=torch.float64)["image"]
     t = torch.full((len(x0),), 1 / T, dtype=torch.float64)
-    terms = model._terms(x0, t, model.condition(None, num=len(x0)), Noise(0, torch.arange(len(x0))), with_bound=True)
+    terms = model._terms(x0, t, model.condition(None, num=len(x0)), Noise(0, torch.arange(len(x0))), s=0 * t)
     eps = Noise(0, torch.arange(len(x0))).normal(tuple(x0.shape), dtype=torch.float64)
     xt = model.process.perturb(x0, t, eps)
     mean = model.denoise(xt, t, model.condition(None, num=len(x0)), None).x0
@@ -209,7 +209,7 @@ def test_the_likelihood_is_the_sum_of_its_terms_and_a_bound():
     expected = model.process.prior_kl(x0).flatten(1).sum(1)
     for i in range(1, T + 1):
         t = torch.full((6,), i / T, dtype=torch.float64)
-        expected = expected + model._terms(x0, t, condition, noise, with_bound=True).bound * math.log(2) * SIDE**2
+        expected = expected + model._terms(x0, t, condition, noise, s=t - 1 / T).bound * math.log(2) * SIDE**2
     torch.testing.assert_close(score.nats, expected.detach())
     assert (score.kind, score.unit, score.num_dims) == ("bound", "subpixel", SIDE**2)
 

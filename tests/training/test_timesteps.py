@@ -94,10 +94,24 @@ def test_the_weighted_loss_is_the_exact_sum_for_any_importance_table(table):
     assert abs(drawn.mean() - loss.mean()) < 5 * drawn.std() / len(drawn) ** 0.5
 
 
-def test_uniform_times_have_one_draw_in_every_stratum():
-    t, _ = UniformTimesteps().sample(64, noise(), PROCESS)
-    assert ((t > 0) & (t <= 1)).all()
-    assert torch.equal(((1 - t) * 64).floor().long(), torch.arange(64))
+@pytest.mark.parametrize(
+    "process", [PROCESS, GaussianProcess(EDM()), GaussianProcess(LinearPath())], ids=["tokens", "edm", "flow"]
+)
+def test_uniform_times_have_one_draw_in_every_stratum_above_the_least_noise(process):
+    t, _ = UniformTimesteps().sample(64, noise(), process)
+    least = process.min_time if isinstance(process, GaussianProcess) else 0.0
+    assert ((t > least) & (t <= 1)).all()
+    assert torch.equal(((1 - t) / (1 - least) * 64).floor().long(), torch.arange(64))
+
+
+@pytest.mark.parametrize("times", [ChainTimesteps(10), ImportanceTimesteps(10)], ids=["chain", "importance"])
+def test_steps_of_a_continuous_process_lie_above_its_least_noise(times):
+    process = GaussianProcess(EDM())
+    t, _ = times.sample(500, noise(), process)
+    assert float(t.min()) == pytest.approx(process.min_time)
+    assert torch.equal(t, process.grid(times.index(t), 10))
+    times.update(t, t)
+    torch.testing.assert_close(times.mean_loss(), process.grid(torch.arange(1, 11), 10))
 
 
 @pytest.mark.parametrize("schedule", [EDM(), LinearPath()], ids=["edm", "flow"])

@@ -154,9 +154,11 @@ class DDPM(Diffusion):
         t, weight = self.times.sample(len(x0), noise, self.process)
         drop = noise.uniform((len(x0),)) < self.condition_dropout
         condition = self.condition(self.condition.raw_from(batch), num=len(x0), drop=drop)
-        terms = self._terms(
-            x0, t, condition, noise, with_bound=self.objective != "simple", detach=self.objective == "hybrid"
-        )
+        s = None
+        if self.objective != "simple":
+            assert isinstance(self.times, GridTimesteps)
+            s = self.process.grid(self.times.index(t) - 1, self.num_timesteps)
+        terms = self._terms(x0, t, condition, noise, s=s, detach=self.objective == "hybrid")
         self.x0_error.update(self.process, t, terms.x0_error)
         named = {"squared_error": terms.error.mean()}
         if terms.bound is None:
@@ -169,9 +171,19 @@ class DDPM(Diffusion):
         return Loss((weight * each).mean(), named)
 
     def _terms(
-        self, x0: Tensor, t: Tensor, condition: Condition, noise: NoiseSource, *, with_bound: bool, detach: bool = False
+        self,
+        x0: Tensor,
+        t: Tensor,
+        condition: Condition,
+        noise: NoiseSource,
+        *,
+        s: Tensor | None = None,
+        detach: bool = False,
     ) -> _Terms:
-        """Compute the loss terms of one network call at xt ~ q(xt|x0); `detach` stops the bound's gradient at the mean."""
+        """Compute the loss terms of one network call at xt ~ q(xt|x0).
+
+        With `s` the bound's term of the step from t to s; `detach` stops its gradient at the mean.
+        """
         process = self.process
         eps = noise.normal(tuple(x0.shape), dtype=x0.dtype)
         xt = process.perturb(x0, t, eps)
@@ -181,13 +193,23 @@ class DDPM(Diffusion):
         factor = self.weight(process, self.parameterization, t)
         to_x0 = process.sigma(t) / self.parameterization.determinant(process, t)
         bound = None
-        if with_bound:
+        if s is not None:
             x0_mean = self.parameterization.to_x0(process, output.detach() if detach else output, xt, t)
-            s = ((t * self.num_timesteps).round() - 1.0) / self.num_timesteps
             log_variance = self._log_variance(fraction, s, t, xt)
             nats = step_terms(process, x0, xt, s, t, x0_mean, log_variance, bin_width=BIN_WIDTH)
             bound = bits(nats.flatten(1).mean(1))
         return _Terms(plain if factor is None else factor.to(plain) * plain, to_x0.square().to(plain) * plain, bound)
+
+    def _grid(self, step: Tensor) -> Tensor:
+        """Give the times of steps i [B] of the bound.
+
+        Of a continuous process it begins where the noise is half the distance of two levels: the last step decides between levels, and
+        below that there is nothing to decide, but every halving of the noise costs half a bit.
+        """
+        first = self.process.min_time
+        if self.codec.bound is not None:
+            first = max(first, self.process.time_of_noise(0.5 * BIN_WIDTH))
+        return self.process.grid(step, self.num_timesteps, first=first)
 
     def _output(self, xt: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """Run the network: its output and the learned variance's interpolation fraction, each [B, c, h, w] in float32 or better."""
@@ -217,8 +239,9 @@ class DDPM(Diffusion):
         noise = Noise(0, batch["index"], self.device)
         x0 = self.codes(batch, noise)
         condition = self.condition(self.condition.raw_from(batch), num=len(x0))
-        t = stratified_timesteps(batch, batch_idx, self.num_timesteps).double() / self.num_timesteps
-        terms = self._terms(x0, t, condition, noise, with_bound=self.codec.bound is not None)
+        step = stratified_timesteps(batch, batch_idx, self.num_timesteps)
+        t, s = self._grid(step), self._grid(step - 1)
+        terms = self._terms(x0, t, condition, noise, s=None if self.codec.bound is None else s)
         self.log("val/loss", terms.error.mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
         if terms.bound is not None:
             bound = self.num_timesteps * terms.bound + bits(self.process.prior_kl(x0)).flatten(1).mean(1)
@@ -234,8 +257,8 @@ class DDPM(Diffusion):
         condition = self.condition(self.condition.raw_from(batch), num=len(x0))
         nats = self.process.prior_kl(x0).flatten(1).sum(1)
         for i in range(1, self.num_timesteps + 1):
-            t = torch.full((len(x0),), i / self.num_timesteps, dtype=torch.float64, device=self.device)
-            terms = self._terms(x0, t, condition, noise, with_bound=True)
+            step = torch.full((len(x0),), i, device=self.device)
+            terms = self._terms(x0, self._grid(step), condition, noise, s=self._grid(step - 1))
             assert terms.bound is not None
             nats = nats + terms.bound * num_dims * torch.log(torch.tensor(2.0))
         return Likelihood(nats, "bound", num_dims, "subpixel")

@@ -65,13 +65,23 @@ class GridTimesteps(TimestepSampler):
         if num_steps < 1 or not 0.0 <= decay < 1.0:
             raise UserError(f"times.num_steps={num_steps} must be at least 1 and times.decay={decay} in [0, 1)")
         self.num_steps, self.decay = num_steps, decay
+        self._first: float | None = None  # time of step 1 of a continuous process
         self.register_buffer("mean", torch.zeros(num_steps, dtype=torch.float64))
         self.register_buffer("mean_square", torch.zeros(num_steps, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(num_steps, dtype=torch.int64))
 
+    def times(self, step: Tensor, process: Process) -> Tensor:
+        """Convert steps i = 1..T to the times of the process's grid, float64 [B]; those of a chain are i / T."""
+        if isinstance(process, GaussianProcess) and process.num_steps is None and self.num_steps > 1:
+            self._first = process.min_time
+            return process.grid(step, self.num_steps)
+        return step.double() / self.num_steps
+
     def index(self, t: Tensor) -> Tensor:
-        """Convert times t = i / T [B] to steps i = 1..T, int64 [B]."""
-        return (t.double() * self.num_steps).round().long()
+        """Convert times of the grid [B] to steps i = 1..T, int64 [B]."""
+        if self._first is None:
+            return (t.double() * self.num_steps).round().long()
+        return (1.0 + (t.double() - self._first) * ((self.num_steps - 1) / (1.0 - self._first))).round().long()
 
     def mean_loss(self) -> Tensor:
         """Compute the running mean of the loss at times i / T, i = 1..T, float64 [T]; 0 where `counts` is 0."""
@@ -104,7 +114,7 @@ class ChainTimesteps(GridTimesteps):
     def sample(self, num: int, noise: NoiseSource, process: Process) -> tuple[Tensor, Tensor]:
         """See `TimestepSampler`."""
         u = noise.uniform((num,), dtype=torch.float64)
-        return ((u * self.num_steps).floor() + 1.0) / self.num_steps, torch.ones_like(u, dtype=torch.float32)
+        return self.times((u * self.num_steps).floor() + 1.0, process), torch.ones_like(u, dtype=torch.float32)
 
 
 class ImportanceTimesteps(GridTimesteps):
@@ -146,11 +156,11 @@ class ImportanceTimesteps(GridTimesteps):
         """See `TimestepSampler`."""
         p = self.probabilities()
         index = noise.categorical(p.expand(num, -1))
-        return (index + 1.0).double() / self.num_steps, (1.0 / (self.num_steps * p[index])).float()
+        return self.times(index + 1, process), (1.0 / (self.num_steps * p[index])).float()
 
 
 class UniformTimesteps(TimestepSampler):
-    """Uniform in (0, 1], stratified over a batch (Kingma et al. 2021, appendix I.1)."""
+    """Uniform between a process's least noisy time and 1, stratified over a batch (Kingma et al. 2021, appendix I.1)."""
 
     def sample(self, num: int, noise: NoiseSource, process: Process) -> tuple[Tensor, Tensor]:
         """See `TimestepSampler`."""
@@ -158,7 +168,8 @@ class UniformTimesteps(TimestepSampler):
         u = noise.uniform((num,), dtype=torch.float64)
         first, total = noise.place(num)
         stratum = first + torch.arange(num, device=u.device, dtype=torch.float64)
-        return 1.0 - (stratum + u) / total, torch.ones_like(u, dtype=torch.float32)
+        first_time = process.min_time if isinstance(process, GaussianProcess) else 0.0
+        return 1.0 - (1.0 - first_time) * (stratum + u) / total, torch.ones_like(u, dtype=torch.float32)
 
 
 class LogNormalTimesteps(TimestepSampler):
@@ -186,7 +197,7 @@ class LogNormalTimesteps(TimestepSampler):
             raise UserError("log-normal noise levels need a Gaussian process: take model/times=chain or importance")
         log_ratio = self.mean + self.std * noise.normal((num,), dtype=torch.float64)
         t = process.schedule.time_of_log_snr(-2.0 * log_ratio)
-        return t.clamp(process.schedule.min_time, 1.0), torch.ones_like(t, dtype=torch.float32)
+        return t.clamp(process.min_time, 1.0), torch.ones_like(t, dtype=torch.float32)
 
 
 def stratified_timesteps(batch: Batch, batch_idx: int, num_steps: int) -> Tensor:

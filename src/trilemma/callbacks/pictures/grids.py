@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 
@@ -37,6 +39,20 @@ class ShowsPictures(Protocol):
             step: Batches trained so far.
             caption: A text for each.
         """
+
+
+def picture(draw: Callable[..., None]) -> Callable[..., None]:
+    """Let a callback's method that draws cost a picture at worst, and never the training: an error is one warning."""
+
+    @functools.wraps(draw)
+    def drawn(self: L.Callback, trainer: L.Trainer, *args: Any, **options: Any) -> None:
+        try:
+            draw(self, trainer, *args, **options)
+        except Exception as error:
+            line = " ".join(str(error).split()) or type(error).__name__
+            rank_zero_warn(f"{type(self).__name__} has no picture after batch {num_batches(trainer)}: {line}")
+
+    return drawn
 
 
 class SampleGrid(L.Callback):
@@ -70,6 +86,7 @@ class SampleGrid(L.Callback):
         if num_batches(trainer) % self.every_n_batches:
             self._draw(trainer, pl_module)
 
+    @picture
     def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not takes_part(trainer, module) or not supports(module, Samples):
             return
@@ -95,6 +112,7 @@ class Reconstructions(L.Callback):
             raise UserError("num_images of the reconstructions must be at least 1")
         self.num_images = num_images
 
+    @picture
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,

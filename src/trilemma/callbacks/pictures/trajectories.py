@@ -15,7 +15,7 @@ import lightning as L
 
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.ema import ema_swapped
-from trilemma.callbacks.pictures.grids import publish, takes_part, undisturbed
+from trilemma.callbacks.pictures.grids import picture, publish, takes_part, undisturbed
 from trilemma.capabilities import supports
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_float
@@ -51,6 +51,7 @@ class ForwardStrip(L.Callback):
         self.num_images = num_images
         self.seed = seed
 
+    @picture
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, unless the run goes on from a checkpoint."""
         data = getattr(trainer, "datamodule", None)
@@ -84,6 +85,7 @@ class _NowAndThen(L.Callback, ABC):
         if num_batches(trainer) % self.every_n_batches:
             self._draw_first(trainer, pl_module)
 
+    @picture
     def _draw_first(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if takes_part(trainer, module) and supports(module, ShowsTrajectory):
             with undisturbed(module), ema_swapped(trainer, module):
@@ -170,5 +172,8 @@ class NoiseThenDenoise(_NowAndThen):
             return
         images = to_float(split.images[: self.num_images])
         raw = own_condition(model.condition, split, len(images))
-        found = [noise_then_denoise(model, images, t, raw, seed=self.seed).cpu() for t in self.strengths]
-        publish(trainer, "denoise", denoise_picture(images, found, self.strengths))
+        # At a time that no trajectory visits (EDM's below its least noise) there is nothing to take away.
+        strengths = [t for t in self.strengths if t > getattr(model.process, "min_time", 0.0)]
+        found = [noise_then_denoise(model, images, t, raw, seed=self.seed).cpu() for t in strengths]
+        if found:
+            publish(trainer, "denoise", denoise_picture(images, found, strengths))

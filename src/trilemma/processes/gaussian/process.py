@@ -6,6 +6,8 @@ Coefficients are computed in float64; what comes out has the dtype of x.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,31 @@ class GaussianProcess(nn.Module):
     def num_steps(self) -> int | None:
         """Length T of the chain; None where the process is continuous."""
         return self.schedule.num_steps
+
+    @property
+    def min_time(self) -> float:
+        """The least noisy time above 0 that a trajectory visits."""
+        return self.schedule.min_time
+
+    def grid(self, step: Tensor, num_steps: int, *, first: float | None = None) -> Tensor:
+        """Give the times of steps i of a grid of T steps, float64 shaped like `step`: i / T on a chain, 0 at i = 0.
+
+        A continuous process has its T times evenly from `first` to 1: below, nothing is trained and nobody walks.
+
+        Args:
+            step: i = 0..T.
+            num_steps: T.
+            first: Time of step 1; `min_time` where None.
+        """
+        first = self.min_time if first is None else first
+        share = step.double() / num_steps
+        if self.num_steps is not None or num_steps == 1:
+            return share
+        return torch.where(step > 0, first + (step.double() - 1.0) * ((1.0 - first) / (num_steps - 1)), 0.0)
+
+    def time_of_noise(self, ratio: float) -> float:
+        """Find the time at which sigma / alpha is `ratio`."""
+        return float(self.schedule.time_of_log_snr(-2.0 * math.log(ratio)))
 
     def alpha(self, t: Time) -> Tensor:
         """Compute the scale of the data, float64 shaped like t."""
