@@ -112,7 +112,7 @@ def test_any_data_set_is_packed_as_it_is_seen(composed, images, tmp_path):
     [
         (["shard_size=5"], r"out was begun with other images or another shard_size"),
         (["data.val_fraction=0.2"], r"out was begun with other images"),
-        (["shard_size=0"], "shard_size=0 must be at least 1"),
+        (["shard_size=0"], "shard_size=0: a number at least 1"),
         (["+typo=1"], "unknown override typo"),
         (["data.root=nowhere"], "nowhere: no such folder"),
         (["output_dir=out/train-00000.tar/x"], "cannot write to out/train-00000.tar/x"),

@@ -128,8 +128,6 @@ def _check(cfg: DictConfig) -> None:
     if OmegaConf.select(cfg, "data._target_") is None:
         raise UserError("nothing to pack: name a data set, for example data=image_folder data.root=DIR")
     check_config(cfg, SCHEMA)
-    if cfg.shard_size < 1:
-        raise UserError(f"shard_size={cfg.shard_size} must be at least 1")
     quieten()
 
 

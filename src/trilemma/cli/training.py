@@ -174,8 +174,6 @@ def _set_up(cfg: DictConfig) -> ImageData:
 
 
 def _num_batches(cfg: DictConfig) -> int:
-    if cfg.trainer.max_steps < 1:
-        raise UserError(f"trainer.max_steps={cfg.trainer.max_steps}: a run needs at least one step")
     accumulate = OmegaConf.select(cfg, "model.accumulate_grad_batches") or cfg.trainer.accumulate_grad_batches
     return int(cfg.trainer.max_steps) * int(accumulate)
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from trilemma.config.build import RESERVED
+from trilemma.config.ranges import check_ranges
 from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.errors import UserError
 
@@ -51,6 +52,7 @@ def check_config(cfg: DictConfig, schema: Mapping[str, Any]) -> None:
     raw = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(raw, dict)
     targets = list(_check_schema(cfg, {str(k): v for k, v in raw.items() if k != "hydra"}, schema, ""))
+    check_ranges(cfg)
     for node, path in targets:
         _check_target(cfg, node, path)
 
