@@ -17,7 +17,9 @@ from trilemma.errors import UserError
 def composed():
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield lambda *given: compose("train", ["experiment=mnist/ddpm", "run.id=x", "paths.run_dir=x", "experiment_name=x", *given])
+        yield lambda *given: compose(
+            "train", ["experiment=mnist/ddpm", "run.id=x", "paths.run_dir=x", "experiment_name=x", *given]
+        )
 
 
 def test_every_experiment_as_it_stands_is_in_range(composed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from trilemma.runs.lock import run_lock
 from trilemma.sweeps.objective import objective
 from trilemma.sweeps.points import in_sweep
 
+_MAX_NAME = 200  # bytes; of a file name, file systems take 255
+
 
 def train(cfg: DictConfig) -> float | None:
     """Train the model that `cfg` describes, or go on where a run of this id stopped.
@@ -35,12 +38,19 @@ def train(cfg: DictConfig) -> float | None:
         Stopped: If a signal did, with everything written.
     """
     job = this_job()
+    with ExitStack() as held:
+        if job.is_first:
+            held.callback(_remove_if_empty, Path(str(cfg.paths.run_dir)), Path(str(cfg.paths.output_dir)))
+        return _train(cfg, job, held)
+
+
+def _train(cfg: DictConfig, job: Job, held: ExitStack) -> float | None:
     if OmegaConf.select(cfg, "plan") is not None:
         job.broadcast("plan", lambda: _plan(cfg))  # debug=plan: nothing is read or trained
         return None
     with checked(lambda: _check(cfg)):
         from trilemma.cli.training import train_run
-    with signals.waiting(*signals.PREEMPTION), ExitStack() as held:
+    with signals.waiting(*signals.PREEMPTION):
         run = job.broadcast("run", lambda: {"id": _run_id(cfg), "dir": str(cfg.paths.run_dir)})
         cfg.run.id, cfg.paths.run_dir = run["id"], run["dir"]
         job.broadcast("held", lambda: _hold(cfg, job, held))
@@ -70,6 +80,18 @@ def _check_named(cfg: DictConfig) -> None:
             "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"
         )
     drop_recipe(cfg)
+    _check_name("run.id", str(cfg.run.id))
+    for part in str(cfg.experiment_name).split("/"):
+        _check_name("experiment_name", part)
+
+
+def _check_name(option: str, name: str) -> None:
+    """See that a name makes one folder, below the one it belongs to."""
+    if not name.strip() or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name) or len(name.encode()) > _MAX_NAME:
+        raise UserError(
+            f"{option}={name[:60]} makes no folder of its own: give a name of at most {_MAX_NAME} letters, without slashes and not "
+            "beginning with a dot"
+        )
 
 
 def _run_id(cfg: DictConfig) -> str:
@@ -78,8 +100,7 @@ def _run_id(cfg: DictConfig) -> str:
 
 
 def _hold(cfg: DictConfig, job: Job, held: ExitStack) -> None:
-    run_dir, root = Path(cfg.paths.run_dir), Path(cfg.paths.output_dir)
-    held.callback(_remove_if_empty, run_dir, root)
+    run_dir = Path(cfg.paths.run_dir)
     held.enter_context(run_lock(run_dir, job.slurm_id))
     prepare(run_dir)
 

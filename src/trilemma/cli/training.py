@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def train_run(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
     found = job.broadcast("found", lambda: _take_up(cfg, run_dir, job, identity, data.fingerprint, num_batches))
     if found["finished"]:
         return dict(found["metrics"])
-    resume = found["resume"]
+    resume, cfg.facts.run = found["resume"], found["uid"]
+    where["uid"] = found["uid"]
     trainer, model = job.rank_zero_first("built", lambda: _build(cfg, data, resume))
     if job.is_first:
         _write_inputs(cfg, data, run_dir)
@@ -123,11 +125,11 @@ def _take_up(
     What `run.resume` says holds for the command that was typed, not for SLURM's starting it again: a job that was requeued
     goes on with its own run whatever it was first told to start from.
     """
-    record = read_record(run_dir)
+    record, new = read_record(run_dir), secrets.token_hex(4)
     requeued = record is not None and job.slurm_id is not None and record.get("slurm_job") == job.slurm_id
     if cfg.run.resume == "never" and not requeued:
         set_aside(run_dir)
-        return {"resume": None, "finished": False}
+        return {"resume": None, "finished": False, "uid": new}
     path: Path | None = None
     if cfg.run.resume == "auto" or requeued:
         path = newest_valid(run_dir / "checkpoints")
@@ -135,7 +137,7 @@ def _take_up(
         path = Path(cfg.run.resume)
         read_checkpoint(path)
     if path is None or record is None:
-        return {"resume": None if path is None else str(path), "finished": False}
+        return {"resume": None if path is None else str(path), "finished": False, "uid": new}
     if record["data"] != fingerprint or record["identity"] != identity:
         raise UserError(
             f"run.id={cfg.run.id} was started with other settings or data than this command names: "
@@ -146,7 +148,8 @@ def _take_up(
         print(
             f"Finished already: {run_dir} ({record['num_batches']} batches). Newest checkpoint: {record['checkpoint']}"
         )
-    return {"resume": str(path), "finished": finished, "metrics": record.get("metrics") or {}}
+    # Runs of earlier versions have no identity but their name.
+    return {"resume": str(path), "finished": finished, "metrics": record.get("metrics") or {}, "uid": record.get("uid")}
 
 
 def _build(cfg: DictConfig, data: ImageData, resume: str | None) -> tuple[Trainer, Family]:

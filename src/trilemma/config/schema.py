@@ -16,6 +16,7 @@ FACTS: dict[str, Any] = {
     "num_classes": None,
     "num_states": None,
     "codec": None,
+    "run": None,
 }
 PATHS: dict[str, Any] = {"output_dir": str, "data_dir": str, "run_dir": str, "cache_dir": str}
 

@@ -36,7 +36,9 @@ class EvaluationLogger:
         """One run a row, with the pictures that lie beside it."""
         pictures = {"samples": path.with_suffix(".png"), "neighbours": path.with_name(f"{path.stem}-neighbours.png")}
         group = str(loaded.config.get("experiment"))
-        identity = f"{group}-{loaded.config.get('run_id')}-{path.stem.removeprefix(loaded.slug + '-')}"
+        identity = (
+            f"{group}-{loaded.config.get('run_id')}-{path.stem.removeprefix(loaded.slug + '-')}-{loaded.sha256[:8]}"
+        )
         self._log(row, pictures, run_id=identity, group=group, save_dir=str(path.parent), job_type="evaluate")
 
     def report(self, folder: Path) -> None:

@@ -29,14 +29,15 @@ class WandbLogger(LightningWandbLogger):
     """Logs a run to wandb, offline by itself where there is no login or no network.
 
     What it writes lies below `save_dir`, flushed every second, so that a killed job loses no more and an offline run can
-    be copied from a cluster and uploaded. A run that is resumed under the same `run_id` goes on in the same wandb run. The
+    be copied from a cluster and uploaded. A run that is resumed under the same `run_id` and `identity` goes on in the same wandb run. The
     rows that the process before it wrote after its last checkpoint are then there twice: under the same
     `trainer/global_step`, with the same numbers where training is deterministic, and told apart by `trainer/attempt`,
     which counts the processes of the run. The highest attempt is the run that lives.
 
     Args:
         project: The wandb project.
-        run_id: Identity of the run, the same after a resume.
+        run_id: Name of the run.
+        identity: What tells it from other runs of that name (another seed or folder, or begun anew), the same after a resume.
         group: Runs shown together; the experiment.
         save_dir: The run directory.
         job_type: "train", "sample" or "evaluate".
@@ -56,6 +57,7 @@ class WandbLogger(LightningWandbLogger):
         *,
         project: str,
         run_id: str,
+        identity: str | None = None,
         group: str,
         save_dir: str,
         job_type: str = "train",
@@ -89,7 +91,9 @@ class WandbLogger(LightningWandbLogger):
             decided, reason = decide(set_up(profile, self._folder))
         super().__init__(
             project=project,
-            id=re.sub(r"[:;,#?/'\\%\s]", "-", run_id),  # without what wandb refuses
+            id=re.sub(
+                r"[:;,#?/'\\%\s]", "-", run_id if identity is None else f"{run_id}-{identity}"
+            ),  # without what wandb refuses
             name=run_id,
             save_dir=save_dir,
             group=group,

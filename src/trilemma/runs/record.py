@@ -25,6 +25,7 @@ def write_record(
     num_batches: int,
     metrics: Mapping[str, float] | None = None,
     slurm_job: str | None = None,
+    uid: str | None = None,
 ) -> None:
     """Write the record atomically.
 
@@ -39,6 +40,7 @@ def write_record(
         num_batches: Batches trained so far.
         metrics: Of the last validation.
         slurm_job: The SLURM job that trains it.
+        uid: Drawn when the run began; it tells runs of one name apart.
     """
     record = {
         "experiment": experiment,
@@ -50,6 +52,7 @@ def write_record(
         "num_batches": num_batches,
         "metrics": dict(metrics or {}),
         "slurm_job": slurm_job,
+        "uid": uid,
         "time": time.time(),
     }
     atomic_write_text(run_dir / NAME, json.dumps(record, indent=2) + "\n")
