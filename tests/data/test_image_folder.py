@@ -8,7 +8,7 @@ from PIL import Image
 
 from trilemma.data import decode as decode_module
 from trilemma.data.decode import Decoding, decode
-from trilemma.datasets.image_folder import ImageFolder
+from trilemma.datasets.image_folder import ImageFolder, list_images
 from trilemma.errors import UserError
 
 COLOURS = [(20 * i, 10, 200 - 10 * i) for i in range(10)]
@@ -201,3 +201,140 @@ def test_the_exif_orientation_is_obeyed(tmp_path):
     exif[0x0112] = 3  # turned by 180 degrees
     image.save(tmp_path / "a.png", exif=exif)
     assert decode(tmp_path / "a.png", Decoding(2, 1, "crop")).tolist() == [[[255, 255], [0, 0]]]
+
+
+def test_hidden_folders_are_left_out_links_are_followed_and_all_is_said(folder, tmp_path, capsys):
+    images = tmp_path / "images"
+    for i in range(5):
+        save(images / "cat" / f"{i}.png")
+        save(tmp_path / "elsewhere" / f"{i}.png")
+    save(images / "cat" / ".ipynb_checkpoints" / "0.png")
+    (images / "dog").mkdir()
+    (images / "dog" / "batch1").symlink_to(tmp_path / "elsewhere")
+    (images / "dog" / "loop").symlink_to(images / "dog")
+    (images / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (images / "cat" / "notes.txt").touch()
+    data = folder()
+    data.setup()
+    assert sum(len(data.split(name)) for name in ("train", "val", "test")) == 10
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(str(images)))
+    assert line == (
+        f"{images}: 10 images of 2 classes; left out: 1 hidden (.ipynb_checkpoints), 1 no images by their names (notes.txt), "
+        "1 links that lead nowhere (gone.png), 1 links to a folder that they lie in (loop)"
+    )
+
+
+def metadata(tmp_path, content, names=("a.png", "b.png", "c.png")):
+    for name in names:
+        save(tmp_path / "images" / name)
+    (tmp_path / "images" / "metadata.jsonl").write_bytes(content)
+
+
+def line_of(name, text="x"):
+    return json.dumps({"file_name": name, "text": text}, ensure_ascii=False).encode()
+
+
+def test_metadata_may_have_a_mark_and_any_character_of_json(folder, tmp_path, capsys):
+    lines = [line_of("a.png", "one\u2028line"), line_of(str(tmp_path / "images/b.png"), "\x85"), line_of("c.png", "é")]
+    metadata(tmp_path, b"\xef\xbb\xbf" + b"\r\n".join(lines) + b"\r\n")
+    save(tmp_path / "images" / "unnamed.png")
+    listing = folder().listing()
+    assert listing.captions == ["one\u2028line", "\x85", "é"]
+    assert listing.summary() == "3 images; left out: 1 not named there (unnamed.png)"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            line_of("a.png") + b"\n" + line_of("b.png", "caf\xe9").decode().encode("latin-1"),
+            r"line 2: not UTF-8 \(byte 0xe9\)",
+        ),
+        (line_of("a.png") + b"\n" + line_of("./a.png"), r"line 2: \./a\.png is named by line 1 too"),
+        (line_of("a" * 300 + ".png"), "line 1: a{100} does not exist"),
+        (line_of("a\0.png"), "line 1: .* does not exist"),
+    ],
+    ids=["latin-1", "twice", "long name", "null"],
+)
+def test_metadata_that_cannot_be_taken_are_one_line(folder, tmp_path, content, message):
+    metadata(tmp_path, content)
+    with pytest.raises(UserError, match=message) as error:
+        folder().listing()
+    assert "\n" not in str(error.value)
+
+
+def exif_of(orientation, *, broken):
+    """An EXIF block with an orientation, and one malformed tag: XResolution as a single UNDEFINED byte."""
+    entries = [(0x0112, 3, 1, orientation << 16 if broken == "big" else orientation)]
+    body = b"II*\0" + (8).to_bytes(4, "little") + (2).to_bytes(2, "little")
+    body += (
+        (0x0112).to_bytes(2, "little")
+        + (3).to_bytes(2, "little")
+        + (1).to_bytes(4, "little")
+        + entries[0][3].to_bytes(4, "little")
+    )
+    body += (
+        (0x011A).to_bytes(2, "little")
+        + (7).to_bytes(2, "little")
+        + (1).to_bytes(4, "little")
+        + b"\x01\0\0\0"
+        + bytes(4)
+    )
+    return b"Exif\0\0" + body
+
+
+def test_one_malformed_tag_costs_neither_the_picture_nor_its_turn(tmp_path):
+    picture = Image.new("L", (8, 8))
+    picture.putpixel((0, 0), 255)
+    picture = picture.resize((64, 64), Image.Resampling.NEAREST)
+    picture.save(tmp_path / "a.jpg", exif=exif_of(6, broken=""), quality=95)
+    turned = decode(tmp_path / "a.jpg", Decoding(8, 1, "stretch"))
+    assert turned[0, 0, 7] > 200  # the upper left corner came to the upper right
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of odd blocks, yet reads them
+def test_no_exif_block_costs_a_picture(tmp_path):
+    """4,000 blocks with random bytes changed."""
+    rng = np.random.default_rng(0)
+    good = exif_of(6, broken="")
+    for _ in range(4000):
+        block = bytearray(good)
+        for place in rng.integers(6, len(block), size=rng.integers(1, 8)):
+            block[place] = rng.integers(256)
+        Image.new("L", (4, 4)).save(tmp_path / "a.jpg", exif=bytes(block))
+        assert decode(tmp_path / "a.jpg", Decoding(4, 1, "stretch")).shape == (1, 4, 4)
+
+
+@pytest.mark.slow
+def test_any_tree_is_listed_or_refused_and_nothing_is_dropped_in_silence(tmp_path):
+    """1,000 random trees: images taken and entries left out are all there are, or it is one line."""
+    rng = np.random.default_rng(0)
+    names, lines = ["a.png", "b.PNG", ".hidden.png", "notes.txt", "x.jpg"], []
+    for number in range(1000):
+        root = tmp_path / str(number)
+        root.mkdir()
+        folders = [root]
+        for i in range(rng.integers(1, 8)):
+            parent = folders[rng.integers(len(folders))]
+            kind = rng.integers(4)
+            if kind == 0:
+                below = parent / rng.choice([f"d{i}", f".d{i}"])
+                below.mkdir(exist_ok=True)
+                folders.append(below)
+            elif kind == 1:
+                (parent / f"link{i}").symlink_to(folders[rng.integers(len(folders))])
+            else:
+                (parent / rng.choice(names)).touch()
+        try:
+            listing = list_images(root)
+        except UserError as error:
+            lines.append(str(error))
+            continue
+        assert len(set(listing.paths)) == len(listing.paths)
+        assert not any(part.startswith(".") for path in listing.paths for part in path.relative_to(root).parts)
+        left = {path for paths in listing.left_out.values() for path in paths}
+        for path in root.rglob("*"):
+            covered = path in left or path in listing.paths or any(above in left for above in path.parents)
+            assert covered or path.is_dir(), path
+    assert not any("\n" in line for line in lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from abc import ABC, abstractmethod
 from importlib import import_module
 from pathlib import Path
@@ -59,7 +60,7 @@ class _Files(_Source):
         self._rows = data.rows(listing)
         self.sizes = {name: len(rows) for name, rows in self._rows.items()}
         self.label_names = listing.label_names
-        files = [(str(path.relative_to(data.root)), path.stat().st_size) for path in listing.paths]
+        files = [(os.path.relpath(path, data.root), path.stat().st_size) for path in listing.paths]
         described = [files, listing.labels, listing.captions, {k: rows.tolist() for k, rows in self._rows.items()}]
         self.digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
 

@@ -103,6 +103,8 @@ def _write(folder: Path, images: Tensor, setup: SamplingSetup, *, num_png: int) 
     """Write the npz, the first single PNGs and a grid of up to ten rows."""
     save_samples_npz(folder / "samples.npz", images, setup.labels)
     (folder / "png").mkdir(exist_ok=True)
+    for old in (folder / "png").glob("[0-9]" * 6 + ".png"):  # of an earlier command that drew into this folder
+        old.unlink()
     for i, image in enumerate(to_pil(images[:num_png])):
         save_png(image, folder / "png" / f"{i:06d}.png")
     save_png(sample_grid(images, setup.raw), folder / "grid.png")

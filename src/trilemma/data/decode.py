@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trilemma.data.files import atomic_folder, locked
@@ -22,6 +23,15 @@ from trilemma.errors import UserError
 
 _FORMAT = 1  # of the cache; raised when decoding changes
 _ARRAY, _DIGEST = "images.npy", "sha256"
+_TURNS = {  # by the value of EXIF's Orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -72,9 +82,10 @@ def decode(source: Path | IO[bytes], how: Decoding, name: str | None = None) -> 
     try:
         with Image.open(source) as file:
             file.load()
-            image = ImageOps.exif_transpose(file)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name}: cannot be read as an image ({error}); fix or remove it") from None
+            image = _upright(file)
+    except Exception as error:  # Pillow's readers raise many types for damaged files: OSError, SyntaxError, struct.error, TypeError, ...
+        reason = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error)) or type(error).__name__
+        raise UserError(f"{name}: cannot be read as an image ({reason}); fix or remove it") from None
     if image.mode.startswith(("I", "F")):
         raise UserError(f"{name}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
     if image.has_transparency_data:
@@ -90,6 +101,15 @@ def decode(source: Path | IO[bytes], how: Decoding, name: str | None = None) -> 
         image = image.resize((how.size, how.size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if how.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF tag says; metadata that cannot be read cost no picture."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # many types, as of one malformed tag among good ones
+        turn = None
+    return image.copy() if turn is None else image.transpose(turn)
 
 
 def decoded(paths: Sequence[Path], how: Decoding, *, cache_dir: Path) -> tuple[npt.NDArray[np.uint8], str]:

@@ -75,6 +75,26 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fix that, or set data.root=DIR") from None
 
 
+def read_lines(path: Path) -> list[str]:
+    r"""Read the lines of a text file from outside: UTF-8, with or without a byte order mark, ended by \n or \r\n and nothing else.
+
+    Unicode has more characters that Python takes for line ends (U+2028, U+0085, a form feed); in JSON they may stand inside a line.
+
+    Raises:
+        UserError: If it is missing, unreadable or not UTF-8.
+    """
+    content = read_bytes(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {number}: not UTF-8 (byte 0x{content[error.start]:02x}); save the file in UTF-8"
+        ) from None
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
 def read_unzipped(path: Path) -> bytes:
     """Read the content of a file, decompressed if its name ends in .gz.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,9 @@ import torch
 
 from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
 from trilemma.data.decode import check_decoding, decoded
+from trilemma.data.files import read_lines
 from trilemma.data.split import MappedImages, balanced_order, check_fractions
+from trilemma.distributed.job import place
 from trilemma.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -30,12 +33,24 @@ class Listing:
         labels: N class numbers, or None.
         label_names: Names of the classes, or None.
         captions: N captions, or None.
+        left_out: What lies in the folder and is not taken, by reason.
     """
 
     paths: list[Path]
     labels: list[int] | None = None
     label_names: list[str] | None = None
     captions: list[str] | None = None
+    left_out: dict[str, list[Path]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Say how many images are taken and how many files are left out, and why."""
+        taken = f"{len(self.paths)} images"
+        if self.label_names is not None:
+            taken += f" of {len(self.label_names)} classes"
+        left = [
+            f"{len(paths)} {why} ({paths[0].name}{', ...' * (len(paths) > 1)})" for why, paths in self.left_out.items()
+        ]
+        return taken + (f"; left out: {', '.join(left)}" if left else "")
 
 
 class ImageFolder(ImageData):
@@ -109,6 +124,8 @@ class ImageFolder(ImageData):
     def read(self) -> tuple[dict[SplitName, Split], list[str] | None]:
         """List the folder and decode what is not in the cache."""
         listing = self.listing()
+        if place().rank == 0:
+            print(f"{self.root}: {listing.summary()}", flush=True)
         array, digest = decoded(listing.paths, self.decoding, cache_dir=self.cache_dir)
         labels = None if listing.labels is None else np.array(listing.labels, dtype=np.int64)
         splits = {
@@ -149,9 +166,9 @@ def list_images(root: Path) -> Listing:
         raise UserError(f"{root}: no such folder; set data.root to your images")
     if (root / _METADATA).is_file():
         return _read_metadata(root / _METADATA)
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    flat = [entry for entry in entries if _is_image(entry)]
-    classes = {entry.name: _images_below(entry) for entry in entries if entry.is_dir()}
+    left: dict[str, list[Path]] = {}
+    flat, folders = _sorted_out(root, left)
+    classes = {folder.name: _images_below(folder, left) for folder in folders}
     classes = {name: paths for name, paths in classes.items() if paths}
     if flat and classes:
         raise UserError(
@@ -159,27 +176,49 @@ def list_images(root: Path) -> Listing:
             f" or write {_METADATA}"
         )
     if flat:
-        return Listing(flat)
+        return Listing(flat, left_out=left)
     if not classes:
         raise UserError(f"{root}: no images ({', '.join(sorted(SUFFIXES))}); set data.root to your images")
     return Listing(
         paths=[path for paths in classes.values() for path in paths],
         labels=[label for label, paths in enumerate(classes.values()) for _ in paths],
         label_names=list(classes),
+        left_out=left,
     )
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+def _sorted_out(folder: Path, left: dict[str, list[Path]]) -> tuple[list[Path], list[Path]]:
+    """List the images and the folders in a folder, sorted; what is neither, or hidden, is noted in `left`."""
+    images, folders = [], []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            left.setdefault("hidden", []).append(entry)
+        elif entry.is_dir():
+            folders.append(entry)
+        elif entry.suffix.lower() not in SUFFIXES:
+            left.setdefault("no images by their names", []).append(entry)
+        elif entry.is_file():
+            images.append(entry)
+        else:
+            left.setdefault("links that lead nowhere", []).append(entry)
+    return images, folders
 
 
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if _is_image(path) and not path.name.startswith("."))
+def _images_below(folder: Path, left: dict[str, list[Path]], above: frozenset[Path] = frozenset()) -> list[Path]:
+    """List the images at any depth, through links too, but not round in circles."""
+    real = folder.resolve()
+    if real in above:
+        left.setdefault("links to a folder that they lie in", []).append(folder)
+        return []
+    images, folders = _sorted_out(folder, left)
+    found = [*images, *(path for below in folders for path in _images_below(below, left, above | {real}))]
+    return sorted(found)
 
 
 def _read_metadata(metadata: Path) -> Listing:
     paths, captions = [], []
-    for number, line in enumerate(metadata.read_text().splitlines(), start=1):
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_lines(metadata), start=1):
         if not line.strip():
             continue
         where = f"{metadata}, line {number}"
@@ -193,10 +232,18 @@ def _read_metadata(metadata: Path) -> Listing:
         if not isinstance(name, str) or not isinstance(caption, str):
             raise UserError(f'{where}: "file_name" and "text" (or "caption") must both be strings')
         path = metadata.parent / name
-        if not path.is_file():
-            raise UserError(f"{where}: {name} does not exist; add the file or remove the line")
+        if (earlier := lines.setdefault(os.path.normpath(path), number)) < number:
+            raise UserError(f"{where}: {name[:100]} is named by line {earlier} too; remove one of the two")
+        if not os.path.isfile(path):  # a name that is too long for the system is none either
+            raise UserError(f"{where}: {name[:100]} does not exist; add the file or remove the line")
         paths.append(path)
         captions.append(caption)
     if not paths:
         raise UserError(f"{metadata}: names no images; write one object a line")
-    return Listing(paths, captions=captions)
+    named = set(lines)
+    unnamed = [
+        path
+        for path in sorted(metadata.parent.iterdir())
+        if path.suffix.lower() in SUFFIXES and os.path.normpath(path) not in named
+    ]
+    return Listing(paths, captions=captions, left_out={"not named there": unnamed} if unnamed else {})

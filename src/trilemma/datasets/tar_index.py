@@ -28,6 +28,7 @@ from trilemma.data.files import atomic_folder, locked
 from trilemma.errors import UserError
 
 IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
+_MAX_CLASSES = 1_000_000
 _FORMAT = 1  # of the cache; raised when the index changes
 _INDEX, _CAPTIONS = "index.npz", "captions.json"
 _KNOWN = ("cls", "txt", "text", "json")
@@ -87,7 +88,10 @@ def shard_paths(pattern: str, root: Path, key: str) -> list[Path]:
                 f"{key}={pattern}: shards are read at any place of theirs, so they must be files; fetch them first"
             )
         if any(c in name for c in "*?["):
-            paths += sorted(root.glob(name)) if not Path(name).is_absolute() else sorted(Path("/").glob(name[1:]))
+            try:
+                paths += sorted(root.glob(name)) if not Path(name).is_absolute() else sorted(Path("/").glob(name[1:]))
+            except (ValueError, NotImplementedError) as error:  # as of ** that is not a folder's whole name
+                raise UserError(f"{key}={pattern}: {error}; write * for any letters of one name") from None
         else:
             paths.append(root / Path(name).expanduser())
     if not paths:
@@ -188,12 +192,27 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[dict[str, Any]]:
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+            if member.islnk() or member.issym() or member.issparse():
+                kind = "a sparse file" if member.issparse() else "a link"
+                raise UserError(
+                    f"{path}, member {member.name[:100]}: {kind}, which is not read at any place; write the shard with the content of its "
+                    "files (tar --dereference --hard-dereference)"
+                )
             if member.isreg() and not _META.match(member.name):
                 yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": str(path)}
             archive.members = []  # type: ignore[attr-defined]  # it would keep them all
     file.seek(end)
     if file.read(_BLOCK) != bytes(_BLOCK):  # every tar file ends with zeros
         raise tarfile.ReadError("its end is missing")
+
+
+def member_at(path: Path, offset: int) -> str:
+    """Find the name of the member whose content begins at a byte of a shard."""
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            return next((member.name for member in archive if member.offset_data == offset), f"at byte {offset}")
+    except (OSError, tarfile.TarError):
+        return f"at byte {offset}"
 
 
 def _understand(path: Path, file: IO[bytes], samples: list[dict[str, Any]]) -> _Found:
@@ -220,8 +239,11 @@ def _understand(path: Path, file: IO[bytes], samples: list[dict[str, Any]]) -> _
         label = known.get("cls", described.get("label"))
         caption = known.get("txt", known.get("text", described.get("text", described.get("caption"))))
         if label is not None:
-            if not isinstance(label, int) or isinstance(label, bool) or label < 0:
-                raise UserError(f"{name}: its class is {label!r}, and a whole number from 0 on is expected")
+            if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < _MAX_CLASSES:
+                shown = repr(label)[:30]
+                raise UserError(
+                    f"{name}: its class is {shown}, and a whole number from 0 to {_MAX_CLASSES - 1} is expected"
+                )
             found.labels.append(label)
         if caption is not None:
             found.captions.append(str(caption))

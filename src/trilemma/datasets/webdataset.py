@@ -17,8 +17,9 @@ from torch import Tensor
 
 from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
 from trilemma.data.decode import Decoding, check_decoding, decode
+from trilemma.data.files import read_lines
 from trilemma.data.split import Index, StoredImages, balanced_order, check_fractions
-from trilemma.datasets.tar_index import TarIndex, indexed, shard_paths
+from trilemma.datasets.tar_index import TarIndex, indexed, member_at, shard_paths
 from trilemma.errors import UserError
 
 _SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
@@ -143,10 +144,7 @@ class WebDataset(ImageData):
         if self.label_file is None:
             return [str(label) for label in range(largest + 1)]
         path = self.root / Path(self.label_file).expanduser()
-        try:
-            names = path.read_text().splitlines()
-        except OSError as error:
-            raise UserError(f"data.label_names={path}: cannot be read ({error.strerror})") from None
+        names = read_lines(path)
         if len(names) <= largest:
             raise UserError(f"data.label_names={path}: {len(names)} names, and the shards have class {largest}")
         return names
@@ -209,7 +207,10 @@ class TarImages(StoredImages):
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         if len(content) < size:
             raise UserError(f"{path}: shorter than when it was indexed; fetch or write it again")
-        return decode(io.BytesIO(content), self._how, f"{path}, the image at byte {offset}")
+        try:
+            return decode(io.BytesIO(content), self._how, path.name)
+        except UserError as error:
+            raise UserError(f"{path}, member {member_at(path, offset)}: {str(error).partition(': ')[2]}") from None
 
     def _descriptor(self, shard: int, path: Path) -> int:
         """Open the shard; few are kept open at a time."""
