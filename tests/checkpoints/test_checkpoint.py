@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tiny_run import Tiny
+from trilemma.checkpoints.load import init_weights
 from trilemma.checkpoints.read import newest_valid, read_checkpoint
 from trilemma.checkpoints.write import AtomicCheckpointIO
 from trilemma.errors import UserError
@@ -143,3 +145,30 @@ def test_newest_valid_passes_over_the_damaged_loudly(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "step-00000015.ckpt is truncated or damaged" in lines[0]
+
+
+def save_weights(path, weights):
+    AtomicCheckpointIO().save_checkpoint({**good(), "state_dict": weights}, path)
+
+
+def test_starting_weights_are_counted_in_one_line(tmp_path):
+    model = Tiny()
+    weights = {name: torch.full_like(weight, 2.0) for name, weight in model.state_dict().items()}
+    weights["net.2.bias"] = torch.zeros(7)
+    weights["extra"] = weights.pop("net.0.bias")
+    save_weights(tmp_path / "a.ckpt", weights)
+    line = init_weights(model, tmp_path / "a.ckpt")
+    assert line == (
+        "5 of 7 tensors loaded; 1 of another shape (net.2.bias); 1 not in the checkpoint (net.0.bias); 1 not in this model (extra)"
+    )
+    assert bool((model.net[0].weight == 2.0).all())
+
+
+def test_weights_of_another_family_are_refused(tmp_path):
+    """A counter and a frozen layer of the same name are no weights to start from."""
+    model = Tiny()
+    save_weights(
+        tmp_path / "a.ckpt", {"count": torch.zeros(()), "frozen.weight": torch.zeros(2, 2), "other": torch.ones(3)}
+    )
+    with pytest.raises(UserError, match="no weight of it has the name and shape"):
+        init_weights(model, tmp_path / "a.ckpt")

@@ -13,6 +13,7 @@ from trilemma.config import schema
 from trilemma.config.check import check_config
 from trilemma.config.small_options import all_groups, group_nodes, small_options
 from trilemma.config.targets import COMMAND_LINE, locate
+from trilemma.errors import UserError
 from trilemma.evaluation.oracles.base import Oracle
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -108,8 +109,20 @@ def test_every_option_of_a_group_composes_with_the_flagship(group):
     for option in options:
         if option == "from_checkpoint":
             continue
-        cfg = composed("train", "experiment=mnist/vq_diffusion", f"{group}={option}")
-        check_config(cfg, schema.TRAIN)
+        gaussian = ".processes.gaussian." in options[option].get("_target_", "")
+        experiment = "mnist/ddpm" if gaussian and group == "process/schedule" else "mnist/vq_diffusion"
+        check_config(composed("train", f"experiment={experiment}", f"{group}={option}"), schema.TRAIN)
+
+
+def test_a_schedule_of_another_kind_of_process_is_one_line():
+    """The same name, cosine, is a schedule of tokens: for a Gaussian process the line names those that fit."""
+    for experiment, option, fitting in (
+        ("mnist/ddpm", "cosine", "gaussian_cosine"),
+        ("mnist/vq_diffusion", "edm", "cosine"),
+    ):
+        with pytest.raises(UserError, match=rf"Schedule is expected here, .* process/schedule={fitting}") as error:
+            check_config(composed("train", f"experiment={experiment}", f"process/schedule={option}"), schema.TRAIN)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("group", ["model/parameterization", "model/times", "model/weight"])

@@ -49,7 +49,10 @@ def checkpoint(prior):
         (["experiment=demo/vqvae", "seed=abc"], ["seed=abc", "int is expected"]),
         (["experiment=demo/vqvae", "data.batch_size=0"], ["data.batch_size=0", "at least 1"]),
         (["experiment=demo/vq_diffusion", "codec=pixels"], ["needs tokens", "codec=vq"]),
-        (["experiment=demo/vq_diffusion", "data.val_size=400"], ["other data settings", "codec.overrides"]),
+        (
+            ["experiment=demo/vq_diffusion", "codec.overrides=['data.val_size=400']"],
+            ["other data settings", "codec.overrides"],
+        ),
         (
             ["experiment=demo/vq_diffusion", "codec.checkpoint=nowhere.ckpt"],
             ["codec.checkpoint=nowhere.ckpt", "no such file"],

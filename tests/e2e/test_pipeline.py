@@ -109,3 +109,14 @@ def test_help_lists_the_groups():
     assert "experiment=mnist/vq_diffusion" in text
     listed = next(line for line in text.splitlines() if line.startswith("experiment/mnist: "))
     assert {"ddpm", "latent_ddpm_kl", "vq_diffusion", "vqvae"} <= set(listed.partition(": ")[2].split(", "))
+
+
+def test_a_run_that_was_started_otherwise_says_what_differs(command, runs):
+    again = ["experiment=demo/vq_diffusion", "debug=fast", "network.dim=32", "network.depth=1", "run.id=tiny"]
+    result = command("train", *again, "codec.overrides=['debug=fast']", "optimizer.lr=0.25", "seed=5", output_dir=runs)
+    assert result.status == 2
+    [line] = result.err.splitlines()
+    assert "what differs: " in line
+    assert "seed (0 -> 5)" in line
+    assert "-> 0.25)" in line
+    assert "run.resume=" in line

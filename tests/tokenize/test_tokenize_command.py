@@ -235,7 +235,10 @@ def test_as_it_is_typed(composed, codec, images, tmp_path):
     more = [*options(images, shard_size=4), "output_dir=two"]
     done = subprocess.run(command(codec, *more, ranks=2), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["36 train, 2 val, 2 test images as uint8 codes, 0.0 MB: two"]
+    assert done.stdout.splitlines() == [
+        f"{tmp_path / 'images'}: 40 images of 2 classes",
+        "36 train, 2 val, 2 test images as uint8 codes, 0.0 MB: two",
+    ]
     assert content("two") == content("one")
 
 

@@ -66,7 +66,7 @@ def load_with_config(
         raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def init_weights(model: Family, path: str | Path, *, keep: tuple[str, ...] = ()) -> list[str]:
+def init_weights(model: Family, path: str | Path, *, keep: tuple[str, ...] = ()) -> str:
     """Copy another run's (averaged) weights where name and shape agree.
 
     Args:
@@ -75,26 +75,25 @@ def init_weights(model: Family, path: str | Path, *, keep: tuple[str, ...] = ())
         keep: Modules of the model that keep their weights: the codec whose codes it learns, and parts built from it.
 
     Returns:
-        One line per tensor that did not match: missing, unexpected, or of another shape.
+        A line that says how many of the model's tensors were loaded, and what became of the others.
 
     Raises:
-        UserError: If nothing matches.
+        UserError: If no trainable weight matches.
     """
     checkpoint = read_checkpoint(Path(path))
+    kept = tuple(f"{name}." for name in keep)
+    own = {name: weight for name, weight in model.state_dict().items() if not name.startswith(kept)}
     source = {**checkpoint["state_dict"], **(ema_weights(checkpoint) or {})}
-    own = {
-        name: weight for name, weight in model.state_dict().items() if not name.startswith(tuple(f"{k}." for k in keep))
-    }
-    source = {name: weight for name, weight in source.items() if not name.startswith(tuple(f"{k}." for k in keep))}
+    source = {name: weight for name, weight in source.items() if not name.startswith(kept)}
     matching = {k: v for k, v in source.items() if k in own and own[k].shape == v.shape}
-    if not matching:
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    if not trained & matching.keys():
         raise UserError(f"init_from={path}: no weight of it has the name and shape of one of this model")
     model.load_state_dict(matching, strict=False)
-    lines = [f"not in the checkpoint: {k}" for k in own if k not in source]
-    lines += [f"not in this model: {k}" for k in source if k not in own]
-    lines += [
-        f"other shape: {k} {tuple(source[k].shape)} there, {tuple(own[k].shape)} here"
-        for k in own
-        if k in source and source[k].shape != own[k].shape
-    ]
-    return lines
+    rest = {
+        "of another shape": [k for k in own if k in source and k not in matching],
+        "not in the checkpoint": [k for k in own if k not in source],
+        "not in this model": [k for k in source if k not in own],
+    }
+    words = [f"{len(names)} {why} ({names[0]}{', ...' * (len(names) > 1)})" for why, names in rest.items() if names]
+    return f"{len(matching)} of {len(own)} tensors loaded" + "".join(f"; {part}" for part in words)

@@ -6,12 +6,14 @@ import re
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trilemma.cli.main import checked
 from trilemma.config import schema
 from trilemma.config.check import check_config
 from trilemma.config.nodes import drop_recipe
+from trilemma.config.swapped import drop_foreign
 from trilemma.distributed import signals
 from trilemma.distributed.job import Job, this_job
 from trilemma.errors import UserError
@@ -80,6 +82,9 @@ def _check_named(cfg: DictConfig) -> None:
             "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"
         )
     drop_recipe(cfg)
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if (dropped := drop_foreign(cfg, overrides)) and this_job().is_first:
+        print(f"of the experiment fall away, with the parts that were swapped out: {', '.join(dropped)}", flush=True)
     _check_name("run.id", str(cfg.run.id))
     for part in str(cfg.experiment_name).split("/"):
         _check_name("experiment_name", part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from trilemma.data.base import ImageData
 from trilemma.distributed import signals
 from trilemma.distributed.job import Job, how_to_go_on
 from trilemma.errors import Stopped, TrainingError, UserError
-from trilemma.first_stage.codec import recipe_hash
 from trilemma.first_stage.model import build_model, check_parts
+from trilemma.first_stage.recipe import differences, recipe_hash, recipe_of
 from trilemma.loggers.settings import run_settings
 from trilemma.models.base import Family
 from trilemma.runs.directory import set_aside, write_origin
@@ -30,6 +31,9 @@ from trilemma.runs.fit import fit
 from trilemma.runs.record import read_record, write_record
 from trilemma.runs.trainer import build_trainer
 from trilemma.sweeps.objective import validation_metrics
+
+_RECIPE = "recipe.json"  # in the run directory
+_MAX_SHOWN = 5  # settings that a refusal names
 
 
 def train_run(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
@@ -48,11 +52,12 @@ def train_run(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
         TrainingError: If a monitor ended training.
         Stopped: If a signal did, with everything written.
     """
-    recipe, identity = recipe_hash(cfg), recipe_hash(cfg, with_length=False)
+    parts = recipe_of(cfg)
+    recipe, identity = recipe_hash(parts), recipe_hash(parts, with_length=False)
     num_batches = _num_batches(cfg)
     data = job.rank_zero_first("data", lambda: _set_up(cfg))
     where = {"experiment": cfg.experiment_name, "recipe": recipe, "identity": identity, "data": data.fingerprint}
-    found = job.broadcast("found", lambda: _take_up(cfg, run_dir, job, identity, data.fingerprint, num_batches))
+    found = job.broadcast("found", lambda: _take_up(cfg, run_dir, job, parts, data.fingerprint, num_batches))
     if found["finished"]:
         return dict(found["metrics"])
     resume, cfg.facts.run = found["resume"], found["uid"]
@@ -60,6 +65,7 @@ def train_run(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
     trainer, model = job.rank_zero_first("built", lambda: _build(cfg, data, resume))
     if job.is_first:
         _write_inputs(cfg, data, run_dir)
+        atomic_write_text(run_dir / _RECIPE, json.dumps(parts, indent=1, default=str) + "\n")
         write_record(run_dir, **where, status="running", checkpoint=None, num_batches=0, slurm_job=job.slurm_id)
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         size = f"{parameters / 1e6:.2f} M trainable parameters"
@@ -118,7 +124,7 @@ def train_run(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
 
 
 def _take_up(
-    cfg: DictConfig, run_dir: Path, job: Job, identity: str, fingerprint: str, num_batches: int
+    cfg: DictConfig, run_dir: Path, job: Job, recipe: dict[str, Any], fingerprint: str, num_batches: int
 ) -> dict[str, Any]:
     """What there is of this run: the checkpoint to go on from, if any, and whether nothing is left to do.
 
@@ -138,11 +144,19 @@ def _take_up(
         read_checkpoint(path)
     if path is None or record is None:
         return {"resume": None if path is None else str(path), "finished": False, "uid": new}
-    if record["data"] != fingerprint or record["identity"] != identity:
+    started = _recipe_in(run_dir)
+    changed = [] if not started else list(differences(started, json.loads(json.dumps(recipe, default=str))))
+    if record["data"] != fingerprint or record["identity"] != recipe_hash(recipe, with_length=False):
+        others = [change for change in changed if not change.startswith("trainer.max_steps ")]
+        if record["data"] != fingerprint:
+            others.append("the content of the data")
+        what = ", ".join(others[:_MAX_SHOWN]) + (", ..." if len(others) > _MAX_SHOWN else "") or "other settings"
         raise UserError(
-            f"run.id={cfg.run.id} was started with other settings or data than this command names: "
-            "take another run.id, or run.resume=never"
+            f"run.id={cfg.run.id} was started with other settings or data than this command names; what differs: {what}. Take another "
+            f"run.id (with run.resume={path} it goes on from this checkpoint), or run.resume=never, which moves the old run aside"
         )
+    for change in changed:  # of the run's length alone
+        print(f"{change}: a learning-rate schedule over the run is that of the new length from here on", flush=True)
     finished = record["status"] == "finished" and record["num_batches"] >= num_batches
     if finished:
         print(
@@ -150,6 +164,15 @@ def _take_up(
         )
     # Runs of earlier versions have no identity but their name.
     return {"resume": str(path), "finished": finished, "metrics": record.get("metrics") or {}, "uid": record.get("uid")}
+
+
+def _recipe_in(run_dir: Path) -> dict[str, Any]:
+    """Read the recipe that a run was started with; empty where an earlier version has written none."""
+    try:
+        found = json.loads((run_dir / _RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _build(cfg: DictConfig, data: ImageData, resume: str | None) -> tuple[Trainer, Family]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from trilemma.config.build import RESERVED
+from trilemma.config.options import options_of
 from trilemma.config.ranges import check_ranges
 from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.errors import UserError
@@ -114,8 +115,24 @@ def _check_target(cfg: DictConfig, node: dict[str, Any], where: str) -> None:
             raise UserError(f"{path} is missing: give {path}=...")
         if isinstance(value, dict) and "_target_" in value:
             _check_target(cfg, value, path)
+            if key in hints and not value.get("_partial_", False):
+                _check_kind(value["_target_"], hints[key], path)
         elif key in hints:
             _check_value(_resolve(cfg, value, path), hints[key], path)
+
+
+def _check_kind(target: str, hint: Any, path: str) -> None:
+    """See that an object of ours is of the class that stands in the annotation; protocols and other annotations take anything."""
+    found = locate(target, COMMAND_LINE, path)
+    hints = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    wanted = tuple(h for h in hints if inspect.isclass(h) and h is not type(None))
+    ours = all(w.__module__.startswith("trilemma") and not getattr(w, "_is_protocol", False) for w in wanted)
+    if not (inspect.isclass(found) and wanted and ours) or issubclass(found, wanted):
+        return
+    group = path.replace(".", "/")
+    fitting = options_of(group, lambda kind: issubclass(kind, wanted))
+    choice = f": choose {group}=" + f" or {group}=".join(fitting) if fitting else ""
+    raise UserError(f"{path}: a {_name(hint)} is expected here, and {found.__name__} is none{choice}")
 
 
 def _hints(target: Any) -> dict[str, Any]:

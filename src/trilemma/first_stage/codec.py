@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,43 +21,23 @@ from trilemma.checkpoints.load import Weights, load_with_config
 from trilemma.codecs.base import Codec
 from trilemma.config.build import build
 from trilemma.config.nodes import plain
+from trilemma.config.swapped import drop_foreign, literal
 from trilemma.data.base import ImageData
 from trilemma.datasets.tokens import TokenData
 from trilemma.distributed import requeue, signals
 from trilemma.distributed.devices import is_multi_process
 from trilemma.distributed.job import this_job
 from trilemma.errors import PREEMPTED, Stopped, UserError
+from trilemma.first_stage.recipe import recipe_hash, recipe_of
 from trilemma.runs.record import finished_runs
 
-# A recipe consists of the nodes that decide the weights. Paths, loggers and callbacks do not.
-_RECIPE_KEYS = ("model", "optimizer", "scheduler", "seed", "deterministic", "init_from")
-_RECIPE_TRAINER_KEYS = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")
-# How the data are read and where they lie; the fingerprint identifies their content.
-_NOT_OF_THE_DATA = ("root", "cache_dir", "download", "verify", "num_workers", "shards", "val_shards", "test_shards")
-
-
-def recipe_hash(cfg: DictConfig, *, with_length: bool = True) -> str:
-    """Hash all that decides a run's weights, except the data's content.
-
-    Args:
-        cfg: A training configuration, before facts are known.
-        with_length: Whether `trainer.max_steps` counts; without it, a run and its continuation agree.
-
-    Returns:
-        Sixteen hexadecimal digits.
-    """
-    averages = OmegaConf.select(cfg, "callbacks.ema")  # averages decide which weights are loaded
-    raw = OmegaConf.masked_copy(
-        cfg, [str(k) for k in cfg if k not in ("paths", "run", "logger", "callbacks", "experiment_name")]
-    )
-    node: Any = OmegaConf.to_container(raw, resolve=False)
-    parts = {key: node.get(key) for key in (*_RECIPE_KEYS, "codec", "process", "network", "condition")}
-    parts["trainer"] = {key: (node.get("trainer") or {}).get(key) for key in _RECIPE_TRAINER_KEYS}
-    if not with_length:
-        del parts["trainer"]["max_steps"]
-    parts["averages"] = OmegaConf.to_container(averages, resolve=False) if OmegaConf.is_config(averages) else None
-    parts["data"] = {k: v for k, v in (node.get("data") or {}).items() if k not in _NOT_OF_THE_DATA}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+_OWN = (
+    "batch_size",
+    "seed",
+    "max_val_images",
+    "num_workers",
+    "flip",
+)  # of the data's settings, those that each stage has for itself
 
 
 def resolve_codec(cfg: DictConfig, data: ImageData, resume: str | None = None) -> Codec:
@@ -143,22 +123,25 @@ def load_codec(
 
 def _auto(cfg: DictConfig, data: ImageData) -> Path:
     """Find the newest finished run of the recipe on this data; where there is none, train it now in a child process."""
-    overrides = [f"experiment={cfg.codec.experiment}", *[str(o) for o in cfg.codec.overrides]]
+    overrides = [f"experiment={cfg.codec.experiment}", *_same_data(cfg), *[str(o) for o in cfg.codec.overrides]]
     debug = HydraConfig.get().runtime.choices.get("debug") if HydraConfig.initialized() else None
     if debug not in (None, "None") and not any(o.startswith("debug=") for o in overrides):
         overrides.append(f"debug={debug}")
     if not GlobalHydra.instance().is_initialized():
         raise UserError("codec.checkpoint=auto works from train.py only: give a path")
     recipe = compose("train", overrides=[*overrides, "run.id=auto"])
-    wanted = recipe_hash(recipe)
+    drop_foreign(recipe, overrides)
+    wanted = recipe_hash(recipe_of(recipe))
     output_dir = Path(cfg.paths.output_dir)
     if found := _find(output_dir, wanted, data.fingerprint):
         return found
     name = f"auto-{wanted[:8]}-{data.fingerprint[:8]}"
-    places = [f"paths.output_dir='{output_dir}'", f"paths.data_dir='{cfg.paths.data_dir}'"]
+    places = [f"paths.{key}={literal(cfg.paths[key])}" for key in ("output_dir", "data_dir")]
     command = [*overrides, f"run.id={name}", *places]
     if is_multi_process(cfg):
-        raise UserError(f"no codec has been trained for this data yet: first run  python train.py {' '.join(command)}")
+        raise UserError(
+            f"no codec has been trained for this data yet: first run  python train.py {shlex.join(command)}"
+        )
     locks = output_dir / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{name}.lock"):
@@ -174,11 +157,21 @@ def _auto(cfg: DictConfig, data: ImageData) -> Path:
         status = _run([sys.executable, str(entry), *command])
         if status != 0:
             raise UserError(
-                f"training the first stage failed (status {status}); fix it with  python train.py {' '.join(command)}"
+                f"training the first stage failed (status {status}); its error is above. Alone it is trained by  "
+                f"python train.py {shlex.join(command)}"
             )
     if found := _find(output_dir, wanted, data.fingerprint):
         return found
     raise UserError(f"the first stage finished but is not found under {output_dir}: was its run directory moved?")
+
+
+def _same_data(cfg: DictConfig) -> list[str]:
+    """Override the first stage's data by the prior's: the same data set, with all settings that decide its images."""
+    choice = HydraConfig.get().runtime.choices.get("data") if HydraConfig.initialized() else None
+    if choice in (None, "None"):
+        return []
+    node = plain(cfg, "data")
+    return [f"data={choice}", *(f"data.{k}={literal(v)}" for k, v in node.items() if k not in (*_OWN, "_target_"))]
 
 
 def _run(command: list[str]) -> int:

@@ -63,9 +63,9 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
         if data.source is not None:  # samples are compared with images
             model.config["data"] = data.source
     if cfg.init_from and not resume:
-        for line in init_weights(model, cfg.init_from, keep=tuple(built)):
-            if this_job().is_first:
-                print(f"init_from: {line}")
+        line = init_weights(model, cfg.init_from, keep=tuple(built))
+        if this_job().is_first:
+            print(f"init_from={cfg.init_from}: {line}", flush=True)
     if (
         codec is not None and cfg.facts.codec is not None
     ):  # pixels are cheap to encode: only a learned codec's codes are cached
