@@ -11,6 +11,23 @@ from trilemma.errors import UserError
 _ZIP_MAGIC = b"PK"
 
 
+def checkpoint_in(path: str) -> str:
+    """Give the newest checkpoint of a run directory; a path to anything else as it is.
+
+    Raises:
+        UserError: If the folder holds none.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return path
+    for candidate in (folder / "checkpoints" / "last.ckpt", folder / "last.ckpt"):
+        if candidate.is_file():
+            return str(candidate)
+    raise UserError(
+        f"{folder} is a folder without checkpoints/last.ckpt: name a checkpoint, or the directory of a run that wrote one"
+    )
+
+
 def check_archive(path: str | os.PathLike[str], *, records: bool = False) -> None:
     """See that a checkpoint exists and is an archive that was written to its end.
 

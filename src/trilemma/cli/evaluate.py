@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from trilemma.checkpoints.archive import check_archive
+from trilemma.checkpoints.archive import check_archive, checkpoint_in
 from trilemma.cli.main import checked
 from trilemma.cli.sample import check_batch_size
 from trilemma.config import schema
@@ -58,6 +58,11 @@ def _check(cfg: DictConfig) -> EvaluationLogger:
         )
     if given == ["ckpts"] and not cfg.ckpts:
         raise UserError("ckpts=[] names no checkpoint")
-    for path in [cfg.ckpt] if given == ["ckpt"] else cfg.ckpts or []:
-        check_archive(path)
+    if cfg.ckpt is not None:
+        cfg.ckpt = checkpoint_in(cfg.ckpt)
+    if cfg.ckpts:
+        cfg.ckpts = [checkpoint_in(str(path)) for path in cfg.ckpts]
+    for path in [cfg.ckpt, *(cfg.ckpts or [])]:
+        if path is not None:
+            check_archive(path)
     return log

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from trilemma.config import CONF
@@ -63,6 +64,7 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
     register_resolvers()
     accept_defaults()
     try:
+        _refuse_options()
         main()
     except Stopped as stop:
         _stop(stop)
@@ -85,6 +87,25 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
         if _rank() == 0:
             print("interrupted; the same command with the same run.id goes on", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+def _refuse_options() -> None:
+    """See that options of this program are not written like those of others, of which Hydra takes prefixes for its own.
+
+    Raises:
+        UserError: If one is, with the way it is written here.
+    """
+    groups = set(all_groups())
+    for word, following in zip_longest(sys.argv[1:], sys.argv[2:], fillvalue=""):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if (
+            word.startswith("--")
+            and word not in ("--run", "--info", "--cfg")
+            and (name in groups or "." in name or name in _nodes())
+        ):
+            raise UserError(
+                f"{word}: options are written without dashes here, {name}={value if equals else following or 'VALUE'}"
+            )
 
 
 def job(run_job: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -180,8 +201,17 @@ def explain(error: BaseException) -> str:
         return f"unknown override {match['key']}: {_near_key(match['key']) or 'no such key'}"
     if match := re.search(r"Key '(?P<leaf>[^']+)' is not in struct\s+full_key: (?P<key>\S+)", text):
         return f"unknown override {match['key']}: {_near_key(match['key']) or 'no such key'}"
+    if match := re.match(r"Ambiguous value for argument '(?P<given>[^']+)'", text):
+        key, _, value = match["given"].partition("=")
+        return (
+            f"{match['given']} names several values: with -m each is a run of its own (python train.py -m ...); one list is "
+            f"{key}=[{value}], and one text {key}=\"'{value}'\""
+        )
     if isinstance(error, OverrideParseException):
         given = getattr(error, "override", None) or "an override"
+        if "=" not in str(given):
+            name = f"experiment={given}" if (CONF / "experiment" / f"{given}.yaml").is_file() else f"{given}=VALUE"
+            return f"{given} sets nothing: write {name}"
         return (
             f"cannot read {given}: put a value that holds = , : brackets or spaces in quotes, as in \"ckpt='a=b.ckpt'\""
         )

@@ -174,7 +174,7 @@ def _tar_writer() -> Any:
     try:
         return import_module("webdataset.writer").TarWriter
     except ImportError:
-        raise UserError("tar shards need the package webdataset: pip install 'trilemma[webdataset]'") from None
+        raise UserError("tar shards need the package webdataset: pip install -e '.[webdataset]'") from None
 
 
 def _how_to_train(folder: Path, source: _Source, shards: list[Shard]) -> str:

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from omegaconf import DictConfig, ListConfig
 
-from trilemma.checkpoints.archive import check_archive
+from trilemma.checkpoints.archive import check_archive, checkpoint_in
 from trilemma.cli.main import checked
 from trilemma.config import schema
 from trilemma.config.check import check_config
@@ -50,6 +50,7 @@ def _check(cfg: DictConfig) -> None:
     check_batch_size(cfg)
     if cfg.task == "denoise":
         strengths(cfg)
+    cfg.ckpt = checkpoint_in(cfg.ckpt)
     check_archive(cfg.ckpt)
 
 

