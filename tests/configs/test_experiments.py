@@ -110,7 +110,7 @@ def test_every_option_of_a_group_composes_with_the_flagship(group):
         if option == "from_checkpoint":
             continue
         gaussian = ".processes.gaussian." in options[option].get("_target_", "")
-        experiment = "mnist/ddpm" if gaussian and group == "process/schedule" else "mnist/vq_diffusion"
+        experiment = "mnist/ddpm" if gaussian and group in ("process", "process/schedule") else "mnist/vq_diffusion"
         check_config(composed("train", f"experiment={experiment}", f"{group}={option}"), schema.TRAIN)
 
 

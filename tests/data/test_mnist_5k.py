@@ -36,7 +36,7 @@ def test_images_are_mnist_training_images_with_their_labels(data, data_dir):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(mnist_5k, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'trilemma\[demo\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[demo\]'"):
         MNIST5k().setup()
 
 

@@ -354,7 +354,7 @@ def test_without_the_library_it_says_what_to_install(shards, folder, monkeypatch
     for name in [name for name in sys.modules if name.partition(".")[0] == "webdataset"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "webdataset.shardlists", None)
-    with pytest.raises(UserError, match=r"pip install 'trilemma\[webdataset\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[webdataset\]'"):
         shards().setup()
 
 

@@ -45,7 +45,10 @@ def checkpoint(tmp_path_factory):
             ["says nothing at t = 1"],
         ),
         (["codec=pixels_256"], ["needs continuous codes", "codec=pixels"]),
-        (["process=absorbing"], ["GaussianProcess, not Absorbing", "process=gaussian"]),
+        (
+            ["process=absorbing"],
+            ["process: a GaussianProcess is expected here, and Absorbing is none: choose process=gaussian"],
+        ),
         (["model.objective=hybrid"], ["only the bound trains a variance"]),
         (["model.variance=learned", "model.objective=hybrid"], ["network.learn_variance=false"]),
         (["model/parameterization=epsilon"], ["epsilon", "did you mean"]),

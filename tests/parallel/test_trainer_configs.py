@@ -129,7 +129,7 @@ def test_an_adversarial_family_averages_by_hand(tmp_path):
     [
         (["trainer.devices=0"], "trainer.devices=0: a number of devices"),
         (["trainer.devices=many"], "trainer.devices=many: a number of devices"),
-        (["trainer.num_nodes=0"], "trainer.num_nodes=0 must be at least 1"),
+        (["trainer.num_nodes=0"], "trainer.num_nodes=0: a number at least 1"),
         (["trainer=ddp", "trainer.num_nodes=2"], "trainer.num_nodes=2: nothing has started processes on other nodes"),
         (
             ["trainer=ddp", "trainer.devices=3"],

@@ -82,7 +82,8 @@ def _check_named(cfg: DictConfig) -> None:
             "nothing to train: name an experiment, for example experiment=mnist/vqvae (python train.py --help lists them)"
         )
     drop_recipe(cfg)
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    given = HydraConfig.get().overrides if HydraConfig.initialized() else None
+    overrides = [] if given is None else [*(o for o in given.hydra if o.startswith("hydra.searchpath")), *given.task]
     if (dropped := drop_foreign(cfg, overrides)) and this_job().is_first:
         print(f"of the experiment fall away, with the parts that were swapped out: {', '.join(dropped)}", flush=True)
     _check_name("run.id", str(cfg.run.id))

@@ -54,7 +54,8 @@ def check_config(cfg: DictConfig, schema: Mapping[str, Any]) -> None:
     assert isinstance(raw, dict)
     targets = list(_check_schema(cfg, {str(k): v for k, v in raw.items() if k != "hydra"}, schema, ""))
     check_ranges(cfg)
-    for node, path in targets:
+    # The model first: that its process is of another kind says more than that the process's schedule is.
+    for node, path in sorted(targets, key=lambda target: target[1] != "model"):
         _check_target(cfg, node, path)
 
 
@@ -118,6 +119,8 @@ def _check_target(cfg: DictConfig, node: dict[str, Any], where: str) -> None:
             if key in hints and not value.get("_partial_", False):
                 _check_kind(value["_target_"], hints[key], path)
         elif key in hints:
+            if key == "process" and (chosen := OmegaConf.select(cfg, f"{path}._target_", throw_on_missing=False)):
+                _check_kind(chosen, hints[key], key)
             _check_value(_resolve(cfg, value, path), hints[key], path)
 
 

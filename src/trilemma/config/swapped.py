@@ -35,7 +35,9 @@ def drop_foreign(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     dropped: list[str] = []
     for group in _GROUPS:
         if chosen.get("experiment") and group in words and OmegaConf.select(cfg, f"{group}._target_") is not None:
-            others = [word for word in overrides if word.partition("=")[0] in ("experiment", "model")]
+            others = [
+                word for word in overrides if word.partition("=")[0] in ("experiment", "model", "hydra.searchpath")
+            ]
             usual = compose("train", others, return_hydra_config=True).hydra.runtime.choices.get(group)
             if usual != chosen[group]:
                 dropped += _reset(cfg, group, chosen[group], words)
