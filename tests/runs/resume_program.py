@@ -15,6 +15,7 @@ from trilemma.callbacks.checkpoint import step_checkpoints
 from trilemma.checkpoints import write as checkpoint_io
 from trilemma.checkpoints.read import read_checkpoint
 from trilemma.distributed import signals
+from trilemma.distributed.job import leave_group
 from trilemma.errors import Stopped, UserError
 from trilemma.quiet import quieten
 
@@ -106,3 +107,4 @@ except UserError as error:
 except SystemExit as stop:
     full = stop.code
 (FOLDER / f"{RANK}.json").write_text(json.dumps({"before": before, "full": full}))
+leave_group()  # as an entry point does

@@ -15,7 +15,7 @@ from trilemma.config.check import check_config
 from trilemma.config.nodes import drop_recipe
 from trilemma.config.swapped import drop_foreign
 from trilemma.distributed import signals
-from trilemma.distributed.job import Job, this_job
+from trilemma.distributed.job import Job, leave_group, this_job
 from trilemma.errors import UserError
 from trilemma.quiet import quieten
 from trilemma.runs.directory import prepare
@@ -41,6 +41,7 @@ def train(cfg: DictConfig) -> float | None:
     """
     job = this_job()
     with ExitStack() as held:
+        held.callback(leave_group)
         if job.is_first:
             held.callback(_remove_if_empty, Path(str(cfg.paths.run_dir)), Path(str(cfg.paths.output_dir)))
         return _train(cfg, job, held)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -259,6 +261,14 @@ def this_job() -> Job:
         store = _store(SLURMEnvironment().main_address, port, hosts=where.rank == 0)
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     return Job(where.rank, where.world_size, where.local_rank, slurm_id(), restarts, store)
+
+
+def leave_group() -> None:
+    """Destroy this process's group on the CPU, if it is in one: at exit, gloo's threads would abort the process now and then."""
+    dist: Any = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def status_of(error: BaseException) -> int:

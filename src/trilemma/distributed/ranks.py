@@ -10,7 +10,7 @@ import re
 import socket
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from rich.progress import Progress
 
 from trilemma.distributed import signals
-from trilemma.distributed.job import Job, status_of, this_job
+from trilemma.distributed.job import Job, leave_group, status_of, this_job
 from trilemma.distributed.kept_blocks import KeptBlocks, read_kept
 from trilemma.errors import Stopped, TrainingError, UserError
 
@@ -171,8 +171,7 @@ def run_on_ranks(run: Callable[[Ranks], None], device: str) -> None:
         ranks.check_accelerators(device)
         run(ranks)
         ranks.first(lambda: None)  # so that a process that is done outlives rank 0's last lines
-        with suppress(RuntimeError):
-            dist.destroy_process_group()
+        leave_group()
 
 
 def raise_if_stopped(*_: object) -> None:
