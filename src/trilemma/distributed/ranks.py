@@ -165,13 +165,15 @@ def run_on_ranks(run: Callable[[Ranks], None], device: str) -> None:
         torch.cuda.set_device(job.local_rank % num)  # a modulo, because SLURM may show each process only its own GPU
     # The others hear of a signal from rank 0, or tell it after their share.
     with nullcontext() if job.is_first else signals.waiting(*signals.ALL):
-        with signals.waiting(*signals.ALL):
-            job.join()
-        ranks = Ranks(job)
-        ranks.check_accelerators(device)
-        run(ranks)
-        ranks.first(lambda: None)  # so that a process that is done outlives rank 0's last lines
-        leave_group()
+        try:
+            with signals.waiting(*signals.ALL):
+                job.join()
+            ranks = Ranks(job)
+            ranks.check_accelerators(device)
+            run(ranks)
+            ranks.first(lambda: None)  # so that a process that is done outlives rank 0's last lines
+        finally:
+            leave_group()
 
 
 def raise_if_stopped(*_: object) -> None:
