@@ -247,7 +247,7 @@ def test_metadata_may_have_a_mark_and_any_character_of_json(folder, tmp_path, ca
     ("content", "message"),
     [
         (
-            line_of("a.png") + b"\n" + line_of("b.png", "caf\xe9").decode().encode("latin-1"),
+            line_of("a.png") + b"\n" + line_of("b.png", "\xe9t\xe9").decode().encode("latin-1"),
             r"line 2: not UTF-8 \(byte 0xe9\)",
         ),
         (line_of("a.png") + b"\n" + line_of("./a.png"), r"line 2: \./a\.png is named by line 1 too"),
