@@ -9,7 +9,8 @@ from PIL import Image
 from trilemma.data import decode as decode_module
 from trilemma.data.decode import Decoding, decode
 from trilemma.datasets.image_folder import ImageFolder, list_images
-from trilemma.errors import UserError
+from trilemma.distributed import signals
+from trilemma.errors import Stopped, UserError
 
 COLOURS = [(20 * i, 10, 200 - 10 * i) for i in range(10)]
 
@@ -222,6 +223,24 @@ def test_hidden_folders_are_left_out_links_are_followed_and_all_is_said(folder, 
         f"{images}: 10 images of 2 classes; left out: 1 hidden (.ipynb_checkpoints), 1 no images by their names (notes.txt), "
         "1 links that lead nowhere (gone.png), 1 links to a folder that they lie in (loop)"
     )
+
+
+def test_what_does_not_fit_the_disk_is_one_line_before_anything_is_decoded(folder, tmp_path, monkeypatch):
+    for i in range(5):
+        save(tmp_path / "images" / f"{i}.png")
+    monkeypatch.setattr(decode_module, "decode", None)
+    with pytest.raises(UserError, match=r"the decoded images take 150 GB, and .* GB are free in .*data\.size"):
+        folder(size=100_000).setup()
+    assert not list((tmp_path / "cache").glob("images-*"))
+
+
+def test_decoding_stops_when_it_is_asked_to(folder, tmp_path, monkeypatch):
+    for i in range(5):
+        save(tmp_path / "images" / f"{i}.png")
+    monkeypatch.setattr(signals, "asked", lambda: 75)
+    with pytest.raises(Stopped):
+        folder().setup()
+    assert not list((tmp_path / "cache").glob("images-*"))
 
 
 def metadata(tmp_path, content, names=("a.png", "b.png", "c.png")):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +21,11 @@ from PIL import ExifTags, Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trilemma.data.files import atomic_folder, locked
-from trilemma.errors import UserError
+from trilemma.distributed import signals
+from trilemma.errors import Stopped, UserError
 
 _FORMAT = 1  # of the cache; raised when decoding changes
+_AHEAD = 4  # images a thread, decoded before they are written
 _ARRAY, _DIGEST = "images.npy", "sha256"
 _TURNS = {  # by the value of EXIF's Orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -148,6 +152,7 @@ def decoded(paths: Sequence[Path], how: Decoding, *, cache_dir: Path) -> tuple[n
 
 def _write(paths: Sequence[Path], how: Decoding, folder: Path) -> None:
     shape = (len(paths), how.channels, how.size, how.size)
+    _check_space(math.prod(shape), folder)
     array = np.lib.format.open_memmap(folder / _ARRAY, mode="w+", dtype=np.uint8, shape=shape)
     content = hashlib.sha256()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -160,15 +165,34 @@ def _write(paths: Sequence[Path], how: Decoding, folder: Path) -> None:
         Progress(*columns, transient=True) as progress,
     ):
         try:
-            images = pool.map(lambda path: decode(path, how), paths)
-            for i, image in enumerate(progress.track(images, total=len(paths), description="decoding images")):
-                array[i] = image
-                content.update(array[i].data)
-        except UserError:
+            task = progress.add_task("decoding images", total=len(paths))
+            # A few at a time: images that are waited for would fill the memory.
+            for start in range(0, len(paths), _AHEAD * workers):
+                part = paths[start : start + _AHEAD * workers]
+                for i, image in enumerate(pool.map(lambda path: decode(path, how), part), start=start):
+                    signals.check()
+                    array[i] = image
+                    content.update(array[i].data)
+                    progress.advance(task)
+        except (UserError, Stopped):
             pool.shutdown(cancel_futures=True)
             raise
     array.flush()
     (folder / _DIGEST).write_text(content.hexdigest())
+
+
+def _check_space(num_bytes: int, folder: Path) -> None:
+    """See that decoded images fit the disk, before the first is decoded.
+
+    Raises:
+        UserError: If they do not.
+    """
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise UserError(
+            f"the decoded images take {num_bytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free in {folder.parent}: take a smaller "
+            "data.size, or data.cache_dir on another disk"
+        )
 
 
 def _key(paths: Sequence[Path], how: Decoding) -> str:
