@@ -11,6 +11,7 @@ from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid, undis
 from trilemma.callbacks.random_state import capture
 from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
+from trilemma.distributed import signals
 from trilemma.errors import UserError
 from trilemma.quiet import quieten
 
@@ -128,3 +129,20 @@ def test_an_error_in_a_picture_is_a_warning_and_the_training_goes_on(tmp_path):
     with pytest.warns(UserWarning, match="SampleGrid has no picture after batch 4: no sample of this kind"):
         trainer = fit(tmp_path, max_steps=4, model=Broken(), extra=[SampleGrid(2)])
     assert trainer.global_step == 4
+
+
+def test_a_program_that_was_asked_to_stop_draws_no_more(tmp_path, monkeypatch):
+    asked = iter([0, 0, 0, 75, 75, 75])  # before the picture, at its first two steps, then at the third
+
+    class Slow(Tiny):
+        def examples(self, num):
+            return None
+
+        def sample(self, num_images, *, on_step=None, **options):
+            for step in range(10):
+                on_step(step, 0.0, None, None)
+            raise AssertionError("drawn to its end")
+
+    monkeypatch.setattr(signals, "asked", lambda: next(asked, 75))
+    SampleGrid(1)._draw(trainer_of(tmp_path, [], max_steps=1), Slow())
+    assert not (tmp_path / "samples").exists()

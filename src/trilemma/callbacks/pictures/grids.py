@@ -18,6 +18,7 @@ from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.ema import ema_swapped
 from trilemma.capabilities import supports
 from trilemma.data.batch import Batch
+from trilemma.distributed import signals
 from trilemma.distributed.sharding import is_sharded
 from trilemma.errors import UserError
 from trilemma.figures.images import make_grid, save_png, short_name
@@ -41,13 +42,29 @@ class ShowsPictures(Protocol):
         """
 
 
+class _NotDrawnError(Exception):
+    """A picture is given up, because the program was asked to stop."""
+
+
+def _stop_when_asked(*_: object) -> None:
+    if signals.asked():
+        raise _NotDrawnError
+
+
 def picture(draw: Callable[..., None]) -> Callable[..., None]:
-    """Let a callback's method that draws cost a picture at worst, and never the training: an error is one warning."""
+    """Let a callback's method that draws cost a picture at worst, and never the training: an error is one warning.
+
+    A program that was asked to stop draws no more; where weights are sharded all processes draw, and none stops alone.
+    """
 
     @functools.wraps(draw)
-    def drawn(self: L.Callback, trainer: L.Trainer, *args: Any, **options: Any) -> None:
+    def drawn(self: L.Callback, trainer: L.Trainer, module: L.LightningModule, *args: Any, **options: Any) -> None:
         try:
-            draw(self, trainer, *args, **options)
+            if not is_sharded(module):
+                _stop_when_asked()
+            draw(self, trainer, module, *args, **options)
+        except _NotDrawnError:
+            pass
         except Exception as error:
             line = " ".join(str(error).split()) or type(error).__name__
             rank_zero_warn(f"{type(self).__name__} has no picture after batch {num_batches(trainer)}: {line}")
@@ -93,7 +110,9 @@ class SampleGrid(L.Callback):
         rows = module.examples(self.num_rows)
         condition = None if rows is None else [value for value in rows for _ in range(self.num_columns)]
         with undisturbed(module), ema_swapped(trainer, module):
-            images = module.sample(self.num_rows * self.num_columns, condition=condition, seed=self.seed)
+            on_step = None if is_sharded(module) else _stop_when_asked
+            num = self.num_rows * self.num_columns
+            images = module.sample(num, condition=condition, seed=self.seed, on_step=on_step)
         names = None if rows is None else [short_name(value) for value in rows]
         publish(trainer, "samples", make_grid(images, self.num_columns, row_labels=names))
 
