@@ -102,7 +102,7 @@ def test_distances_and_copies_are_those_of_their_metrics(extractor, random_image
     name = extractor.name
     assert scores.metrics[f"KID[{name}]"] == pytest.approx(kernel.value, rel=1e-9)
     assert scores.metrics[f"KID_stderr[{name}]"] == pytest.approx(kernel.stderr, rel=1e-9)
-    assert scores.metrics[f"FD_inf[{name}]"] == pytest.approx(limit.intercept, rel=1e-9)
+    assert scores.metrics[f"FD_inf[{name}]"] == pytest.approx(limit.value, rel=1e-9)
     assert scores.metrics[f"FD_inf_stderr[{name}]"] == pytest.approx(limit.stderr, rel=1e-9)
     assert scores.metrics["authenticity"] == authenticity(b, a)
     assert 0 < scores.metrics["authenticity"] < 1

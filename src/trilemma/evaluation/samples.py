@@ -71,7 +71,8 @@ def evaluate_samples(
     and 10,000 real images at most. `authenticity` is of all samples, `ct` of up to n of them and as many held-out images, half
     of those there are at most: the other half is its baseline. `precision_ratio` and `coverage_ratio` are over the
     held-out baseline's value. `*_stderr` are standard errors: that of the Frechet distance over the draw of samples, by leaving
-    out tenths of them, that of KID over the draws of both sets, those of shares binomial. What another training would
+    out tenths of them, and of its limit likewise,
+    that of KID over the draws of both sets, those of shares binomial. What another training would
     change is in none of them. Class
     frequencies of samples are compared with those the extractor sees in the real images, so that its own errors are on
     both sides (`class_kl`, `class_tv`); `uniform_kl` is their divergence from the uniform distribution. With an extractor that
@@ -183,7 +184,9 @@ class _Reference:
         }
         if len(features) // MAX_PARTS > features.shape[1]:  # with fewer, the curve in 1/N bends
             limit = fd_infinity(features, self.moments, seed=self.seed)
-            distances |= {f"FD_inf[{name}]": limit.intercept, f"FD_inf_stderr[{name}]": limit.stderr}
+            distances[f"FD_inf[{name}]"] = limit.value
+            if limit.stderr is not None:
+                distances[f"FD_inf_stderr[{name}]"] = limit.stderr
         return distances | {f"KID[{name}]": kernel.value, f"KID_stderr[{name}]": kernel.stderr}
 
     def _checked(self, labels: Tensor, num: int) -> Tensor:

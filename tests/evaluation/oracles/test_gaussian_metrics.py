@@ -55,7 +55,7 @@ WRONG = {
     "a distance, not its square": ("frechet_distance", lambda a, b: RIGHT["frechet_distance"](a, b) ** 0.5),
     "no extrapolation": (
         "fd_infinity",
-        lambda x, real, seed: type("Line", (), {"intercept": RIGHT["frechet_distance"](x, real)}),
+        lambda x, real, seed, with_stderr: type("Limit", (), {"value": RIGHT["frechet_distance"](x, real)}),
     ),
     "a kernel distance 5 % off": ("kid", with_field(module.kid, value=lambda v: v * 1.05 + 0.02)),
     "a standard error half as large": ("kid", with_field(module.kid, stderr=lambda v: v / 3)),
