@@ -46,7 +46,7 @@ def stage_columns(extractor: object) -> list[Column]:
     """What is shown of codec, oracle and prior."""
     return [
         Column(title="PSNR", unit="codec, dB ↑", number=of_codec("psnr")),
-        Column(title="SSIM", unit="codec ↑", number=of_codec("ssim"), shown=show.share),
+        Column(title="SSIM", unit="codec, reflected border ↑", number=of_codec("ssim"), shown=show.share),
         Column(title="rFD", unit=f"codec, [{extractor}] ↓", number=of_codec("{rFD}"), shown=show.distance),
         Column(title="Perplexity", unit="of the codebook ↑", number=of_codec("codebook_perplexity")),
         Column(title="Used", unit="share of codes ↑", number=of_codec("codebook_usage"), shown=show.share),
