@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from trilemma.distributed import job
 from trilemma.distributed.job import Job, this_job
 from trilemma.errors import UserError
 
@@ -111,3 +112,19 @@ def test_array_elements_have_ids_of_their_own(monkeypatch):
     job = this_job()
     assert isinstance(job, Job)
     assert (job.slurm_id, job.restarts, job.world_size) == ("17_3", 2, 1)
+
+
+class Silent:
+    """A store to which rank 0 never answers."""
+
+    def check(self, keys):
+        return False
+
+
+def test_who_waits_for_the_first_hears_a_signal(monkeypatch):
+    """Rank 0 may train a first stage for hours: the others poll, for a blocking wait would keep signals from them."""
+    monkeypatch.setattr(job, "_FAREWELL", 0.0)
+    monkeypatch.setattr(job.signals, "asked", lambda: 75)
+    with pytest.raises(SystemExit) as end:
+        Job(rank=1, world_size=2, store=Silent()).broadcast("question", pytest.fail)
+    assert end.value.code == 75
