@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from command import ROOT
+from trilemma.cli import main
+from trilemma.errors import Stopped
 
 
 @pytest.fixture
@@ -49,3 +52,18 @@ def test_refusals(without_torch, arguments, message):
 @pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py"])
 def test_help(without_torch, script):
     assert without_torch(script, "--help").returncode == 0
+
+
+def test_a_request_to_stop_that_hydra_wrapped_is_one(capsys):
+    """A signal in the midst of composing: Hydra raises an error of its own from whatever ended it."""
+
+    def compose():
+        try:
+            raise Stopped(75, "stopped by SIGUSR1")
+        except Stopped as stop:
+            raise ConfigCompositionException from stop
+
+    with pytest.raises(SystemExit) as end:
+        main.run(compose)
+    assert end.value.code == 75
+    assert capsys.readouterr().err == "stopped by SIGUSR1\n"

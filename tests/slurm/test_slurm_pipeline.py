@@ -34,7 +34,7 @@ def test_a_failed_pipeline_is_repaired_by_the_same_command(pipeline, runs, clust
     for job in (prior, evaluation):
         cluster.wait_for(job, "CANCELLED")
         assert cluster.log(job) == ""  # never begun
-    assert f"error: cannot write to {in_the_way}" in cluster.log(codec)
+    assert f"error: cannot write {in_the_way}" in cluster.log(codec)
 
     in_the_way.unlink()
     codec, prior, evaluation = pipeline()

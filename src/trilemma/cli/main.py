@@ -58,12 +58,12 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises errors to this function instead of printing them
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is reported in one line of ours
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    register_resolvers()
-    accept_defaults()
     try:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        register_resolvers()
+        accept_defaults()
         _refuse_options()
         main()
     except Stopped as stop:
@@ -76,6 +76,8 @@ def run(main: Callable[[], None], *, together: bool = False) -> None:
         cause = error.__cause__
         if isinstance(cause, UserError):
             _fail(str(cause))
+        if stop_behind := _stop_behind(error):
+            _stop(stop_behind)
         _fail(explain(error))
     except OSError as error:
         if error.filename is None:
@@ -157,6 +159,13 @@ def _stop(stop: Stopped) -> NoReturn:
         if stop.status == PREEMPTED and (line := requeue()):
             print(line, file=sys.stderr)
     raise SystemExit(stop.status)
+
+
+def _stop_behind(error: BaseException | None) -> Stopped | None:
+    """Find the request to stop that came while a configuration was composed, where Hydra made an error of its own of it."""
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _fail(line: str, *, status: int = REFUSED) -> NoReturn:
