@@ -41,6 +41,7 @@ def test_every_experiment_as_it_stands_is_in_range(composed):
         ("callbacks.samples.every_n_batches=0", "callbacks.samples.every_n_batches=0: a number at least 1"),
         ("num_threads=0", "num_threads=0: a number at least 1"),
         ("data.batch_size=0", "data.batch_size=0: a number at least 1"),
+        ("trainer.precision=bf16-true", "trainer.precision=bf16-true: choose one of 32-true, bf16-mixed"),
     ],
 )
 def test_what_is_out_of_range_is_one_line(composed, override, line):

@@ -4,14 +4,20 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from exact import MEAN, STD, distribution
 
+from trilemma.conditions.base import Condition
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.gaussian.schedules import EDM, CosineBeta, LinearBeta, LinearPath
+from trilemma.processes.noise import Noise
+from trilemma.samplers.base import Prediction
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.gaussian.dpm_solver import DPMSolver
 from trilemma.samplers.gaussian.heun import Heun
+from trilemma.samplers.guidance import Guidance
+from trilemma.samplers.guided import GuidedDenoiser
 
 LINEAR, COSINE = GaussianProcess(LinearBeta()), GaussianProcess(CosineBeta())
 EDM_, FLOW = GaussianProcess(EDM()), GaussianProcess(LinearPath())
@@ -91,6 +97,23 @@ def test_heun_on_a_flow_is_heun_on_its_velocity_but_for_the_last_step():
     for num_steps in (1, 4, 10, 33):
         _, found = distribution(FLOW, Heun(num_steps))
         assert found == pytest.approx(euler_or_heun_on_the_flow(num_steps, order_of_last=1), abs=1e-10)
+
+
+def test_last_step_is_eulers():
+    """Of two points, whose noise is all off the data, it leaves none; the slope at 0 is -x of any data, and leaves half of it."""
+
+    def predict(xt, t, condition, noise):
+        return Prediction(x0=torch.tanh((1 - t) * xt / t**2))
+
+    start = torch.randn(1000, 1, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    grid = Heun(10).times(FLOW)
+    denoiser = GuidedDenoiser(FLOW, predict, Condition(), Guidance(), Noise(0, torch.arange(1000)))
+    states = [x for x, _ in Heun(10).trajectory(start, grid, denoiser)]
+    assert (states[-1].abs() - 1).abs().max() < 1e-9
+    before, t = states[-2], grid[-2]
+    slope = (before - states[-1]) / t
+    full = before - t * 0.5 * (slope - states[-1])
+    torch.testing.assert_close(full - states[-1], 0.5 * (before - (1 - t) * states[-1]))
 
 
 def second_order_multistep(alpha, sigma):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from trilemma.codecs.base import Codec
@@ -145,6 +146,16 @@ class DDPM(Diffusion):
             raise UserError(
                 f"model.objective={self.objective} is a sum over the steps of a chain: take model/times=chain or "
                 "importance"
+            )
+
+    def on_fit_start(self) -> None:
+        """Warn where the weight leaves out the time at which sampling starts: MinSNR with a terminal signal-to-noise ratio of 0."""
+        last = torch.ones(1, dtype=torch.float64)
+        weight = self.weight(self.process, self.parameterization, last.to(self.device))
+        if weight is not None and not bool(weight > 0.0):
+            rank_zero_warn(
+                f"model.weight={type(self.weight).__name__} is 0 at t = 1, where the process leaves nothing of the data: the network is "
+                "not trained where sampling starts; take model/weight=simple, or a process without zero_terminal_snr"
             )
 
     def loss(self, batch: Batch) -> Loss:

@@ -29,8 +29,6 @@ _PRECISIONS = {
     "32": torch.float32,
     "bf16-mixed": torch.bfloat16,
     "16-mixed": torch.float16,
-    "bf16-true": torch.bfloat16,
-    "16-true": torch.float16,
 }
 
 

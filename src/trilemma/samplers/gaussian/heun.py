@@ -23,6 +23,9 @@ class Heun(GaussianSampler):
     u is x / alpha and tau sigma / alpha in the schedule's "noise" frame (so this is EDM's sampler), x / (alpha + sigma) and
     sigma / (alpha + sigma) in its "flow" frame (so it is Heun's method on a flow's velocity). The equation is the same.
 
+    On a flow the last step could be Heun's too, since the slope at tau = 0 exists. Of data with a smooth density it makes a fifth of the
+    error in 10 steps; of data on a manifold, as images are, the noise of the last step is only halved (`test_last_step_is_eulers`).
+
     Args:
         num_steps: Steps N: 2N - 1 network calls, or N of order 1.
         order: 2 is Heun's method, 1 is Euler's.
