@@ -320,8 +320,8 @@ def test_parts_that_do_not_fit_are_refused_in_one_line(changes, said):
     ("zero_terminal_snr", "weight"), [(True, MinSNR()), (True, SoftMinSNR()), (False, MinSNR()), (True, Simple())]
 )
 def test_a_weight_that_leaves_out_the_start_of_sampling_is_warned_of(zero_terminal_snr, weight, recwarn):
-    process = GaussianProcess(LinearBeta(T, zero_terminal_snr=zero_terminal_snr))
-    model_of(process=process, parameterization=V(), weight=weight).on_fit_start()
+    process = GaussianProcess(LinearBeta(1000, zero_terminal_snr=zero_terminal_snr))
+    model_of(process=process, parameterization=V(), weight=weight, times=ChainTimesteps(1000)).on_fit_start()
     said = [str(warning.message) for warning in recwarn]
     assert len(said) == (zero_terminal_snr and not isinstance(weight, Simple))
     assert all("is 0 at t = 1" in line for line in said)

@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_told_what_would():
         (["plan.gpu=a100-41gb"], "did you mean a100-40gb"),
         (["trainer=ddp", "trainer.devices=3"], "multiple of 3"),
         (["trainer.strategy=deepspeed"], "a plan knows auto, ddp and fsdp"),
-        (["trainer.precision=transformer-engine"], "trainer.precision=transformer-engine: a plan knows"),
+        (["trainer.precision=64-true"], "trainer.precision=64-true: a plan knows"),
         (["plan.utilisation=0"], "plan.utilisation=0 is a share"),
         (
             ["plan.gpu=v100-16gb", "trainer.precision=bf16-mixed"],

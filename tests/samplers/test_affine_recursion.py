@@ -107,7 +107,7 @@ def test_last_step_is_eulers():
 
     start = torch.randn(1000, 1, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     grid = Heun(10).times(FLOW)
-    denoiser = GuidedDenoiser(FLOW, predict, Condition(), Guidance(), Noise(0, torch.arange(1000)))
+    denoiser = GuidedDenoiser(predict, FLOW, Condition(1000), Guidance(), Noise(0, torch.arange(1000)))
     states = [x for x, _ in Heun(10).trajectory(start, grid, denoiser)]
     assert (states[-1].abs() - 1).abs().max() < 1e-9
     before, t = states[-2], grid[-2]
