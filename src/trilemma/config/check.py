@@ -21,6 +21,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from trilemma.config.build import RESERVED
 from trilemma.config.options import options_of
 from trilemma.config.ranges import check_ranges
+from trilemma.config.trainer_options import check_trainer_options
 from trilemma.config.targets import COMMAND_LINE, locate
 from trilemma.errors import UserError
 
@@ -54,6 +55,7 @@ def check_config(cfg: DictConfig, schema: Mapping[str, Any]) -> None:
     assert isinstance(raw, dict)
     targets = list(_check_schema(cfg, {str(k): v for k, v in raw.items() if k != "hydra"}, schema, ""))
     check_ranges(cfg)
+    check_trainer_options(cfg)
     # The model first: that its process is of another kind says more than that the process's schedule is.
     for node, path in sorted(targets, key=lambda target: target[1] != "model"):
         _check_target(cfg, node, path)
