@@ -68,6 +68,7 @@ def checkpoint(prior):
         (["--experiment", "mnist/ddpm"], ["without dashes", "experiment=mnist/ddpm"]),
         (["mnist/ddpm"], ["mnist/ddpm sets nothing: write experiment=mnist/ddpm"]),
         (["experiment=demo/vqvae", "seed=1,2"], ["names several values: with -m", "seed=[1,2]"]),
+        (["experiment=demo/vqvae", "debug=fast", "optimized_metric=val/los"], ["val/los is not logged", "val/mse"]),
         (["experiment=demo/vqvae", "run.resume=maybe"], ["run.resume=maybe: choose auto, never, or a checkpoint"]),
         (["experiment=demo/vqvae", "optimizer.lr=1e-3x"], ["optimizer.lr=1e-3x: a number at least 0"]),
         (["experiment=demo/vqvae", "run.id="], ["run.id= makes no folder of its own"]),
@@ -142,6 +143,7 @@ def test_a_running_run_is_left_alone(command, tmp_path):
         (["samplr.num_steps=3"], ["samplr", "did you mean sampler.num_steps?"]),
         (["sampler.steps=3"], ["sampler.steps"]),
         (["+typo=1"], ["unknown override typo"]),
+        (["paths.output_dir=x"], ["unknown override paths.output_dir: did you mean output_dir?"]),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else None,
 )

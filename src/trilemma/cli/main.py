@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from trilemma.config import CONF
@@ -261,18 +262,21 @@ def _near_key(key: str) -> str | None:
         if rest and (group := get_close_matches(rest[0], groups_below, 1)):
             return f"did you mean {head}/{group[0]}?"
         leaf = get_close_matches(rest[-1], [*own, *_keys_of(head)], 1) if rest else []
-        if leaf:
+        if leaf and leaf[0] != rest[-1]:
             return f"did you mean {'.'.join([head, *rest[:-1], leaf[0]])}?"
+        if leaf and head not in nodes:  # a key of other commands
+            return f"did you mean {rest[-1]}?" if rest[-1] in nodes else None
         return f"{head} has no such key" + (f"; it has {', '.join(own)}" if own else "")
     return f"did you mean {'.'.join([near[0], *rest])}?"
 
 
 def _nodes() -> dict[str, list[str]]:
-    """List the keys of the entry points' own configurations, and the keys below each."""
+    """List the keys of the command's own configuration, and the keys below each; of all commands' where it is none of ours."""
     from omegaconf import OmegaConf
 
     nodes: dict[str, list[str]] = {}
-    for path in sorted(CONF.glob("*.yaml")):
+    own = CONF / f"{Path(sys.argv[0]).stem}.yaml"
+    for path in [own] if own.exists() else sorted(CONF.glob("*.yaml")):
         if path.stem == "options":
             continue
         for name, node in OmegaConf.to_container(OmegaConf.load(path), resolve=False).items():  # type: ignore[union-attr]

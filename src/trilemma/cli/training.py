@@ -20,7 +20,7 @@ from trilemma.config.nodes import plain
 from trilemma.data.base import ImageData
 from trilemma.distributed import signals
 from trilemma.distributed.job import Job, how_to_go_on
-from trilemma.errors import Stopped, TrainingError, UserError
+from trilemma.errors import Stopped, UserError
 from trilemma.first_stage.model import build_model, check_parts
 from trilemma.first_stage.recipe import differences, recipe_hash, recipe_of
 from trilemma.loggers.settings import run_settings
@@ -102,7 +102,7 @@ def train_run(cfg: DictConfig, run_dir: Path, job: Job) -> dict[str, float]:
                 f"{how_to_go_on(cfg.run.id)}"
             )
         raise
-    except TrainingError:
+    except Exception:  # a monitor, what the user can fix, or a crash
         if job.is_first:
             note("stopped", newest_valid(run_dir / "checkpoints"), trained_batches(trainer))
         raise

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from trilemma.callbacks.objective import ChecksObjective
 from trilemma.config.build import build
 from trilemma.config.nodes import plain
 from trilemma.config.targets import COMMAND_LINE, locate
@@ -41,6 +42,9 @@ def build_trainer(cfg: DictConfig) -> Trainer:
             "take bf16-mixed, or optimizer.fused=false"
         )
     callbacks = [c for c in build(plain(cfg, "callbacks") or {}, where="callbacks").values() if c is not None]
+    if (metric := cfg.get("optimized_metric")) is not None:
+        callbacks.append(ChecksObjective(metric))
+        node["num_sanity_val_steps"] = node.get("num_sanity_val_steps") or 1
     loggers = [x for x in build(plain(cfg, "logger") or {}, where="logger").values() if x is not None]
     try:
         partial = build(node, where="trainer")
