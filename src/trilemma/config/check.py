@@ -21,8 +21,8 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from trilemma.config.build import RESERVED
 from trilemma.config.options import options_of
 from trilemma.config.ranges import check_ranges
-from trilemma.config.trainer_options import check_trainer_options
 from trilemma.config.targets import COMMAND_LINE, locate
+from trilemma.config.trainer_options import check_trainer_options
 from trilemma.errors import UserError
 
 UNKNOWN = object()  # a value that is set elsewhere, or known only later
