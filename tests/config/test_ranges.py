@@ -42,11 +42,11 @@ def test_every_experiment_as_it_stands_is_in_range(composed):
         ("num_threads=0", "num_threads=0: a number at least 1"),
         ("data.batch_size=0", "data.batch_size=0: a number at least 1"),
         ("trainer.precision=bf16-true", "trainer.precision=bf16-true: choose one of 32-true, bf16-mixed"),
-        ("+trainer.overfit_batches=1", "trainer.overfit_batches=1 would have no effect: every batch is new"),
-        ("+trainer.limit_train_batches=2", "trainer.limit_train_batches=2 would have no effect: a run is one pass"),
-        ("trainer.max_epochs=3", "trainer.max_epochs=3 would have no effect: a run is one pass"),
-        ("+trainer.logger=false", "trainer.logger=False would have no effect: take logger="),
-        ("+trainer.fast_dev_run=true", "trainer.fast_dev_run=True would have no effect: take debug=fast"),
+        ("+trainer.overfit_batches=1", "trainer.overfit_batches=1 cannot be honoured: every batch is new"),
+        ("+trainer.limit_train_batches=2", "trainer.limit_train_batches=2 cannot be honoured: a run is one pass"),
+        ("trainer.max_epochs=3", "trainer.max_epochs=3 cannot be honoured: a run is one pass"),
+        ("+trainer.logger=false", "trainer.logger=False cannot be honoured: take logger="),
+        ("+trainer.fast_dev_run=true", "trainer.fast_dev_run=True cannot be honoured: take debug=fast"),
     ],
 )
 def test_what_is_out_of_range_is_one_line(composed, override, line):

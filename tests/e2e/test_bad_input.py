@@ -1,6 +1,7 @@
 """Bad input: one line that names the fix, exit status 2, and nothing has been trained."""
 
 import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -68,7 +69,6 @@ def checkpoint(prior):
         (["--experiment", "mnist/ddpm"], ["without dashes", "experiment=mnist/ddpm"]),
         (["mnist/ddpm"], ["mnist/ddpm sets nothing: write experiment=mnist/ddpm"]),
         (["experiment=demo/vqvae", "seed=1,2"], ["names several values: with -m", "seed=[1,2]"]),
-        (["experiment=demo/vqvae", "debug=fast", "optimized_metric=val/los"], ["val/los is not logged", "val/mse"]),
         (["experiment=demo/vqvae", "run.resume=maybe"], ["run.resume=maybe: choose auto, never, or a checkpoint"]),
         (["experiment=demo/vqvae", "optimizer.lr=1e-3x"], ["optimizer.lr=1e-3x: a number at least 0"]),
         (["experiment=demo/vqvae", "run.id="], ["run.id= makes no folder of its own"]),
@@ -86,6 +86,13 @@ def checkpoint(prior):
 def test_train_refuses(command, tmp_path, arguments, fragments):
     assert_refused(command("train", *arguments), *fragments)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_metric_that_no_validation_logs(command, tmp_path):
+    arguments = ["experiment=demo/vqvae", "debug=fast", "run.id=x", "optimized_metric=val/los"]
+    assert_refused(command("train", *arguments), "val/los is not logged", "val/mse")
+    record = json.loads((tmp_path / "outputs/demo/vqvae/x/run.json").read_text())
+    assert (record["status"], record["num_batches"]) == ("stopped", 0)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "wrong"])

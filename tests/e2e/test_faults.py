@@ -298,7 +298,7 @@ def test_stopped_again_and_again(tmp_path, workers, everywhere):
     """Real signals at arbitrary moments; as SLURM does, to all processes of the job, or as a user does, to the main one."""
     arguments = [f"data.num_workers={workers}", "trainer.max_steps=400", "trainer.val_check_interval=50"]
     for name in ("alone", "stopped"):
-        (tmp_path / name).mkdir(parents=True)  # an empty output folder went with the command that was refused
+        (tmp_path / name).mkdir()
     process = start(tmp_path / "alone", *arguments, "run.id=run")
     process.communicate()
     assert process.returncode == 0

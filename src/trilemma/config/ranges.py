@@ -68,21 +68,13 @@ RANGES: Mapping[str, Range] = {
 }
 """By place in the configuration; `*` is any name. Nothing (null) is always in range: whether it may be left out, its type says."""
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "32", "bf16", "16", "64")
-"""Lightning's that keep weights in single precision: in half of it an update below a 256th of a weight is lost."""
-
 
 def check_ranges(cfg: DictConfig) -> None:
-    """Check the numbers of a composed configuration, and the trainer's precision.
+    """Check the numbers of a composed configuration.
 
     Raises:
         UserError: If one is no number or out of its range.
     """
-    precision = OmegaConf.select(cfg, "trainer.precision")
-    if precision is not None and str(precision) not in PRECISIONS:
-        raise UserError(
-            f"trainer.precision={precision}: choose one of {', '.join(PRECISIONS[:4])}; weights in half precision lose small updates"
-        )
     for place, allowed in RANGES.items():
         for path in _paths(cfg, place.split(".")):
             try:

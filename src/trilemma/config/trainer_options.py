@@ -1,4 +1,4 @@
-"""Refuse options of Lightning's trainer that would have no effect on a run, or spoil it."""
+"""Refuse options of Lightning's trainer that a run cannot honour."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "32", "bf16", "16"
 """Those that keep weights in single precision: in half of it an update below a 256th of a weight is lost."""
 
 _ONE_PASS = "a run is one pass of trainer.max_steps batches, however long that is"
-_NO_EFFECT: dict[str, tuple[Any, str]] = {
+_NOT_HONOURED: dict[str, tuple[Any, str]] = {
     "overfit_batches": (
         0.0,
         "every batch is new; for a trial take debug=fast, and for fewer images a smaller data set",
@@ -32,25 +32,24 @@ _NO_EFFECT: dict[str, tuple[Any, str]] = {
     "callbacks": (None, "take callbacks=..."),
     "sync_batchnorm": (False, "batch normalisation is always over the whole batch of all processes"),
     "use_distributed_sampler": (False, "batches are always divided among the processes"),
-    "enable_model_summary": (False, "take debug=plan, which counts parameters by part"),
     "model_registry": (None, "nothing here uploads checkpoints"),
 }
-"""Name -> its value without an effect of its own, and what to do instead."""
+"""Name -> the value that a run has anyway, and what to do instead."""
 
 
 def check_trainer_options(cfg: DictConfig) -> None:
     """Check the trainer's options of a composed configuration.
 
     Raises:
-        UserError: If one has no effect here, or the precision loses updates.
+        UserError: If one cannot be honoured, or the precision loses updates.
     """
     trainer = OmegaConf.select(cfg, "trainer")
     if not OmegaConf.is_dict(trainer):
         return
-    for name, (neutral, instead) in _NO_EFFECT.items():
+    for name, (neutral, instead) in _NOT_HONOURED.items():
         given = OmegaConf.select(trainer, name)
         if given is not None and given != neutral:
-            raise UserError(f"trainer.{name}={given} would have no effect: {instead}")
+            raise UserError(f"trainer.{name}={given} cannot be honoured: {instead}")
     precision = OmegaConf.select(trainer, "precision")
     if precision is not None and str(precision) not in PRECISIONS:
         choices = ", ".join(PRECISIONS[:4])
