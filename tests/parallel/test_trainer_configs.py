@@ -136,7 +136,7 @@ def test_an_adversarial_family_averages_by_hand(tmp_path):
             "data.batch_size=64 is the batch of all 3 processes: .* multiple of 3, 63",
         ),
         (["trainer.precision=16-mixed"], "take bf16-mixed, or optimizer.fused=false"),
-        (["trainer.precision=7"], "trainer.precision=7: .*bf16-mixed or .* is expected"),
+        (["trainer.precision=7"], "trainer.precision=7: choose one of 32-true, bf16-mixed"),
         (["trainer.strategy=ddpp"], "trainer: You selected an invalid strategy name"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

@@ -26,20 +26,24 @@ class CoreWait:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        end = _nanoseconds()
-        if self._start is None or end is None:
-            return
-        ran, waited = (max(0, after - before) for before, after in zip(self._start, end, strict=True))
+        spent = [
+            (ran - self._start.get(thread, (0, 0))[0], waited - self._start.get(thread, (0, 0))[1])
+            for thread, (ran, waited) in _nanoseconds().items()
+        ]
+        ran, waited = sum(r for r, _ in spent), sum(w for _, w in spent)
         self.share = waited / (ran + waited) if ran + waited else None
 
 
-def _nanoseconds() -> tuple[int, int] | None:
-    """Sum over the threads of what they ran, and of what they waited in the queue of a core."""
-    ran = waited = 0
+def _nanoseconds() -> dict[str, tuple[int, int]]:
+    """Read what each thread ran, and what it waited in the queue of a core; empty where the system does not tell.
+
+    By thread: the sum of all falls when one ends.
+    """
+    found = {}
     for path in Path("/proc/self/task").glob("*/schedstat"):
         try:
-            first, second, _ = path.read_text().split()
+            ran, waited, _ = path.read_text().split()
         except (OSError, ValueError):  # a thread that has ended, or a system without these numbers
             continue
-        ran, waited = ran + int(first), waited + int(second)
-    return (ran, waited) if ran else None
+        found[path.parent.name] = (int(ran), int(waited))
+    return found
