@@ -29,10 +29,12 @@ from trilemma.models.classifier import Classifier
 from trilemma.models.ddgan import DDGAN
 from trilemma.models.ddpm import DDPM
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
+from trilemma.models.gan import GAN
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.models.vqvae import VQVAE
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.networks.classifier import SmallConvNet
+from trilemma.networks.dcgan import DCDiscriminator, DCGenerator
 from trilemma.networks.discriminator import TimeDiscriminator
 from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
 from trilemma.networks.transformer.vq_diffusion import VQDiffusionTransformer
@@ -48,6 +50,8 @@ from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree, Guidance
+from trilemma.training.adversarial import Relativistic
+from trilemma.training.augmentation import DifferentiableAugmentation
 from trilemma.training.loss_weights import Simple
 from trilemma.training.muon import MuonAdamW
 from trilemma.training.reconstruction import SquaredError
@@ -142,6 +146,26 @@ def ddgan(**options):
     )
 
 
+def dcgan():
+    """With batch normalisation in both networks, under penalties, which differentiate it twice."""
+    sizes = {"image_size": SIDE, "condition_dim": 8}
+    return GAN(
+        codec=Pixels((1, SIDE, SIDE)),
+        network=DCGenerator(latent_dim=4, out_channels=1, channels=(8, 8), **sizes),
+        discriminator=DCDiscriminator(in_channels=1, channels=(8, 8), **sizes),
+        condition=LabelCondition(LABELS, 8),
+        discriminator_condition=LabelCondition(LABELS, 8),
+        guidance=Guidance(),
+        objective=Relativistic(),
+        augment=DifferentiableAugmentation(),
+        r1_weight=0.1,
+        r2_weight=0.1,
+        penalty_interval=2,
+        optimizer=adamw,
+        scheduler=decay,
+    )
+
+
 def encoder(out_channels):
     return ConvEncoder(in_channels=1, channels=8, out_channels=out_channels, num_downsamples=1, num_res_blocks=1)
 
@@ -191,8 +215,9 @@ FAMILIES = {
     "classifier": classifier,
     "noisy_classifier": noisy_classifier,
     "ddgan": lambda: ddgan(accumulate_grad_batches=2),
+    "dcgan": dcgan,
 }
-ADVERSARIAL = ("ddgan",)
+ADVERSARIAL = ("ddgan", "dcgan")
 
 
 class Dots(ImageData):

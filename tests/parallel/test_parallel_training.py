@@ -17,7 +17,7 @@ from trilemma.distributed.strategies import DDP, FullyShard, HandAveragedDDP
 from trilemma.quiet import quieten
 from trilemma.training.muon import MuonAdamW
 
-QUICK = {"ddp": ("discrete_diffusion", "ddgan"), "fsdp": ("ddpm",)}
+QUICK = {"ddp": ("discrete_diffusion", "ddgan", "dcgan"), "fsdp": ("ddpm",)}
 WHOLE = {"ddp": tuple(FAMILIES), "fsdp": tuple(name for name in FAMILIES if name not in ADVERSARIAL)}
 REST = {kind: tuple(name for name in WHOLE[kind] if name not in QUICK[kind]) for kind in WHOLE}
 # Muon magnifies small singular values some 400 times, and rounding with them.
