@@ -10,10 +10,12 @@ from tiny_run import trainer_of
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.learning_rate import LearningRate
+from trilemma.callbacks.monitors.collapse import Collapse
 from trilemma.callbacks.monitors.loss_by_time import TimeLoss
 from trilemma.callbacks.monitors.modes import ModeHistogram
 from trilemma.callbacks.monitors.non_finite import NonFinite
 from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid
+from trilemma.callbacks.pictures.latent_walk import LatentWalk
 from trilemma.callbacks.pictures.trajectories import ForwardStrip, NoiseThenDenoise, ReverseStrip
 from trilemma.callbacks.random_state import RandomState
 from trilemma.codecs.kl import KL
@@ -252,12 +254,14 @@ def callbacks(every):
     return [
         EMA([0.9, 0.5]),
         NonFinite(every_n_batches=2),
+        Collapse(2, min_diversity=0.0),
         TimeLoss(max_rise=1e9),
         ModeHistogram(labeller=Brightness(), every_n_batches=4, num_images=6, min_share=0.0),
         SampleGrid(4, num_rows=2, num_columns=2),
         Reconstructions(4),
         ForwardStrip(2),
         ReverseStrip(6, num_rows=1, num_images=2),
+        LatentWalk(6, num_rows=1, num_columns=2),
         NoiseThenDenoise(6, num_images=2, strengths=(0.5,)),
         RandomState(),
         LearningRate(),

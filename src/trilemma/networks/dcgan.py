@@ -65,6 +65,10 @@ class DCGenerator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.apply(_initialise)
 
+    def layer_blocks(self) -> list[nn.Module]:
+        """List the blocks (see `HasBlocks`): one."""
+        return [self]
+
     def forward(self, z: Tensor, pooled: Tensor | None = None) -> Tensor:
         """Generate images.
 
@@ -128,6 +132,10 @@ class DCDiscriminator(nn.Module):
         if spectral_norm:
             for module in [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
                 spectrally_normalised(module)
+
+    def layer_blocks(self) -> list[nn.Module]:
+        """List the blocks (see `HasBlocks`): one."""
+        return [self]
 
     def forward(self, x: Tensor, pooled: Tensor | None = None) -> Tensor:
         """Score images.

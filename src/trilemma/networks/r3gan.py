@@ -24,7 +24,7 @@ _NUM_CONVS = 3  # of a block's branch
 class ResidualBlock(nn.Module):
     """Adds an inverted bottleneck: 1 x 1, grouped 3 x 3, 1 x 1 convolutions with LeakyReLU between them.
 
-    Source: Huang et al. 2024 (R3GAN), section 3.3; Zhang et al. 2019 (Fixup), section 3.1, for the initial weights: the last
+    Source: Huang et al. 2024 (R3GAN), section 3; Zhang et al. 2019 (Fixup), section 3.1, for the initial weights: the last
     convolution is zero, and the others are multiplied by L^(-1 / (2m - 2)) where a network has L blocks of m convolutions.
 
     Args:
@@ -59,7 +59,7 @@ class ResidualGenerator(nn.Module):
 
     A condition is concatenated to the latent.
 
-    Source: Huang et al. 2024, section 3.3 and figure 3 (configuration E).
+    Source: Huang et al. 2024, section 3 (configuration E).
 
     Args:
         latent_dim: Width d of the latent.
@@ -120,7 +120,7 @@ class ResidualDiscriminator(nn.Module):
 
     A condition is read by projection (Miyato and Koyama 2018, equation 3).
 
-    Source: Huang et al. 2024, section 3.3 and figure 3 (configuration E).
+    Source: Huang et al. 2024, section 3 (configuration E).
 
     Args:
         in_channels: Channels C of the images.
@@ -161,6 +161,10 @@ class ResidualDiscriminator(nn.Module):
         for layer in (self.basis, self.head):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
         nn.init.zeros_(self.head.bias)
+
+    def layer_blocks(self) -> list[nn.Module]:
+        """See `HasBlocks`; the residual blocks."""
+        return [block for stage in self.stages for block in stage.children()]
 
     def forward(self, x: Tensor, pooled: Tensor | None = None) -> Tensor:
         """Score images x [B, C, H, W]: logits [B]; arguments as of `DCDiscriminator.forward`."""

@@ -41,7 +41,7 @@ class NonSaturating(AdversarialLoss):
 class Relativistic(AdversarialLoss):
     """RpGAN: each network is judged by the difference of the scores of a sample and an image, in pairs.
 
-    Source: Jolicoeur-Martineau 2019, equations 7 and 8; Huang et al. 2024 (R3GAN), equation 2 with f(t) = -log(1 + e^-t).
+    Source: Jolicoeur-Martineau 2019, section 4.1; Huang et al. 2024 (R3GAN), equation 2 with f(t) = -log(1 + e^-t).
     """
 
     needs_real = True

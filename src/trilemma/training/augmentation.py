@@ -15,7 +15,7 @@ class DifferentiableAugmentation:
     Data and samples are augmented alike, in the turns of both networks; so the discriminator has more to learn from, and samples
     do not come out augmented.
 
-    Source: Zhao et al. 2020 (differentiable augmentation), section 4.
+    Source: Zhao et al. 2020 (differentiable augmentation), section 3.2.
 
     Args:
         color: Whether brightness, saturation and contrast change.
