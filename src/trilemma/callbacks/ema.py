@@ -22,10 +22,11 @@ class EMA(L.Callback):
 
     After every batch n = 0, 1, ... each average moves to d_n average + (1 - d_n) weights, where d_n = decay, or with
     warm-up min(decay, (1 + n) / (10 + n)). Batches are counted, not optimiser steps, so that two optimisers or
-    accumulated gradients do not change the horizon. The family says what is averaged (`Family.averaged`): trained parameters
-    and the running statistics of their batch normalisations. Frozen parameters (a first stage, a perceptual loss), other buffers
-    (codebook statistics) and a discriminator are left alone. Averages are float32 or wider whatever the weights' type. Where processes have a part of
-    each weight, they have that part of the averages; a checkpoint has them whole.
+    accumulated gradients do not change the horizon. The family says what is averaged (`Family.averaged`): trained
+    parameters and the running statistics of their batch normalisations. Frozen parameters (a first stage, a perceptual
+    loss), other buffers (codebook statistics) and a discriminator are left alone. Averages are float32 or wider whatever
+    the weights' type. Where processes have a part of each weight, they have that part of the averages; a checkpoint has
+    them whole.
 
     Args:
         decays: One average each, in [0, 1); the first is the one that validation and sampling use.
