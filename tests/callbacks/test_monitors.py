@@ -376,6 +376,15 @@ def test_the_shipped_labeller_knows_its_own_data():
     images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
     assert torch.equal(labeller.labels(digits, images), load_extractor("mnist").logits(images).argmax(1))
 
+    class Stacks(Digits):
+        image_shape = (3, 28, 28)
+        channels_are_images = True
+
+    stacked = Stacks(batch_size=2, seed=0)
+    assert labeller.num_classes(stacked) == 1000
+    hundreds, tens, units = labeller.labels(digits, images)
+    assert labeller.labels(stacked, images.transpose(0, 1)).tolist() == [100 * hundreds + 10 * tens + units]
+
 
 # --- all of them --------------------------------------------------------------------------------------------------------
 
