@@ -30,10 +30,14 @@ from trilemma.models.ddgan import DDGAN
 from trilemma.models.ddpm import DDPM
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
 from trilemma.models.noisy_classifier import NoisyClassifier
+from trilemma.models.pixelcnn import PixelCNN
+from trilemma.models.pixelcnn_pp import PixelCNNPlusPlus
 from trilemma.models.vqvae import VQVAE
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.networks.classifier import SmallConvNet
 from trilemma.networks.discriminator import TimeDiscriminator
+from trilemma.networks.pixelcnn.gated import GatedPixelCNN
+from trilemma.networks.pixelcnn.plus_plus import PixelCNNPlusPlus as PlusPlusNetwork
 from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
 from trilemma.networks.transformer.vq_diffusion import VQDiffusionTransformer
 from trilemma.networks.unet.encoder import UNetEncoder
@@ -44,6 +48,7 @@ from trilemma.processes.categorical.schedules import VQDiffusionPaper
 from trilemma.processes.gaussian.parameterization import Eps
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.gaussian.schedules import VPSDE, CosineBeta
+from trilemma.samplers.autoregressive import AutoregressiveSampler
 from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.gaussian.ddim import DDIM
@@ -182,6 +187,31 @@ def noisy_classifier():
     )
 
 
+def autoregressive(**options):
+    return {
+        "condition": LabelCondition(LABELS, 8),
+        "sampler": AutoregressiveSampler(),
+        "guidance": Guidance(),
+        "optimizer": adamw,
+        **options,
+    }
+
+
+def pixelcnn():
+    network = GatedPixelCNN(
+        num_classes=K, code_shape=(SIDE, SIDE), channels=8, depth=2, head_channels=8, condition_dim=8
+    )
+    codec = PixelLevels((1, SIDE, SIDE), K, stochastic=True)
+    return PixelCNN(codec=codec, network=opinionated(network), **autoregressive(guidance=ClassifierFree(2.0)))
+
+
+def pixelcnn_pp():
+    network = PlusPlusNetwork(
+        in_channels=1, image_size=SIDE, channels=8, num_blocks=1, num_levels=2, dropout=0.0, condition_dim=8
+    )
+    return PixelCNNPlusPlus(codec=Pixels((1, SIDE, SIDE)), network=opinionated(network), **autoregressive())
+
+
 FAMILIES = {
     "discrete_diffusion": tokens,
     "vq_diffusion_released": lambda: tokens(VQDiffusionTransformer, optimizer=adamw),
@@ -190,6 +220,8 @@ FAMILIES = {
     "autoencoder_kl": autoencoder_kl,
     "classifier": classifier,
     "noisy_classifier": noisy_classifier,
+    "pixelcnn": pixelcnn,
+    "pixelcnn_pp": pixelcnn_pp,
     "ddgan": lambda: ddgan(accumulate_grad_batches=2),
 }
 ADVERSARIAL = ("ddgan",)

@@ -161,7 +161,7 @@ class GatedPixelCNN(nn.Module):
             pooled: Condition [B, condition_dim]; given exactly where the network was built with one.
             cache: With `pixel`: what earlier calls have kept, to be added to. A new one for new images.
             pixel: Row and column to compute, all before which are in `tokens`; None for all. Pixels are asked for in raster order,
-                each as often as one likes.
+                each once for every channel, with the channels before that one in `tokens`.
 
         Returns:
             [B, C K, h, w], channel by channel; with `pixel` [B, C K, 1, 1].
@@ -190,7 +190,12 @@ class GatedPixelCNN(nn.Module):
             for vertical in self.vertical:
                 v, cache.features[vertical] = vertical(v, pooled, Cursor(cache, width, row))
         cursor = Cursor(cache, width, row, column)
-        h = self._embedded(tokens[:, :, row : row + 1, column : column + 1])
+        h = self._embedded(tokens[:, :, row : row + 1, max(column - 1, 0) : column + 1])
+        if column:  # the pixel before was not known when it was the current one
+            first = self.horizontal[0]
+            assert isinstance(first, HorizontalLayer)
+            first.conv.window(h[..., :1], Cursor(cache, width, row, column - 1))
+            h = h[..., 1:]
         for vertical, horizontal in zip(self.vertical, self.horizontal, strict=True):
             h = horizontal(h, cursor.read(cache.features[vertical]), cursor)
         return self._logits(h, cursor)
