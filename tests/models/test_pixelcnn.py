@@ -150,7 +150,8 @@ def test_binarisation_is_drawn_anew_in_training_and_fixed_in_validation():
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: pixelcnn((1, 3, 3), 2, codec=Pixels((1, 3, 3))), "model=pixelcnn draws tokens"),
+        (lambda: pixelcnn((1, 3, 3), None, codec=Pixels((1, 3, 3))), "model=pixelcnn_pp"),
+        (lambda: pixelcnn((1, 3, 3), 2, codec=Pixels((1, 3, 3))), "None classes and the network 2"),
         (lambda: pixelcnn((1, 4, 4), 2, codec=PixelLevels((1, 4, 4), 3)), "3 classes and the network 2"),
         (lambda: plus_plus((1, 4, 4), codec=PixelLevels((1, 4, 4), 256)), "take codec=pixels"),
         (lambda: plus_plus((1, 4, 4), labels=3, guidance=ClassifierFree(2.0)), "take guidance.scale=1"),

@@ -58,7 +58,7 @@ class PixelCNN(AutoregressiveModel):
         scheduler: See `Family`.
 
     Raises:
-        UserError: If the codec gives no tokens, or other classes than the network has.
+        UserError: If the codec has other classes than the network.
     """
 
     def __init__(
@@ -74,14 +74,9 @@ class PixelCNN(AutoregressiveModel):
         scheduler: SchedulerFactory | None = None,
     ) -> None:
         super().__init__(optimizer=optimizer, scheduler=scheduler)
-        if codec.num_classes is None:
-            raise UserError(
-                f"model=pixelcnn draws tokens, and codec {type(codec).__name__} gives continuous values: take codec=pixels_256, "
-                "codec=pixels_2 or codec=vq, or model=pixelcnn_pp"
-            )
         if codec.num_classes != network.num_classes:
             raise UserError(f"the codec has {codec.num_classes} classes and the network {network.num_classes}")
-        self.num_classes = codec.num_classes
+        self.num_classes = network.num_classes
         self.codec = codec.freeze()
         self.network = network
         self.condition = condition

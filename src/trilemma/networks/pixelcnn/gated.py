@@ -81,7 +81,7 @@ class GatedPixelCNN(nn.Module):
     layers (ReLU, 1 x 1, ReLU, 1 x 1) and the masks of channels: van den Oord et al. 2016, "Pixel recurrent neural networks".
 
     Args:
-        num_classes: K.
+        num_classes: K; None, of a codec of continuous values, is refused.
         code_shape: (h, w) or (h, w, C) of the tokens.
         channels: Width F of every layer; a multiple of C.
         depth: Number of layers of each stack.
@@ -92,7 +92,7 @@ class GatedPixelCNN(nn.Module):
         condition_dim: Width of the pooled condition; None where there is none.
 
     Raises:
-        UserError: If an option is out of its range.
+        UserError: If an option is out of its range, or there are no classes.
     """
 
     levels: Tensor
@@ -100,7 +100,7 @@ class GatedPixelCNN(nn.Module):
     def __init__(
         self,
         *,
-        num_classes: int,
+        num_classes: int | None,
         code_shape: Sequence[int],
         channels: int = 64,
         depth: int = 6,
@@ -111,6 +111,11 @@ class GatedPixelCNN(nn.Module):
         condition_dim: int | None = None,
     ) -> None:
         super().__init__()
+        if num_classes is None:
+            raise UserError(
+                "a gated PixelCNN predicts classes, and the codec gives continuous values: take codec=pixels_256, codec=pixels_2 or "
+                "codec=vq, or model=pixelcnn_pp"
+            )
         C = self.num_channels = math.prod(code_shape[2:])
         for name, size in (("kernel_size", kernel_size), ("first_kernel_size", first_kernel_size)):
             if size < 3 or size % 2 == 0:
