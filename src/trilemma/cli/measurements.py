@@ -12,7 +12,15 @@ from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.checkpoints.settings import set_threads
 from trilemma.distributed.ranks import Ranks
 from trilemma.errors import UserError
-from trilemma.evaluation.report import Row, check_comparable, entries_of, read_row, write_frontier, write_report
+from trilemma.evaluation.report import (
+    Row,
+    check_comparable,
+    comparable_among,
+    entries_of,
+    read_row,
+    write_frontier,
+    write_report,
+)
 from trilemma.evaluation.rows import write_row
 from trilemma.evaluation.table import print_row, print_sweep
 from trilemma.loggers.evaluation import EvaluationLogger
@@ -132,21 +140,28 @@ def _folder_of(loaded: LoadedModel, ranks: Ranks) -> Path:
 
 
 def _report_rows(cfg: DictConfig, log: EvaluationLogger) -> None:
-    """A report on rows that earlier evaluations wrote: files, wildcards, or all rows in folders."""
+    """A report on rows that earlier evaluations wrote: files, wildcards, or all rows in folders.
+
+    Rows that are named must all stand in one table; of those found in folders, the largest group that does is taken.
+    """
     given = [str(name) for name in (cfg.rows if OmegaConf.is_list(cfg.rows) else [cfg.rows])]
     rows: dict[Path, Row] = {}
+    found: dict[Path, Row] = {}
     for name in given:
         folder = Path(name)
         if folder.is_dir():
-            rows |= _rows_in(folder)
+            found |= _rows_in(folder)
             continue
         files = sorted(glob(name)) if has_magic(name) else [name]
         if not files:
             raise UserError(f"rows={name}: no file has such a name")
         rows |= {Path(file): read_row(file) for file in files}
+    taken, others = comparable_among([row for path, row in found.items() if path not in rows])
+    for line in others:
+        print(f"passed over: {line}")
     target = Path(cfg.output_dir) if cfg.output_dir else REPORT
     prepare(target)
-    _report(list(rows.values()), target, log)
+    _report([*rows.values(), *taken], target, log)
 
 
 def _rows_in(folder: Path) -> dict[Path, Row]:

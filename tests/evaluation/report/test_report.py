@@ -7,7 +7,15 @@ from rows import row, written
 
 from pages import check_page
 from trilemma.errors import UserError
-from trilemma.evaluation.report import Entry, Row, check_comparable, read_row, write_frontier, write_report
+from trilemma.evaluation.report import (
+    Entry,
+    Row,
+    check_comparable,
+    comparable_among,
+    read_row,
+    write_frontier,
+    write_report,
+)
 from trilemma.evaluation.report.glance import corners_of
 from trilemma.evaluation.report.tables.group import groups_of
 
@@ -158,6 +166,17 @@ def test_rows_that_are_not_comparable_are_refused(tmp_path, key, value):
         assert "\n" not in line
         assert all(str(word) in line for word in ("first", "second", was, value, f"same {key}"))
     assert not list(tmp_path.iterdir())
+
+
+def test_of_rows_found_together_the_largest_group_is_taken_and_the_others_are_named():
+    given = [row("few", num_images=200), row("a"), row("other"), row("b", scale=1.0)]
+    given[2].protocol["extractor"] = "another"
+    taken, lines = comparable_among(given)
+    assert [one.name for one in taken] == ["a", "b"]
+    assert [line.partition(" was")[0] for line in lines] == ["few", "other"]
+    assert "a number of images of 200, the 2 rows of the report with 2000" in lines[0]
+    assert comparable_among(given[:1]) == (given[:1], [])
+    assert comparable_among([]) == ([], [])
 
 
 def test_nothing_twice_and_not_nothing(tmp_path):
