@@ -26,6 +26,7 @@ from trilemma.conditions.label import LabelCondition
 from trilemma.data.base import ImageData
 from trilemma.data.split import Split
 from trilemma.loggers.csv_file import CSVLogger
+from trilemma.models.ar_transformer import ARTransformer
 from trilemma.models.autoencoder_kl import AutoencoderKL
 from trilemma.models.classifier import Classifier
 from trilemma.models.ddgan import DDGAN
@@ -43,6 +44,7 @@ from trilemma.networks.discriminator import TimeDiscriminator
 from trilemma.networks.pixelcnn.gated import GatedPixelCNN
 from trilemma.networks.pixelcnn.plus_plus import PixelCNNPlusPlus as PlusPlusNetwork
 from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
+from trilemma.networks.transformer.causal import CausalTransformer
 from trilemma.networks.transformer.vq_diffusion import VQDiffusionTransformer
 from trilemma.networks.unet.encoder import UNetEncoder
 from trilemma.networks.unet.latent_unet import LatentMapping, LatentUNet
@@ -231,6 +233,12 @@ def pixelcnn():
     return PixelCNN(codec=codec, network=opinionated(network), **autoregressive(guidance=ClassifierFree(2.0)))
 
 
+def ar_transformer():
+    network = CausalTransformer(num_classes=K, code_shape=(SIDE, SIDE), dim=16, depth=2, num_heads=2, condition_dim=8)
+    codec = PixelLevels((1, SIDE, SIDE), K, stochastic=True)
+    return ARTransformer(codec=codec, network=opinionated(network), **autoregressive(guidance=ClassifierFree(2.0)))
+
+
 def pixelcnn_pp():
     network = PlusPlusNetwork(
         in_channels=1, image_size=SIDE, channels=8, num_blocks=1, num_levels=2, dropout=0.0, condition_dim=8
@@ -248,6 +256,7 @@ FAMILIES = {
     "noisy_classifier": noisy_classifier,
     "pixelcnn": pixelcnn,
     "pixelcnn_pp": pixelcnn_pp,
+    "ar_transformer": ar_transformer,
     "ddgan": lambda: ddgan(accumulate_grad_batches=2),
     "dcgan": dcgan,
 }

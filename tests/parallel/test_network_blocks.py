@@ -18,6 +18,7 @@ WITH_BLOCKS = (
     "noisy_classifier",
     "pixelcnn",
     "pixelcnn_pp",
+    "ar_transformer",
     "ddgan",
 )
 WITHOUT_DROPOUT = ("pixelcnn",)
