@@ -109,6 +109,17 @@ class Family(L.LightningModule, ABC):
     def loss(self, batch: Batch) -> Loss:
         """Compute the training loss of a batch."""
 
+    def check_training(self, *, num_updates: int, num_images: int | None) -> None:
+        """Check that training makes sense, before it starts; here it always does.
+
+        Args:
+            num_updates: Length of the run.
+            num_images: Images of the training set; None where that is not known.
+
+        Raises:
+            UserError: If it does not.
+        """
+
     def averaged_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """List the parameters that moving averages are kept of, with their names: those that are trained."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
