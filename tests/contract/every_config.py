@@ -89,6 +89,10 @@ SIZES: dict[str, dict[str, Size]] = {
     "UNet": {"channels": _WIDTH, "num_res_blocks": _BLOCKS},
     "UNetEncoder": {"channels": _WIDTH, "num_res_blocks": _BLOCKS},
     "TimeDiscriminator": {"channels": Size(8, 192, 48), "embedding_dim": Size(16, 128, 128)},
+    "DCGenerator": {"channels": Size(8, 128, 32)},
+    "DCDiscriminator": {"channels": Size(8, 128, 32)},
+    "ResidualGenerator": {"channels": Size(8, 64, 32), "num_blocks": _BLOCKS},
+    "ResidualDiscriminator": {"channels": Size(8, 64, 32)},
     "BidirectionalTransformer": _TRANSFORMER,
     "DiT": _TRANSFORMER,
     "VQDiffusionTransformer": {**_TRANSFORMER, "dim": Size(32, 128, 128)},
@@ -106,6 +110,7 @@ SIZES: dict[str, dict[str, Size]] = {
     "CosineBeta": {"num_steps": Size(20, 100, 100)},
     "ScaledLinearBeta": {"num_steps": Size(20, 100, 100)},
     "SampleGrid": {"num_rows": Size(2, 2, 2), "num_columns": Size(2, 2, 2)},
+    "LatentWalk": {"num_rows": Size(2, 2, 2), "num_columns": Size(2, 2, 2)},
     "ReverseStrip": {"num_rows": Size(2, 2, 2), "num_images": Size(2, 2, 2)},
     "NoiseThenDenoise": {"num_images": Size(2, 2, 2)},
 }

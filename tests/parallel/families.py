@@ -10,10 +10,12 @@ from tiny_run import trainer_of
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.learning_rate import LearningRate
+from trilemma.callbacks.monitors.collapse import Collapse
 from trilemma.callbacks.monitors.loss_by_time import TimeLoss
 from trilemma.callbacks.monitors.modes import ModeHistogram
 from trilemma.callbacks.monitors.non_finite import NonFinite
 from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid
+from trilemma.callbacks.pictures.latent_walk import LatentWalk
 from trilemma.callbacks.pictures.trajectories import ForwardStrip, NoiseThenDenoise, ReverseStrip
 from trilemma.callbacks.random_state import RandomState
 from trilemma.codecs.kl import KL
@@ -30,12 +32,14 @@ from trilemma.models.classifier import Classifier
 from trilemma.models.ddgan import DDGAN
 from trilemma.models.ddpm import DDPM
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
+from trilemma.models.gan import GAN
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.models.pixelcnn import PixelCNN
 from trilemma.models.pixelcnn_pp import PixelCNNPlusPlus
 from trilemma.models.vqvae import VQVAE
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.networks.classifier import SmallConvNet
+from trilemma.networks.dcgan import DCDiscriminator, DCGenerator
 from trilemma.networks.discriminator import TimeDiscriminator
 from trilemma.networks.pixelcnn.gated import GatedPixelCNN
 from trilemma.networks.pixelcnn.plus_plus import PixelCNNPlusPlus as PlusPlusNetwork
@@ -55,6 +59,8 @@ from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree, Guidance
+from trilemma.training.adversarial import Relativistic
+from trilemma.training.augmentation import DifferentiableAugmentation
 from trilemma.training.loss_weights import Simple
 from trilemma.training.muon import MuonAdamW
 from trilemma.training.reconstruction import SquaredError
@@ -149,6 +155,26 @@ def ddgan(**options):
     )
 
 
+def dcgan():
+    """With batch normalisation in both networks, under penalties, which differentiate it twice."""
+    sizes = {"image_size": SIDE, "condition_dim": 8}
+    return GAN(
+        codec=Pixels((1, SIDE, SIDE)),
+        network=DCGenerator(latent_dim=4, out_channels=1, channels=(8, 8), **sizes),
+        discriminator=DCDiscriminator(in_channels=1, channels=(8, 8), **sizes),
+        condition=LabelCondition(LABELS, 8),
+        discriminator_condition=LabelCondition(LABELS, 8),
+        guidance=Guidance(),
+        objective=Relativistic(),
+        augment=DifferentiableAugmentation(),
+        r1_weight=0.1,
+        r2_weight=0.1,
+        penalty_interval=2,
+        optimizer=adamw,
+        scheduler=decay,
+    )
+
+
 def encoder(out_channels):
     return ConvEncoder(in_channels=1, channels=8, out_channels=out_channels, num_downsamples=1, num_res_blocks=1)
 
@@ -232,8 +258,9 @@ FAMILIES = {
     "pixelcnn_pp": pixelcnn_pp,
     "ar_transformer": ar_transformer,
     "ddgan": lambda: ddgan(accumulate_grad_batches=2),
+    "dcgan": dcgan,
 }
-ADVERSARIAL = ("ddgan",)
+ADVERSARIAL = ("ddgan", "dcgan")
 
 
 class Dots(ImageData):
@@ -268,12 +295,14 @@ def callbacks(every):
     return [
         EMA([0.9, 0.5]),
         NonFinite(every_n_batches=2),
+        Collapse(2, min_diversity=0.0),
         TimeLoss(max_rise=1e9),
         ModeHistogram(labeller=Brightness(), every_n_batches=4, num_images=6, min_share=0.0),
         SampleGrid(4, num_rows=2, num_columns=2),
         Reconstructions(4),
         ForwardStrip(2),
         ReverseStrip(6, num_rows=1, num_images=2),
+        LatentWalk(6, num_rows=1, num_columns=2),
         NoiseThenDenoise(6, num_images=2, strengths=(0.5,)),
         RandomState(),
         LearningRate(),

@@ -12,6 +12,7 @@ from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.checkpoints.settings import set_threads
 from trilemma.distributed.ranks import Ranks
 from trilemma.errors import UserError
+from trilemma.evaluation.protocol import NO_EXTRACTOR
 from trilemma.evaluation.report import (
     Row,
     check_comparable,
@@ -87,10 +88,13 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
 def _show(rows: list[Row], folder: Path) -> None:
     if len(rows) > 1:
         print_sweep([row.content for row in rows])
-        print(f"frontier: {write_frontier(rows, folder)}")
+        if rows[0].protocol["extractor"] != NO_EXTRACTOR:
+            print(f"frontier: {write_frontier(rows, folder)}")
     else:
         print_row(rows[0].content)
         print(f"row: {folder / rows[0].name}.json")
+    title = str(rows[0].protocol["model"]).partition(" (")[0]
+    print(f"page: {write_report(entries_of(rows), folder, title=title)}")
 
 
 def _compare(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
@@ -126,10 +130,8 @@ def _load_comparable(cfg: DictConfig) -> list[LoadedModel]:
                 f"{first.path} was trained on {first.data.name} and {one.path} on {one.data.name} "
                 f"({first.data.fingerprint[:8]} and {one.data.fingerprint[:8]}): one report compares models of one data set"
             )
-        if one.extractor.name != first.extractor.name:
-            raise UserError(
-                f"extractors {first.extractor.name} and {one.extractor.name} do not compare: name one with extractor="
-            )
+        if one.judge != first.judge:
+            raise UserError(f"extractors {first.judge} and {one.judge} do not compare: name one with extractor=")
     return models
 
 

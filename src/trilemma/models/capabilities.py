@@ -82,6 +82,17 @@ class ScoresLikelihood(Protocol):
         """Score a batch."""
 
 
+@runtime_checkable
+class DecodesLatents(Protocol):
+    """A family whose images are a function of one standard normal vector, such as a VAE or a GAN."""
+
+    def latent_dim(self) -> int:
+        """Width d of that vector."""
+
+    def from_latents(self, z: Tensor, raw: Any = None) -> Tensor:
+        """Decode latents [B, d] to images [B, C, H, W] in [-1, 1], given raw conditions, one each, or the null one."""
+
+
 class LabelScore(NamedTuple):
     """How labelled images were classified.
 
