@@ -13,6 +13,7 @@ from trilemma.conditions.none import NoCondition
 from trilemma.distributions.categorical import Categorical
 from trilemma.errors import UserError
 from trilemma.models.ar_transformer import ARTransformer
+from trilemma.networks.transformer.attention_patterns import Local1D, Local2D
 from trilemma.networks.transformer.causal import CausalTransformer
 from trilemma.processes.noise import Noise
 from trilemma.samplers.autoregressive import AutoregressiveSampler
@@ -55,7 +56,7 @@ class Letters(ConditionEncoder):
         pass
 
 
-def build(image_shape=(1, 3, 4), num_classes=5, *, condition=None, codec=None, **options):
+def build(image_shape=(1, 3, 4), num_classes=5, *, condition=None, codec=None, attention=None, **options):
     torch.manual_seed(0)
     condition = condition or NoCondition()
     codec = codec or PixelLevels(image_shape, num_classes)
@@ -65,6 +66,7 @@ def build(image_shape=(1, 3, 4), num_classes=5, *, condition=None, codec=None, *
         dim=8,
         depth=2,
         num_heads=2,
+        attention=attention,
         condition_dim=None if isinstance(condition, NoCondition) else 4,
         context_dim=6 if isinstance(condition, Letters) else None,
     )
@@ -89,13 +91,16 @@ MODELS = {
     "label, guided": (lambda: label(guidance=ClassifierFree(2.0)), [2, 0, 1]),
     "text": (text, CAPTIONS),
     "text, guided": (lambda: text(guidance=ClassifierFree(2.0)), CAPTIONS),
+    "1-D": (lambda: label(attention=Local1D(3, 2)), [2, 0, 1]),
+    "2-D, guided": (lambda: label(attention=Local2D((3, 2), (1, 1)), guidance=ClassifierFree(2.0)), [2, 0, 1]),
     "colours": (lambda: label(image_shape=(3, 2, 2)), [2, 0, 1]),
 }
 
 
+@pytest.mark.parametrize("attention", [None, Local1D(2, 1), Local2D((1, 1), (1, 1)), Local2D((1, 2), (1, 0))])
 @pytest.mark.parametrize("image_shape", [(1, 2, 2), (3, 1, 2)])
-def test_the_likelihoods_of_all_binary_images_sum_to_one(image_shape):
-    model = build(image_shape, 2)
+def test_the_likelihoods_of_all_binary_images_sum_to_one(image_shape, attention):
+    model = build(image_shape, 2, attention=attention)
     num = model.num_positions
     images = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=num))).double().view(-1, *image_shape)
     likelihood = model.score_likelihood({"image": images, "index": torch.arange(len(images))})
@@ -150,6 +155,14 @@ def test_an_image_is_completed_from_its_first_tokens():
         noise.uniform((3,), torch.float64)
     rest = model.sampler(model, 7, condition=condition, guidance=model.guidance, noise=noise, context=whole[:, :5])
     assert torch.equal(rest, whole[:, 5:])
+
+
+def test_images_are_the_same_ones_in_whatever_order_they_are_drawn():
+    model = build((1, 4, 4), 256, attention=Local2D((2, 2), (1, 1)))
+    images = (torch.rand(3, 1, 4, 4).double() * 255).round() / 127.5 - 1
+    x = model.sequence({"image": images, "index": torch.arange(3)}, Noise(0, torch.arange(3)))
+    torch.testing.assert_close(model.decode(x).double(), images, rtol=0, atol=1e-6)
+    assert torch.equal(x[:, :4], model.codec.encode(images)[:, :2, :2].flatten(1))
 
 
 def test_conditions_matter_and_the_null_is_another():

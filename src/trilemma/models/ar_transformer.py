@@ -12,11 +12,13 @@ from torch import Tensor
 
 from trilemma.codecs.base import Codec
 from trilemma.conditions.base import Condition, ConditionEncoder
+from trilemma.data.batch import Batch
 from trilemma.distributions.categorical import Categorical
 from trilemma.errors import UserError
 from trilemma.models.autoregressive import AutoregressiveModel
 from trilemma.models.base import OptimizerFactory, SchedulerFactory
 from trilemma.networks.transformer.causal import CausalTransformer, KeyValueCache
+from trilemma.processes.noise import NoiseSource
 from trilemma.samplers.autoregressive import AutoregressiveSampler
 from trilemma.samplers.guidance import Guidance
 
@@ -36,11 +38,14 @@ class ARTransformerState(NamedTuple):
 
 
 class ARTransformer(AutoregressiveModel):
-    """Learns p(x_i | x_1, ..., x_{i-1}, condition) of tokens in raster order, the channels of a place one after the other.
+    """Learns p(x_i | x_1, ..., x_{i-1}, condition) of tokens in the network's order: that of the raster, or block by block.
 
-    A class is the first token, a caption is a prefix. Sampling reads the prefix in one go and keeps keys and values.
+    A class is the first token, a caption is a prefix. Sampling reads the prefix in one go and keeps keys and values. On the tokens of a
+    codec this is the second stage of taming transformers and of DALL-E; on the levels of pixels, with local attention, the Image
+    Transformer, whose likelihood is exact.
 
-    Sources: Esser et al. 2021, "Taming transformers for high-resolution image synthesis", equation 11; Ramesh et al. 2021 (DALL-E).
+    Sources: Esser et al. 2021, "Taming transformers for high-resolution image synthesis", equation 11; Ramesh et al. 2021 (DALL-E);
+    Parmar et al. 2018, "Image Transformer".
 
     Args:
         codec: Image <-> tokens; frozen here, and part of the checkpoint.
@@ -78,6 +83,15 @@ class ARTransformer(AutoregressiveModel):
         self.guidance = guidance
         self.condition_dropout = condition_dropout
         self.check_parts()
+
+    def sequence(self, batch: Batch, noise: NoiseSource) -> Tensor:
+        """See `AutoregressiveModel`; tokens int64 [B, L] in the network's order."""
+        tokens = super().sequence(batch, noise)
+        return tokens if self.network.order is None else tokens[:, self.network.order]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Decode tokens int64 [B, L] in the network's order to images [B, C, H, W] in [-1, 1]."""
+        return super().decode(codes if self.network.order is None else codes[:, self.network.order.argsort()])
 
     def distribution(self, x: Tensor, condition: Condition) -> Categorical:
         """See `AutoregressiveModel`; tokens int64 [B, L]."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trilemma.errors import UserError
 from trilemma.networks.embeddings import GridPosition
 from trilemma.networks.given import check_given
+from trilemma.networks.transformer.attention_patterns import AttentionPattern, FullAttention, attend_locally
 from trilemma.networks.transformer.layers import MLP, SelfAttention
 
 
@@ -23,7 +24,7 @@ class KeyValueCache:
 
     Attributes:
         length: Number of places that are filled.
-        positions: Embeddings of all positions, [L, d].
+        positions: Embeddings of all positions, [L, d] or [B, L, d].
         num_prefix: How many places are the prefix, M.
         mask: Where the prefix is valid, [B, M]; None where all of it is.
     """
@@ -40,7 +41,7 @@ class KeyValueCache:
         """Add keys and values [2, B, H, n, d / H] of new places, and return those of all places so far."""
         store = self._stores.get(layer)
         if store is None:  # with room for all that come
-            num_places = self.num_prefix + len(self.positions)
+            num_places = self.num_prefix + self.positions.shape[-2]
             store = keys_values.new_empty((*keys_values.shape[:3], num_places, keys_values.shape[4]))
             self._stores[layer] = store
         last = self.length + keys_values.shape[3]
@@ -51,19 +52,30 @@ class KeyValueCache:
 class CausalSelfAttention(SelfAttention):
     """Multi-head attention of every place to itself and to those before it."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        memory: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         """Attend from new places x [B, n, d] to themselves, and to the places that the cache has seen.
 
         Args:
             x: The new places; where there are several and no mask, they are the first.
             mask: Which places each of them may see, bool [B or 1, 1, n, places]; None for all up to its own.
+            memory: Of local attention: see `attend_locally`, as for the mask then.
             cache: What earlier calls have kept, to be added to.
         """
         B, n, d = x.shape
         qkv = self.qkv(x).view(B, n, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4)
         keys_values = qkv[1:] if cache is None else cache.extend(self, qkv[1:])
         k, v = keys_values.unbind(0)
-        attended = F.scaled_dot_product_attention(qkv[0], k, v, attn_mask=mask, is_causal=mask is None and n > 1)
+        if memory is None:
+            attended = F.scaled_dot_product_attention(qkv[0], k, v, attn_mask=mask, is_causal=mask is None and n > 1)
+        else:
+            assert mask is not None
+            attended = attend_locally(qkv[0], k, v, memory, mask)
         mixed: Tensor = self.out(attended.transpose(1, 2).reshape(B, n, d))
         return mixed
 
@@ -86,9 +98,15 @@ class CausalBlock(nn.Module):
         self.mlp = MLP(dim, int(dim * mlp_ratio))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        memory: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         """Transform x [B, n, d]; the arguments are those of `CausalSelfAttention`."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, memory, cache))
         out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return out
 
@@ -100,9 +118,13 @@ class CausalTransformer(nn.Module):
     the token of a class in the first source. The prefix is the condition's sequence, such as a caption's words, with positions
     of its own. Every other place gets the position of the token that it predicts.
 
+    With local attention, places see some of those before them, in the order that it says, and the pooled condition is added to all
+    of them; there is no prefix.
+
     Sources: Esser et al. 2021, "Taming transformers for high-resolution image synthesis", section 3.2; Ramesh et al. 2021 (DALL-E), section
-    2.2, for text before the image; Radford et al. 2019 (GPT-2), section 2.3, for normalisations and initialisation. Different
-    here: a position is a vector for its row plus one for its column, and the head starts at zero.
+    2.2, for text before the image; Parmar et al. 2018, "Image Transformer", for local attention; Radford et al. 2019 (GPT-2), section
+    2.3, for normalisations and initialisation. Different here: a position is a vector for its row plus one for its column, and the head
+    starts at zero.
 
     Args:
         num_classes: K; None, of a codec of continuous values, is refused.
@@ -110,14 +132,22 @@ class CausalTransformer(nn.Module):
         dim: Width d.
         depth: Number of layers.
         num_heads: Number of attention heads; divides d.
+        attention: What places see of those before them; None is `FullAttention`.
         condition_dim: Width of the pooled condition; None where there is none.
         context_dim: Width of the prefix; None where there is none.
         mlp_ratio: Hidden width of the MLPs over d.
         dropout: Probability of dropping an entry of a residual branch, and of the embedded sequence.
 
+    Attributes:
+        order: Number, in raster order, of each token of the sequence, int64 [L]; None where that is the order.
+
     Raises:
-        UserError: If there are no classes, or `num_heads` does not divide `dim`.
+        UserError: If there are no classes, `num_heads` does not divide `dim`, or local attention does not fit.
     """
+
+    order: Tensor | None
+    memory: Tensor | None
+    mask: Tensor | None
 
     def __init__(
         self,
@@ -127,6 +157,7 @@ class CausalTransformer(nn.Module):
         dim: int,
         depth: int,
         num_heads: int,
+        attention: AttentionPattern | None = None,
         condition_dim: int | None = None,
         context_dim: int | None = None,
         mlp_ratio: float = 4.0,
@@ -140,7 +171,15 @@ class CausalTransformer(nn.Module):
             )
         if dim % num_heads:
             raise UserError(f"num_heads={num_heads} does not divide dim={dim}: set network.num_heads to a divisor")
+        layout = (attention or FullAttention()).layout(code_shape)
+        if layout is not None and context_dim is not None:
+            raise UserError(
+                "a prefix is not in the memory of local attention: take network/attention=full, or a condition that is one vector"
+            )
         self.num_classes = num_classes
+        for name in ("order", "memory", "mask"):
+            table = None if layout is None else torch.tensor(getattr(layout, name))
+            self.register_buffer(name, table, persistent=False)
         self.condition_dim, self.context_dim = condition_dim, context_dim
         self.token = nn.Embedding(num_classes, dim)
         self.position = GridPosition(code_shape, dim)
@@ -186,7 +225,8 @@ class CausalTransformer(nn.Module):
         """Compute the logits of every token; with a cache those of the token after each new one.
 
         Args:
-            tokens: int64 [B, L]; with a cache the n that it has not seen, [B, n], of which the first call may have none.
+            tokens: int64 [B, L], in the network's `order`; with a cache the n that it has not seen, [B, n], none of them perhaps in the
+                first call.
             pooled: Condition, [B, condition_dim]; given exactly where the network was built with one.
             context: The prefix, [B, M, context_dim]; likewise.
             context_mask: True where `context` is valid, [B, M]; all valid where None.
@@ -200,33 +240,51 @@ class CausalTransformer(nn.Module):
         Raises:
             ValueError: If a condition is missing, or given to a network that was built without.
         """
-        if cache is not None and cache.length:
-            first = cache.length - cache.num_prefix
-            x = self.token(tokens) + cache.positions[first : first + tokens.shape[1]]
-            mask, num_prefix = visible(cache.length, tokens.shape[1], cache.mask), 0
+        first, prefix = 0 if cache is None else cache.length, 0
+        if cache is not None and first:
+            place = first - cache.num_prefix
+            x = self.token(tokens) + cache.positions[..., place : place + tokens.shape[1], :]
+            context_mask = cache.mask
         else:
             check_given("pooled", pooled, self.condition_dim, "condition_dim")
             check_given("context", context, self.context_dim, "context_dim")
-            start = self.start if self.condition is None else self.start + self.condition(pooled)[:, None]
+            start, positions = self._start_and_positions(pooled)
             tokens = tokens[:, :-1] if cache is None else tokens
             x = torch.cat([start.expand(len(tokens), 1, -1), self.token(tokens)], 1)
-            positions = self.position()
-            x = x + positions[: x.shape[1]]
-            num_prefix = 0
+            x = x + positions[..., : x.shape[1], :]
             if self.context is not None:
                 assert context is not None
-                num_prefix = context.shape[1]
+                prefix = context.shape[1]
                 x = torch.cat([self.context(context).to(x.dtype), x], 1)
             if cache is not None:
-                cache.positions, cache.num_prefix, cache.mask = positions, num_prefix, context_mask
-            mask = visible(0, x.shape[1], context_mask)
+                cache.positions, cache.num_prefix, cache.mask = positions, prefix, context_mask
+        mask, memory = self._sight(first, x.shape[1], context_mask)
         x = self.dropout(x)
         for layer in self.layers:
-            x = layer(x, mask, cache)
+            x = layer(x, mask, memory, cache)
         if cache is not None:
             cache.length += x.shape[1]
-        logits: Tensor = self.head(self.final_norm(x[:, num_prefix:]))
+        logits: Tensor = self.head(self.final_norm(x[:, prefix:]))
         return logits if logits.dtype.itemsize >= 4 else logits.float()
+
+    def _start_and_positions(self, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Embed the start [d] or [B, 1, d] and the positions [L, d] or [B, L, d], of which one carries the pooled condition."""
+        start, positions = self.start, self.position()
+        condition = None if self.condition is None else self.condition(pooled)[:, None]
+        if self.order is not None:
+            positions = positions[self.order]
+            return start, positions if condition is None else positions + condition
+        return start if condition is None else start + condition, positions
+
+    def _sight(self, first: int, num: int, prefix_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Find what `num` new places from the `first` on see: the mask and the memory of `CausalSelfAttention`."""
+        if self.mask is None or self.memory is None:
+            return visible(first, num, prefix_mask), None
+        num_blocks, block = self.mask.shape[:2]
+        if num == num_blocks * block:
+            return self.mask, self.memory
+        places = torch.arange(first, first + num, device=self.mask.device)  # each a block of its own
+        return self.mask[places // block, places % block][:, None], self.memory[places // block]
 
 
 def visible(num_seen: int, num_new: int, prefix_mask: Tensor | None) -> Tensor | None:
