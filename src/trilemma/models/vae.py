@@ -189,7 +189,7 @@ class VAE(ImageGenerator):
         return Posterior(mean, log_var.clamp(_MIN_LOG_VAR, _MAX_LOG_VAR))
 
     def _decoded(self, z: Tensor, condition: Condition, num: int = 1) -> Distribution:
-        """p(x|z) of latents [B num, d, h, w], those of an image one after another."""
+        """Compute p(x|z) of latents [B num, d, h, w], those of an image one after another."""
         given = (part.repeat_interleave(num, 0) for part in self._given(condition))
         return self.output(self.head(self.decoder(z.to(self.head.weight), *given)))
 
@@ -197,14 +197,14 @@ class VAE(ImageGenerator):
         return () if condition.pooled is None else (condition.pooled,)
 
     def _log_likelihood(self, x: Tensor, z: Tensor, condition: Condition, num: int = 1) -> Tensor:
-        """log p(x|z) in nats, [B num]."""
+        """Compute log p(x|z) in nats, [B num]."""
         log_prob = self._decoded(z, condition, num).log_prob(x.repeat_interleave(num, 0) if num > 1 else x)
         return log_prob.flatten(1).sum(1)
 
     def _log_weights(
         self, x: Tensor, posterior: Posterior, condition: Condition, num: int, noise: NoiseSource, warmth: float = 1.0
     ) -> Tensor:
-        """log w = log p(x|z) + log p(z) - log q(z|x) of `num` draws of z an image, [B, num]."""
+        """Compute log w = log p(x|z) + log p(z) - log q(z|x) of `num` draws of z an image, [B, num]."""
         mean, log_std = posterior.mean[:, None], 0.5 * posterior.log_var[:, None]
         q = Normal(mean, log_std)
         eps = noise.normal((len(x), num, *self.latent_shape)).to(mean)
@@ -294,5 +294,5 @@ class VAE(ImageGenerator):
 
 
 def _log_mean(log_w: Tensor) -> Tensor:
-    """log 1/K sum_k w_k of log-weights [B, K]."""
+    """Compute log 1/K sum_k w_k of log-weights [B, K]."""
     return log_w.logsumexp(1) - math.log(log_w.shape[1])
