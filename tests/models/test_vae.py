@@ -86,7 +86,7 @@ def test_more_importance_samples_come_closer_from_below():
 def test_a_bernoulli_likelihood_of_grey_images_is_refused():
     parts = {"codec": Pixels((1, 1, 1)), "condition": NoCondition(), "guidance": Guidance()}
     linear = Linear(torch.ones(2, 1), torch.zeros(2)), Linear(torch.ones(1, 1), torch.zeros(1))
-    with pytest.raises(UserError, match="data.binarize=dynamic"):
+    with pytest.raises(UserError, match=r"data\.binarize=dynamic"):
         VAE(encoder=linear[0], decoder=linear[1], output=BernoulliOutput(), **parts)
 
 

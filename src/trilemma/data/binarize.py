@@ -52,5 +52,6 @@ def draw_split(split: Split, name: str) -> Split:
     """Draw a split once and for all: by the index of each image in its source and the split's name, whatever the seeds of the run."""
     assert isinstance(split.images, Tensor)
     seed = mixed_seed(*name.encode())
-    parts = zip(split.images.split(_BLOCK), split.index.split(_BLOCK), strict=True)
-    return replace(split, images=torch.cat([draw_binary(images, Noise(seed, index)) for images, index in parts]))
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(split), _BLOCK)]
+    drawn = [draw_binary(split.images[block], Noise(seed, split.index[block])) for block in blocks]
+    return replace(split, images=torch.cat(drawn))

@@ -39,7 +39,8 @@ def prepare_measurement(cfg: DictConfig, loaded: LoadedModel) -> LoadedModel:
     if cfg.likelihood.num_samples is not None:
         if not supports(loaded.model, EstimatesLikelihood):
             raise UserError(
-                f"likelihood.num_samples={cfg.likelihood.num_samples}: a {type(loaded.model).__name__} draws no importance samples: leave it out"
+                f"likelihood.num_samples={cfg.likelihood.num_samples}: a {type(loaded.model).__name__} draws no importance samples: "
+                "leave it out"
             )
         loaded.model.set_likelihood_samples(cfg.likelihood.num_samples)
     own = cfg.copy()

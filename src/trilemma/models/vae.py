@@ -253,9 +253,13 @@ class VAE(ImageGenerator):
             part = min(_SAMPLES_AT_A_TIME, num - start)
             log_w = self._log_weights(x, posterior, condition, part, noise)
             total = torch.logaddexp(total, log_w.double().logsumexp(1))
-        unit = "subpixel density" if isinstance(self.output, NormalOutput) else "subpixel"
-        kind = "bound" if num == 1 else "estimate"
-        return Likelihood(math.log(num) - total, kind, x[0].numel(), unit, num_samples=num)
+        return Likelihood(
+            nats=math.log(num) - total,
+            kind="bound" if num == 1 else "estimate",
+            num_dims=x[0].numel(),
+            unit="subpixel density" if isinstance(self.output, NormalOutput) else "subpixel",
+            num_samples=num,
+        )
 
     def sample_codes(
         self,
