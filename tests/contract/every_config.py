@@ -101,6 +101,7 @@ SIZES: dict[str, dict[str, Size]] = {
     "PixelCNNPlusPlus": {"channels": Size(4, 32, 16), "num_blocks": Size(1, 2, 1), "num_components": Size(2, 10, 10)},
     "ConvEncoder": {"channels": _WIDTH, "num_res_blocks": _BLOCKS},
     "ConvDecoder": {"channels": _WIDTH, "num_res_blocks": _BLOCKS},
+    "VectorEncoder": {"hidden_dim": Size(16, 64, 32)},
     "EMAQuantizer": {"codebook_size": Size(16, 1024, 1024)},
     "SmallConvNet": {"channels": Size(8, 128, 32), "feature_dim": Size(16, 128, 128)},
     "ResidualConvNet": {"channels": Size(8, 96, 32), "feature_dim": Size(16, 128, 128)},

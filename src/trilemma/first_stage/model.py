@@ -41,6 +41,11 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
     """
     codec = None
     if OmegaConf.select(cfg, "codec") is not None:
+        if data.binarize == "dynamic" and OmegaConf.select(cfg, "codec._target_") is None:
+            raise UserError(
+                "data.binarize=dynamic draws training images anew, and codes of a first stage are computed once: "
+                "take data.binarize=threshold"
+            )
         codec = resolve_codec(cfg, data, resume)
         state_codec(cfg, codec)
     process = state_process(cfg, codec)
