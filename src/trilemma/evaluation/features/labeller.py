@@ -41,4 +41,8 @@ class ShippedLabeller:
             if not any(SHIPPED.glob(f"{name}-*.safetensors")):
                 return None
             self._loaded[name] = load_extractor(name)
-        return StackedExtractor(self._loaded[name], data.image_shape[0]) if data.channels_are_images else self._loaded[name]
+        return (
+            StackedExtractor(self._loaded[name], data.image_shape[0])
+            if data.channels_are_images
+            else self._loaded[name]
+        )
