@@ -28,7 +28,7 @@ class DCGenerator(nn.Module):
         latent_dim: Width d of the latent.
         out_channels: Channels C of the images.
         image_size: Height and width.
-        channels: Width of each grid, the first one first; the grid doubles after each (4 becomes 7 where 7 is what 14 is made of).
+        channels: Width of each grid, the first one first; the grid doubles after each (4, 7, 14, 28).
         condition_dim: Width of the pooled condition; None for an unconditional generator.
 
     Raises:

@@ -65,7 +65,7 @@ class ResidualGenerator(nn.Module):
         latent_dim: Width d of the latent.
         out_channels: Channels C of the images.
         image_size: Height and width.
-        channels: Width of each stage, the smallest grid first; each doubles the one before, to 4, 7, 14 and 28 where that is the image's side.
+        channels: Width of each stage, the smallest grid first; each doubles the one before (4, 7, 14, 28).
         num_blocks: Residual blocks a stage.
         expansion: See `ResidualBlock`.
         group_size: See `ResidualBlock`.
