@@ -93,6 +93,8 @@ sync: $(VENV)/.demo-installed ## Upload the offline wandb runs in outputs/, or i
 bench: $(VENV)/.dev-installed ## Speed against the floor and against peers
 	@$(BIN)/python benchmarks/discrete.py
 	@$(BIN)/python benchmarks/gaussian.py
+	@$(BIN)/python benchmarks/pixelcnn.py
+	@$(BIN)/python benchmarks/ar_transformer.py
 
 .PHONY: clean
 clean: ## Delete caches and .venv; outputs/ stays

@@ -69,6 +69,39 @@ def test_only_trainable_parameters():
     assert set(ema.average()) == {"net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"}
 
 
+class Normalised(Tiny):
+    """With batch normalisation of what is trained and of what is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        self.frozen = nn.BatchNorm1d(4).requires_grad_(False)
+
+
+def test_running_statistics_are_averaged_with_the_weights_they_belong_to():
+    """Else an average would be normalised by what the last weights give."""
+    ema, module = EMA([0.5], warmup=False), Normalised()
+    ema.on_fit_start(None, module)
+    assert set(ema.average()) == {f"net.{name}" for name in module.net.state_dict() if "num_batches" not in name}
+    with torch.no_grad():
+        module.net[1].running_mean.fill_(4.0)
+        module.net[1].running_var.fill_(3.0)
+        module.frozen.running_mean.fill_(5.0)
+    ema.on_train_batch_end(None, module)
+    with ema.swapped(module):
+        assert module.net[1].running_mean.tolist() == [2.0] * 4
+        assert module.net[1].running_var.tolist() == [2.0] * 4
+        assert module.frozen.running_mean.tolist() == [5.0] * 4
+        checkpoint = {"state_dict": dict(module.state_dict())}
+        ema.on_save_checkpoint(None, module, checkpoint)
+        assert checkpoint["state_dict"]["net.1.running_mean"].tolist() == [4.0] * 4, "the last weights' own"
+    assert module.net[1].running_mean.tolist() == [4.0] * 4
+    restored = EMA([0.5], warmup=False)
+    restored.load_state_dict(ema.state_dict())
+    restored.on_fit_start(None, module)
+    assert restored.average()["net.1.running_var"].tolist() == [2.0] * 4
+
+
 def test_low_precision_weights_have_float32_averages():
     ema = EMA([0.999], warmup=False)
     module = Tiny().to(torch.bfloat16)

@@ -8,6 +8,7 @@ import torch
 from tiny_run import Evaluation, Stream, Tiny, assert_equal, fit, seed_all, trainer_of
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.callbacks.monitors.codebook import CodebookUse
+from trilemma.callbacks.monitors.collapse import Collapse
 from trilemma.callbacks.monitors.discriminator import DiscriminatorGap
 from trilemma.callbacks.monitors.latents import ActiveLatents
 from trilemma.callbacks.monitors.loss_by_time import TimeLoss
@@ -241,13 +242,34 @@ def test_a_discriminator_that_stays_saturated(tmp_path, capsys):
     assert warnings_of(capsys) == [f"WARNING: batch 6: {expected}"]
 
 
-def test_patience_goes_on_after_a_resume(tmp_path):
-    gaps = [0.99] * 6
-    first, second = (DiscriminatorGap(1, patience=5, stop=True) for _ in range(2))
-    fit(tmp_path, max_steps=4, every=2, model=Watched(training=scores(gaps)), extra=[first])
+def distances(diversities):
+    def published(batch):
+        return {
+            "real_nearest": torch.tensor([1.0, 3.0]),
+            "fake_nearest": torch.tensor([1.0, 3.0]) * diversities[batch - 1],
+        }
+
+    return published
+
+
+def test_a_generator_that_goes_on_repeating_itself(tmp_path, capsys):
+    diversities = [0.1, 0.1, 0.8, 0.1, 0.2, 0.25, 0.9]
+    trainer = run(tmp_path, Collapse(1, patience=3), Watched(training=distances(diversities)), max_steps=7)
+    assert float(trainer.callback_metrics["train/sample_diversity"]) == pytest.approx(0.9)
+    expected = "samples lie 0.250 times as far from each other as data do, below 0.3 for 3 batches"
+    assert warnings_of(capsys) == [f"WARNING: batch 6: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "published", "problem"),
+    [(DiscriminatorGap, scores([0.99] * 6), "the discriminator"), (Collapse, distances([0.1] * 6), "samples lie")],
+)
+def test_patience_goes_on_after_a_resume(tmp_path, monitor, published, problem):
+    first, second = (monitor(1, patience=5, stop=True) for _ in range(2))
+    fit(tmp_path, max_steps=4, every=2, model=Watched(training=published), extra=[first])
     newest = newest_valid(tmp_path / "checkpoints")
-    with pytest.raises(TrainingError, match="training stopped at batch 5: the discriminator"):
-        fit(tmp_path, max_steps=6, resume=newest, model=Watched(training=scores(gaps)), extra=[second])
+    with pytest.raises(TrainingError, match=f"training stopped at batch 5: {problem}"):
+        fit(tmp_path, max_steps=6, resume=newest, model=Watched(training=published), extra=[second])
 
 
 # --- modes --------------------------------------------------------------------------------------------------------------
@@ -354,12 +376,21 @@ def test_the_shipped_labeller_knows_its_own_data():
     images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
     assert torch.equal(labeller.labels(digits, images), load_extractor("mnist").logits(images).argmax(1))
 
+    class Stacks(Digits):
+        image_shape = (3, 28, 28)
+        channels_are_images = True
+
+    stacked = Stacks(batch_size=2, seed=0)
+    assert labeller.num_classes(stacked) == 1000
+    hundreds, tens, units = labeller.labels(digits, images)
+    assert labeller.labels(stacked, images.transpose(0, 1)).tolist() == [100 * hundreds + 10 * tens + units]
+
 
 # --- all of them --------------------------------------------------------------------------------------------------------
 
 
 def everything():
-    return [NonFinite(3), CodebookUse(), TimeLoss(), ActiveLatents(), DiscriminatorGap(2)]
+    return [NonFinite(3), CodebookUse(), TimeLoss(), ActiveLatents(), DiscriminatorGap(2), Collapse(2)]
 
 
 def test_monitors_change_no_weight(tmp_path):
@@ -390,7 +421,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
                 "time_loss": torch.ones(1),
                 "latent_kl": torch.ones(1, 3),
             },
-            training=lambda batch: {"real_score": torch.full((2,), 9.0), "fake_score": torch.full((2,), -9.0)},
+            training=lambda batch: {
+                **{"real_score": torch.full((2,), 9.0), "fake_score": torch.full((2,), -9.0)},
+                **{"real_nearest": torch.ones(2), "fake_nearest": torch.zeros(2)},
+            },
         )
 
     for name in ("alone", "stopped"):
@@ -408,6 +442,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     a, b = ((tmp_path / name / "metrics.csv").read_text() for name in ("alone", "stopped"))
     assert a == b
     assert "train/discriminator_gap" in a
+    assert "train/sample_diversity" in a
     assert "val/active_latents" in a
 
 
@@ -435,6 +470,8 @@ def test_families_that_publish_nothing_are_passed_over(tmp_path, capsys):
         lambda: ActiveLatents(-0.1),
         lambda: ActiveLatents(min_nats=-1),
         lambda: DiscriminatorGap(patience=0),
+        lambda: Collapse(0),
+        lambda: Collapse(min_diversity=-0.1),
         lambda: ModeHistogram(labeller=Grey(), num_images=0),
     ],
 )

@@ -8,6 +8,7 @@ from PIL import Image
 from tiny_run import Stream, Tiny, assert_equal, fit, seed_all, trainer_of
 from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid, undisturbed
+from trilemma.callbacks.pictures.latent_walk import LatentWalk
 from trilemma.callbacks.random_state import capture
 from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
@@ -68,6 +69,42 @@ def test_unconditional(tmp_path):
     model = Painter(NoCondition())
     train(tmp_path, model, [SampleGrid(5, num_rows=2, num_columns=2)])
     assert [call[0] for call in model.calls] == [None]
+
+
+class Decoder(Painter):
+    """Paints the first number of a latent."""
+
+    def latent_dim(self):
+        return 3
+
+    def from_latents(self, z, raw=None):
+        self.train()
+        self.calls.append((z, raw, self.net[0].weight.detach().clone()))
+        return z[:, :1, None, None].clamp(-1, 1).expand(-1, 1, 4, 4)
+
+
+@pytest.mark.parametrize("condition", [NoCondition(), LabelCondition(2, 2)])
+def test_a_latent_walk_goes_on_where_the_row_above_ends(tmp_path, condition):
+    model, ema = Decoder(condition), EMA([0.5])
+    train(tmp_path, model, [ema, LatentWalk(2, num_rows=3, num_columns=4)])
+    assert sorted(p.name for p in (tmp_path / "latent_walk").iterdir()) == [f"step-{n:08d}.png" for n in (2, 4, 5)]
+    (first, *_), (z, raw, weight) = model.calls[0], model.calls[-1]
+    assert torch.equal(first, z), "the same walk each time"
+    assert torch.equal(weight, ema.average()["net.0.weight"])
+    assert raw == (None if isinstance(condition, NoCondition) else [0] * 4 + [1] * 4 + [0] * 4)
+    rows = z.view(3, 4, 3)
+    torch.testing.assert_close(rows[1:, 0], rows[:-1, -1])
+    a, b = rows[:, 0].double(), rows[:, -1].double()
+    angle = torch.acos(torch.cosine_similarity(a, b))[:, None]
+    third = (torch.sin(2 / 3 * angle) * a + torch.sin(angle / 3) * b) / torch.sin(angle)
+    torch.testing.assert_close(rows[:, 1].double(), third, rtol=1e-4, atol=1e-5)
+
+
+def test_a_family_without_latents_has_no_walk(tmp_path):
+    train(tmp_path, Painter(NoCondition()), [LatentWalk(2)])
+    assert not (tmp_path / "latent_walk").exists()
+    with pytest.raises(UserError, match="num_columns=1"):
+        LatentWalk(num_columns=1)
 
 
 def test_samples_from_the_average(tmp_path):

@@ -3,6 +3,7 @@ import torch
 
 from trilemma.codecs.base import flatten, unflatten
 from trilemma.codecs.pixels import PixelLevels, Pixels
+from trilemma.errors import UserError
 from trilemma.processes.noise import TorchNoise
 
 GREY = torch.arange(256, dtype=torch.uint8)
@@ -88,6 +89,19 @@ def test_stochastic_rounding_leaves_exact_levels_alone():
 def test_impossible_numbers_of_levels_are_refused(num_classes):
     with pytest.raises(ValueError, match="2 to 256"):
         PixelLevels((1, 2, 2), num_classes)
+
+
+def test_downsampled_levels_are_those_of_the_means_of_squares():
+    codec = PixelLevels((1, 4, 6), 256, downsample=2)
+    assert codec.code_shape == (2, 3)
+    assert codec.length == 6
+    images = torch.rand(3, 1, 4, 6) * 2 - 1
+    means = images.view(3, 2, 2, 3, 2).mean((2, 4))
+    assert torch.equal(codec.encode(images), ((means + 1) * 127.5).round().long())
+    flat = torch.full((1, 1, 4, 6), 0.2)
+    torch.testing.assert_close(codec.decode(codec.encode(flat)), flat, rtol=0, atol=1 / 255)
+    with pytest.raises(UserError, match="downsample=4 does not divide images of 4 x 6"):
+        PixelLevels((1, 4, 6), 2, downsample=4)
 
 
 def test_an_image_shape_has_three_sizes():

@@ -130,3 +130,11 @@ def test_it_learns():
     codec.eval()
     error = nn.functional.mse_loss(codec.decode(codec.encode(patterns)), patterns)
     assert error < 0.5 * patterns.var()
+
+
+def test_a_codebook_larger_than_the_tokens_of_the_data_is_refused():
+    codec = build(codebook_size=13)
+    codec.check_codebook(3)
+    codec.check_codebook(None)
+    with pytest.raises(UserError, match="has 13 codes, more than the 12 tokens of 2 training images"):
+        codec.check_codebook(2)

@@ -42,7 +42,7 @@ def composed(entry, *overrides):
 
 def places(name):
     """What such an experiment asks for: where the images or their codes lie, and which codec made these."""
-    own = name.startswith(("images/", "imagenet/", "ffhq/"))
+    own = name.startswith(("images/", "imagenet/", "ffhq/", "lsun/"))
     from_codes = name in ("imagenet/vq_diffusion", "ffhq/vq_diffusion")
     return ["data.root=somewhere"] * own + ["codec.checkpoint=some.ckpt"] * from_codes
 

@@ -77,6 +77,10 @@ def checkpoint(prior):
         (["experiment=demo/vqvae", "experiment_name=a/../../b"], ["experiment_name=.. makes no folder of its own"]),
         (["experiment=demo/vqvae", "trainer.max_steps=0"], ["trainer.max_steps=0", "at least 1"]),
         (["experiment=demo/vqvae", "model.codec.encoder.channels=6"], ["model.codec.encoder", "divisible by 4"]),
+        (
+            ["experiment=demo/vqvae", "model.codec.quantizer.codebook_size=250000"],
+            ["250,000 codes, more than the", "take fewer codes"],
+        ),
         (["experiment=demo/vqvae", "trainer.accelerator=gpu"], ["trainer"]),
         (["experiment=demo/vqvae", "run.resume=nowhere.ckpt"], ["nowhere.ckpt"]),
         ([], ["name an experiment"]),

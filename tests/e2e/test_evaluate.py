@@ -178,10 +178,18 @@ def test_a_report_on_two_checkpoints_and_on_their_rows(evaluate, runs, tmp_path,
     logged = list((tmp_path / "again/wandb").glob("offline-run-*-report-*/files/media/images/eval/*.png"))
     assert {path.name.partition("_")[0] for path in logged} >= {"trilemma", "samples"}
     (folders[0] / "note.json").write_text("{}")
-    third = evaluate(f"rows={folders[0]}", f"output_dir={tmp_path}/third")
+    name, few = next(iter(rows_in(folders[0]).items()))
+    few["protocol"]["num_images"] = 9
+    (folders[1] / "few.json").write_text(json.dumps(few))
+    third = evaluate(f"rows=[{listed}]", f"output_dir={tmp_path}/third")
     assert third.status == 0
     assert f"passed over: {folders[0] / 'note.json'}" in third.out
+    assert "passed over: few was scored with a number of images of 9" in third.out
+    named = evaluate(f"rows=[{folders[0] / name},{folders[1] / 'few.json'}]", f"output_dir={tmp_path}/named")
+    assert named.status == 2
+    assert "not comparable" in named.err
     (folders[0] / "note.json").unlink()
+    (folders[1] / "few.json").unlink()
     assert evaluate(f"rows='{folders[0]}/*.json'", f"output_dir={tmp_path}/fourth").status == 0
 
 

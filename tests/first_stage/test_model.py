@@ -25,7 +25,9 @@ def composed(*overrides):
     return cfg
 
 
-@pytest.mark.parametrize("experiment", ["mnist/vq_diffusion", "mnist/ddpm", "mnist/ddgan", "mnist/vqvae"])
+@pytest.mark.parametrize(
+    "experiment", ["mnist/vq_diffusion", "mnist/ddpm", "mnist/ddgan", "mnist/dcgan", "mnist/vqvae"]
+)
 def test_what_is_shipped_fits(experiment):
     check_parts(composed(f"experiment={experiment}"))
 

@@ -10,10 +10,12 @@ from tiny_run import trainer_of
 from trilemma.callbacks.checkpoint import Checkpoints
 from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.learning_rate import LearningRate
+from trilemma.callbacks.monitors.collapse import Collapse
 from trilemma.callbacks.monitors.loss_by_time import TimeLoss
 from trilemma.callbacks.monitors.modes import ModeHistogram
 from trilemma.callbacks.monitors.non_finite import NonFinite
 from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid
+from trilemma.callbacks.pictures.latent_walk import LatentWalk
 from trilemma.callbacks.pictures.trajectories import ForwardStrip, NoiseThenDenoise, ReverseStrip
 from trilemma.callbacks.random_state import RandomState
 from trilemma.codecs.kl import KL
@@ -24,17 +26,25 @@ from trilemma.conditions.label import LabelCondition
 from trilemma.data.base import ImageData
 from trilemma.data.split import Split
 from trilemma.loggers.csv_file import CSVLogger
+from trilemma.models.ar_transformer import ARTransformer
 from trilemma.models.autoencoder_kl import AutoencoderKL
 from trilemma.models.classifier import Classifier
 from trilemma.models.ddgan import DDGAN
 from trilemma.models.ddpm import DDPM
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
+from trilemma.models.gan import GAN
 from trilemma.models.noisy_classifier import NoisyClassifier
+from trilemma.models.pixelcnn import PixelCNN
+from trilemma.models.pixelcnn_pp import PixelCNNPlusPlus
 from trilemma.models.vqvae import VQVAE
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.networks.classifier import SmallConvNet
+from trilemma.networks.dcgan import DCDiscriminator, DCGenerator
 from trilemma.networks.discriminator import TimeDiscriminator
+from trilemma.networks.pixelcnn.gated import GatedPixelCNN
+from trilemma.networks.pixelcnn.plus_plus import PixelCNNPlusPlus as PlusPlusNetwork
 from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
+from trilemma.networks.transformer.causal import CausalTransformer
 from trilemma.networks.transformer.vq_diffusion import VQDiffusionTransformer
 from trilemma.networks.unet.encoder import UNetEncoder
 from trilemma.networks.unet.latent_unet import LatentMapping, LatentUNet
@@ -44,10 +54,13 @@ from trilemma.processes.categorical.schedules import VQDiffusionPaper
 from trilemma.processes.gaussian.parameterization import Eps
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.gaussian.schedules import VPSDE, CosineBeta
+from trilemma.samplers.autoregressive import AutoregressiveSampler
 from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree, Guidance
+from trilemma.training.adversarial import Relativistic
+from trilemma.training.augmentation import DifferentiableAugmentation
 from trilemma.training.loss_weights import Simple
 from trilemma.training.muon import MuonAdamW
 from trilemma.training.reconstruction import SquaredError
@@ -142,6 +155,26 @@ def ddgan(**options):
     )
 
 
+def dcgan():
+    """With batch normalisation in both networks, under penalties, which differentiate it twice."""
+    sizes = {"image_size": SIDE, "condition_dim": 8}
+    return GAN(
+        codec=Pixels((1, SIDE, SIDE)),
+        network=DCGenerator(latent_dim=4, out_channels=1, channels=(8, 8), **sizes),
+        discriminator=DCDiscriminator(in_channels=1, channels=(8, 8), **sizes),
+        condition=LabelCondition(LABELS, 8),
+        discriminator_condition=LabelCondition(LABELS, 8),
+        guidance=Guidance(),
+        objective=Relativistic(),
+        augment=DifferentiableAugmentation(),
+        r1_weight=0.1,
+        r2_weight=0.1,
+        penalty_interval=2,
+        optimizer=adamw,
+        scheduler=decay,
+    )
+
+
 def encoder(out_channels):
     return ConvEncoder(in_channels=1, channels=8, out_channels=out_channels, num_downsamples=1, num_res_blocks=1)
 
@@ -182,6 +215,37 @@ def noisy_classifier():
     )
 
 
+def autoregressive(**options):
+    return {
+        "condition": LabelCondition(LABELS, 8),
+        "sampler": AutoregressiveSampler(),
+        "guidance": Guidance(),
+        "optimizer": adamw,
+        **options,
+    }
+
+
+def pixelcnn():
+    network = GatedPixelCNN(
+        num_classes=K, code_shape=(SIDE, SIDE), channels=8, depth=2, head_channels=8, condition_dim=8
+    )
+    codec = PixelLevels((1, SIDE, SIDE), K, stochastic=True)
+    return PixelCNN(codec=codec, network=opinionated(network), **autoregressive(guidance=ClassifierFree(2.0)))
+
+
+def ar_transformer():
+    network = CausalTransformer(num_classes=K, code_shape=(SIDE, SIDE), dim=16, depth=2, num_heads=2, condition_dim=8)
+    codec = PixelLevels((1, SIDE, SIDE), K, stochastic=True)
+    return ARTransformer(codec=codec, network=opinionated(network), **autoregressive(guidance=ClassifierFree(2.0)))
+
+
+def pixelcnn_pp():
+    network = PlusPlusNetwork(
+        in_channels=1, image_size=SIDE, channels=8, num_blocks=1, num_levels=2, dropout=0.0, condition_dim=8
+    )
+    return PixelCNNPlusPlus(codec=Pixels((1, SIDE, SIDE)), network=opinionated(network), **autoregressive())
+
+
 FAMILIES = {
     "discrete_diffusion": tokens,
     "vq_diffusion_released": lambda: tokens(VQDiffusionTransformer, optimizer=adamw),
@@ -190,9 +254,13 @@ FAMILIES = {
     "autoencoder_kl": autoencoder_kl,
     "classifier": classifier,
     "noisy_classifier": noisy_classifier,
+    "pixelcnn": pixelcnn,
+    "pixelcnn_pp": pixelcnn_pp,
+    "ar_transformer": ar_transformer,
     "ddgan": lambda: ddgan(accumulate_grad_batches=2),
+    "dcgan": dcgan,
 }
-ADVERSARIAL = ("ddgan",)
+ADVERSARIAL = ("ddgan", "dcgan")
 
 
 class Dots(ImageData):
@@ -227,12 +295,14 @@ def callbacks(every):
     return [
         EMA([0.9, 0.5]),
         NonFinite(every_n_batches=2),
+        Collapse(2, min_diversity=0.0),
         TimeLoss(max_rise=1e9),
         ModeHistogram(labeller=Brightness(), every_n_batches=4, num_images=6, min_share=0.0),
         SampleGrid(4, num_rows=2, num_columns=2),
         Reconstructions(4),
         ForwardStrip(2),
         ReverseStrip(6, num_rows=1, num_images=2),
+        LatentWalk(6, num_rows=1, num_columns=2),
         NoiseThenDenoise(6, num_images=2, strengths=(0.5,)),
         RandomState(),
         LearningRate(),

@@ -14,10 +14,11 @@ from trilemma.checkpoints.read import read_checkpoint
 from trilemma.distributed.network_blocks import compile_networks, recompute_activations
 from trilemma.distributed.sharding import gathered, is_sharded, shard
 from trilemma.distributed.strategies import DDP, FullyShard, HandAveragedDDP
+from trilemma.networks.batch_norm import BatchNorm2d
 from trilemma.quiet import quieten
 from trilemma.training.muon import MuonAdamW
 
-QUICK = {"ddp": ("discrete_diffusion", "ddgan"), "fsdp": ("ddpm",)}
+QUICK = {"ddp": ("discrete_diffusion", "ddgan", "dcgan"), "fsdp": ("ddpm",)}
 WHOLE = {"ddp": tuple(FAMILIES), "fsdp": tuple(name for name in FAMILIES if name not in ADVERSARIAL)}
 REST = {kind: tuple(name for name in WHOLE[kind] if name not in QUICK[kind]) for kind in WHOLE}
 # Muon magnifies small singular values some 400 times, and rounding with them.
@@ -49,6 +50,7 @@ def quick(rank, folder):
     assert held < 0.6 * sum(p.numel() for p in model.network.parameters())
     assert all(average.to_local().numel() < average.numel() for average in resumed.callbacks[0].average().values())
     held_batches(folder, rank)
+    torch.save(slopes_of_batch_norm(BatchNorm2d(3), rank), f"{folder}/slopes-{rank}.pt")
     steps_of_muon(folder, rank, resumed.strategy.device_mesh["data_parallel"])
 
 
@@ -69,6 +71,23 @@ def held_batches(folder, rank):
     model.on_load_checkpoint(checkpoint)
     assert_close(model._held, [mine], 0.0, "held")
     assert_close(model._diagnostics, scores, 0.0, "diagnostics")
+
+
+def slopes_of_batch_norm(norm, rank=None):
+    """A loss that is not separable over the batch, its gradient, and the gradient of that one's square: by x [4, 3, 2, 2] and weights.
+
+    Rank 0 has the first half of the batch and rank 1 the second.
+    """
+    generator = torch.Generator().manual_seed(6)
+    x, target = torch.randn((2, 4, 3, 2, 2), generator=generator, dtype=torch.float64)
+    x = (x if rank is None else x[2 * rank :][:2]).requires_grad_()
+    target = target if rank is None else target[2 * rank :][:2]
+    norm = norm.double()
+    inputs = (x, norm.weight, norm.bias)
+    score = (norm(x) * target).tanh().square().sum()
+    first = torch.autograd.grad(score, inputs, create_graph=True)
+    second = torch.autograd.grad(first[0].square().sum(), inputs)
+    return [g.detach() for g in (*first, *second)]
 
 
 def steps_of_muon(folder, rank, mesh):
@@ -241,6 +260,15 @@ def test_one_process_samples_from_a_sharded_run(quick_runs, alone):
         model.load_state_dict(checkpoint["state_dict"] | checkpoint["callbacks"]["EMA"]["averages"][0])
         drawn.append(model.eval().sample(4, condition=1, seed=5))
     torch.testing.assert_close(*drawn, rtol=1e-3, atol=1e-3)
+
+
+def test_batch_norm_of_two_processes_is_differentiated_twice_as_torchs_own(quick_runs):
+    parts = [torch.load(quick_runs / f"slopes-{rank}.pt", weights_only=True) for rank in range(2)]
+    whole = slopes_of_batch_norm(nn.BatchNorm2d(3))
+    assert all(gradient.abs().max() > 1e-3 for gradient in (*whole[:3], *whole[3:5]))
+    for i, (a, b, expected) in enumerate(zip(*parts, whole, strict=True)):
+        found = torch.cat([a, b]) if i % 3 == 0 else a + b  # x is shared out, and weights' gradients are summed
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_muon_steps_alike_with_divided_matrices(quick_runs):

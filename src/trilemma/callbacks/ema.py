@@ -18,14 +18,15 @@ _STATE_KEY = "EMA"
 
 
 class EMA(L.Callback):
-    """Keeps averages of the trainable parameters, and swaps them in for validation and sampling.
+    """Keeps averages of the trainable weights, and swaps them in for validation and sampling.
 
     After every batch n = 0, 1, ... each average moves to d_n average + (1 - d_n) weights, where d_n = decay, or with
     warm-up min(decay, (1 + n) / (10 + n)). Batches are counted, not optimiser steps, so that two optimisers or
-    accumulated gradients do not change the horizon. The family says which parameters are averaged
-    (`Family.averaged_parameters`): frozen ones (a first stage, a perceptual loss), buffers (codebook statistics) and a
-    discriminator are left alone. Averages are float32 or wider whatever the weights' type. Where processes have a part of
-    each weight, they have that part of the averages; a checkpoint has them whole.
+    accumulated gradients do not change the horizon. The family says what is averaged (`Family.averaged`): trained
+    parameters and the running statistics of their batch normalisations. Frozen parameters (a first stage, a perceptual
+    loss), other buffers (codebook statistics) and a discriminator are left alone. Averages are float32 or wider whatever
+    the weights' type. Where processes have a part of each weight, they have that part of the averages; a checkpoint has
+    them whole.
 
     Args:
         decays: One average each, in [0, 1); the first is the one that validation and sampling use.
@@ -49,7 +50,7 @@ class EMA(L.Callback):
         return _STATE_KEY
 
     def average(self, decay: float | None = None) -> dict[str, Tensor]:
-        """Get the average of a decay (the first where None), by parameter name."""
+        """Get the average of a decay (the first where None), by name."""
         return self._averages[self._index(decay)]
 
     @contextmanager
@@ -70,7 +71,7 @@ class EMA(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Initialise the averages with the weights, or with those of the checkpoint."""
         assert isinstance(pl_module, Family)
-        self._weights = dict(pl_module.averaged_parameters())
+        self._weights = pl_module.averaged()
         self._averages = [{name: _wide(weight) for name, weight in self._weights.items()} for _ in self.decays]
         if not self._restored:
             return
@@ -137,22 +138,22 @@ class EMA(L.Callback):
             raise UserError(f"no average with decay {decay}; there are {list(self.decays)}")
         return self.decays.index(decay)
 
-    def _parameters(self, module: L.LightningModule) -> list[Tensor]:
+    def _averaged(self, module: L.LightningModule) -> list[Tensor]:
         # By name, because which parameters require gradients changes while two networks are trained in turn.
-        named = dict(module.named_parameters())
+        named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         return [named[name] for name in self._averages[0]]
 
     @torch.no_grad()
     def _swap_in(self, module: L.LightningModule, decay: float | None) -> None:
         # Values are copied in place: addresses stay, so compiled graphs and optimiser references do too.
-        weights = self._parameters(module)
+        weights = self._averaged(module)
         self._raw = [weight.detach().clone() for weight in weights]
         torch._foreach_copy_([local(w) for w in weights], [local(value) for value in self.average(decay).values()])
 
     @torch.no_grad()
     def _swap_out(self, module: L.LightningModule) -> None:
         if self._raw is not None:
-            torch._foreach_copy_([local(w) for w in self._parameters(module)], [local(value) for value in self._raw])
+            torch._foreach_copy_([local(w) for w in self._averaged(module)], [local(value) for value in self._raw])
             self._raw = None
 
 
@@ -172,7 +173,7 @@ def ema_weights(checkpoint: dict[str, Any], decay: float | None = None) -> dict[
         decay: Which average; the first where None.
 
     Returns:
-        The trainable parameters by name, to be laid over `checkpoint["state_dict"]`; None where there is no average.
+        All that is averaged by name, to be laid over `checkpoint["state_dict"]`; None where there is no average.
 
     Raises:
         UserError: If there is no average of that decay.

@@ -19,6 +19,7 @@ from trilemma.config.targets import CHECKPOINT
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.evaluation.features.extractor import Extractor
+from trilemma.evaluation.protocol import NO_EXTRACTOR
 from trilemma.models.base import Family
 
 
@@ -32,7 +33,7 @@ class LoadedModel:
         config: The configuration in the checkpoint.
         setups: The ways it is sampled; none where it draws no images.
         dataset: What it was trained on, where it is measured.
-        judged_by: The extractor that scores it, where it is measured.
+        extractor: The extractor that scores it, where it is measured and there is one for its data.
     """
 
     path: Path
@@ -40,7 +41,7 @@ class LoadedModel:
     config: dict[str, Any]
     setups: tuple[SamplingSetup, ...] = ()
     dataset: ImageData | None = None
-    judged_by: Extractor | None = None
+    extractor: Extractor | None = None
 
     @property
     def data(self) -> ImageData:
@@ -49,10 +50,9 @@ class LoadedModel:
         return self.dataset
 
     @property
-    def extractor(self) -> Extractor:
-        """The extractor that scores it."""
-        assert self.judged_by is not None
-        return self.judged_by
+    def judge(self) -> str:
+        """Name of its extractor for a protocol."""
+        return NO_EXTRACTOR if self.extractor is None else self.extractor.name
 
     @property
     def codec(self) -> Codec | None:

@@ -12,7 +12,16 @@ from trilemma.checkpoints.loaded import LoadedModel
 from trilemma.checkpoints.settings import set_threads
 from trilemma.distributed.ranks import Ranks
 from trilemma.errors import UserError
-from trilemma.evaluation.report import Row, check_comparable, entries_of, read_row, write_frontier, write_report
+from trilemma.evaluation.protocol import NO_EXTRACTOR
+from trilemma.evaluation.report import (
+    Row,
+    check_comparable,
+    comparable_among,
+    entries_of,
+    read_row,
+    write_frontier,
+    write_report,
+)
 from trilemma.evaluation.rows import write_row
 from trilemma.evaluation.table import print_row, print_sweep
 from trilemma.loggers.evaluation import EvaluationLogger
@@ -79,10 +88,13 @@ def _measure_one(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
 def _show(rows: list[Row], folder: Path) -> None:
     if len(rows) > 1:
         print_sweep([row.content for row in rows])
-        print(f"frontier: {write_frontier(rows, folder)}")
+        if rows[0].protocol["extractor"] != NO_EXTRACTOR:
+            print(f"frontier: {write_frontier(rows, folder)}")
     else:
         print_row(rows[0].content)
         print(f"row: {folder / rows[0].name}.json")
+    title = str(rows[0].protocol["model"]).partition(" (")[0]
+    print(f"page: {write_report(entries_of(rows), folder, title=title)}")
 
 
 def _compare(cfg: DictConfig, log: EvaluationLogger, ranks: Ranks) -> None:
@@ -118,10 +130,8 @@ def _load_comparable(cfg: DictConfig) -> list[LoadedModel]:
                 f"{first.path} was trained on {first.data.name} and {one.path} on {one.data.name} "
                 f"({first.data.fingerprint[:8]} and {one.data.fingerprint[:8]}): one report compares models of one data set"
             )
-        if one.extractor.name != first.extractor.name:
-            raise UserError(
-                f"extractors {first.extractor.name} and {one.extractor.name} do not compare: name one with extractor="
-            )
+        if one.judge != first.judge:
+            raise UserError(f"extractors {first.judge} and {one.judge} do not compare: name one with extractor=")
     return models
 
 
@@ -132,21 +142,28 @@ def _folder_of(loaded: LoadedModel, ranks: Ranks) -> Path:
 
 
 def _report_rows(cfg: DictConfig, log: EvaluationLogger) -> None:
-    """A report on rows that earlier evaluations wrote: files, wildcards, or all rows in folders."""
+    """A report on rows that earlier evaluations wrote: files, wildcards, or all rows in folders.
+
+    Rows that are named must all stand in one table; of those found in folders, the largest group that does is taken.
+    """
     given = [str(name) for name in (cfg.rows if OmegaConf.is_list(cfg.rows) else [cfg.rows])]
     rows: dict[Path, Row] = {}
+    found: dict[Path, Row] = {}
     for name in given:
         folder = Path(name)
         if folder.is_dir():
-            rows |= _rows_in(folder)
+            found |= _rows_in(folder)
             continue
         files = sorted(glob(name)) if has_magic(name) else [name]
         if not files:
             raise UserError(f"rows={name}: no file has such a name")
         rows |= {Path(file): read_row(file) for file in files}
+    taken, others = comparable_among([row for path, row in found.items() if path not in rows])
+    for line in others:
+        print(f"passed over: {line}")
     target = Path(cfg.output_dir) if cfg.output_dir else REPORT
     prepare(target)
-    _report(list(rows.values()), target, log)
+    _report([*rows.values(), *taken], target, log)
 
 
 def _rows_in(folder: Path) -> dict[Path, Row]:

@@ -1,7 +1,8 @@
-"""Vector quantisation with a codebook of exponential moving averages."""
+"""The interface of a quantiser, and vector quantisation with a codebook of exponential moving averages."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
@@ -31,7 +32,36 @@ class Quantized(NamedTuple):
     commitment: Tensor
 
 
-class EMAQuantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
+    """Latents <-> indices of a codebook.
+
+    Attributes:
+        codebook_size: Number of codes K.
+        dim: Width d of a latent.
+    """
+
+    codebook_size: int
+    dim: int
+
+    @property
+    @abstractmethod
+    def codebook(self) -> Tensor:
+        """The codebook vectors, [K, d]."""
+
+    @abstractmethod
+    def forward(self, latents: Tensor) -> Quantized:
+        """Quantise latents [B, d, h, w]; in training mode update the codebook too, where it moves by itself."""
+
+    @abstractmethod
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Find the codes of latents [B, d, h, w], int64 [B, h, w]; never changes state."""
+
+    def embed(self, code: Tensor) -> Tensor:
+        """Look up the codebook vectors of indices [B, h, w], [B, d, h, w]."""
+        return F.embedding(code, self.codebook).movedim(-1, 1)
+
+
+class EMAQuantizer(Quantizer):
     """Nearest codebook vector; the codebook is the moving average of the latents assigned to it.
 
     A code whose moving average of use falls below `dead_code_threshold` times the even share 1/K is replaced by a
@@ -104,7 +134,7 @@ class EMAQuantizer(nn.Module):
     def forward(self, latents: Tensor) -> Quantized:
         """Quantise latents [B, d, h, w]; in training mode update the codebook too."""
         # Distances in bfloat16 would confuse neighbouring codes.
-        with _full_precision(latents.device):
+        with full_precision(latents.device):
             wide = latents.to(torch.promote_types(latents.dtype, torch.float32))
             if self.training:
                 self._prepare_update(wide)
@@ -118,16 +148,12 @@ class EMAQuantizer(nn.Module):
 
         The library's own forward would run k-means on validation data where that came first.
         """
-        with _full_precision(latents.device):
+        with full_precision(latents.device):
             codebook = self.codebook
             vectors = latents.movedim(1, -1).to(codebook.dtype)
             # |z - e|^2 less |z|^2, which is the same for every code.
             distance = codebook.square().sum(1) - 2 * (vectors @ codebook.T)
         return distance.argmin(-1)
-
-    def embed(self, code: Tensor) -> Tensor:
-        """Look up the codebook vectors of indices [B, h, w], [B, d, h, w]."""
-        return F.embedding(code, self.codebook).movedim(-1, 1)
 
     def _prepare_update(self, latents: Tensor) -> None:
         """Pass the library what is unknown at construction: the batch's size, and whether several processes train."""
@@ -142,7 +168,7 @@ class EMAQuantizer(nn.Module):
             codebook.sample_fn = codebook.replace_sample_fn = sample_vectors_distributed
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[None]:
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Disable autocast inside; the meta device, on which a step is only planned, has none."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from trilemma.codecs.base import Codec, image_shape_of
 from trilemma.codecs.first_stage_grid import check_coders, code_grid
-from trilemma.codecs.quantizer import EMAQuantizer
+from trilemma.codecs.quantizer import Quantizer
+from trilemma.errors import UserError
 from trilemma.networks.image_coder import ImageDecoder, ImageEncoder
 from trilemma.processes.noise import NoiseSource
 
@@ -30,7 +31,7 @@ class VQOutput(NamedTuple):
 
 
 class VQ(Codec):
-    """The VQ codec: an encoder, a codebook and a decoder.
+    """The VQ codec: an encoder, a quantiser and a decoder.
 
     Source: van den Oord et al. 2017 (VQ-VAE).
 
@@ -48,7 +49,7 @@ class VQ(Codec):
     num_classes: int
 
     def __init__(
-        self, *, image_shape: Sequence[int], encoder: ImageEncoder, decoder: ImageDecoder, quantizer: EMAQuantizer
+        self, *, image_shape: Sequence[int], encoder: ImageEncoder, decoder: ImageDecoder, quantizer: Quantizer
     ) -> None:
         super().__init__()
         self.image_shape = image_shape_of(image_shape)
@@ -59,6 +60,18 @@ class VQ(Codec):
         self.encoder = encoder
         self.decoder = decoder
         self.quantizer = quantizer
+
+    def check_codebook(self, num_images: int | None) -> None:
+        """Check that a training set of `num_images` images, if known, has as many tokens as there are codes.
+
+        Raises:
+            UserError: If it has fewer: some codes could never be used.
+        """
+        if num_images is not None and num_images * self.length < self.num_classes:
+            raise UserError(
+                f"model.codec.quantizer has {self.num_classes:,} codes, more than the {num_images * self.length:,} tokens of "
+                f"{num_images:,} training images: take fewer codes"
+            )
 
     def forward(self, images: Tensor) -> VQOutput:
         """Reconstruct images [B, C, H, W]; in training mode the codebook is updated."""

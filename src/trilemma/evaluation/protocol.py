@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+NO_EXTRACTOR = "none"  # in a protocol of what is measured without one
 SMOKE_BELOW = 2_000
 METRICS = 2  # raised when a metric changes its meaning: older rows are measured anew, never mixed with newer ones
 _INCIDENTAL = ("machine", "budget", "model", "run")

@@ -33,7 +33,7 @@ def evaluate_reconstruction(
     model: Reconstructs,
     images: Images,
     *,
-    extractor: Extractor,
+    extractor: Extractor | None,
     codec: Codec | None = None,
     device: torch.device | str = "cpu",
     batch_size: int = BATCH_SIZE,
@@ -78,7 +78,7 @@ def score_reconstruction(
     images: Images,
     returned: Sequence[Returned],
     *,
-    extractor: Extractor,
+    extractor: Extractor | None,
     codec: Codec | None = None,
     cache_dir: str | Path | None = None,
 ) -> dict[str, float]:
@@ -87,7 +87,8 @@ def score_reconstruction(
     Args:
         images: uint8 [N, C, H, W], N >= 2.
         returned: Of all of them, in their order.
-        extractor: Names the Frechet distance between the images and their reconstructions, `rFD[<extractor>]`.
+        extractor: Names the Frechet distance between the images and their reconstructions, `rFD[<extractor>]`, which is left out
+            without one.
         codec: Where it has token classes, their use over all images is added as `codebook_*`.
         cache_dir: Where features of the real images are kept; None keeps none.
 
@@ -102,14 +103,15 @@ def score_reconstruction(
         raise UserError(f"{len(images)} images: need at least 2 to measure reconstruction")
     original, back = images[:].cpu(), torch.cat([part.images for part in returned])
     errors = squared_errors(original, back)
-    distance = frechet_distance(extractor.features(back), cached_embed(extractor, images, cache_dir).features)
     scores = {
         "num_images": float(len(images)),
         "psnr": psnr(errors),
         "psnr_pooled": psnr_pooled(errors),
         "ssim": ssim(original, back),
-        f"rFD[{extractor.name}]": distance,
     }
+    if extractor is not None:
+        real = cached_embed(extractor, images, cache_dir).features
+        scores[f"rFD[{extractor.name}]"] = frechet_distance(extractor.features(back), real)
     if codec is not None and codec.num_classes is not None:
         usage = CodebookUsage(codec.num_classes, sync_on_compute=False)  # of several processes one has all codes
         for part in returned:

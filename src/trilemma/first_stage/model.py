@@ -58,6 +58,7 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
     model = build(node, where="model", shared=[(plain(cfg, key), part) for key, part in built.items()])
     if not isinstance(model, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
+    model.check_training(num_updates=cfg.trainer.max_steps, num_images=cfg.facts.num_train_images)
     model.noise_seed = cfg.seed
     model.config = checkpoint_config(cfg) | {"data_fingerprint": data.fingerprint}
     if isinstance(data, TokenData):

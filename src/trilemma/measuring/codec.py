@@ -50,8 +50,10 @@ def reconstruction_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -
 
 
 def oracle_metrics(cfg: DictConfig, loaded: LoadedModel, ranks: Ranks) -> Numbers:
-    """Score a perfect prior on the codes of the model's codec; cached."""
+    """Score a perfect prior on the codes of the model's codec, cached; nothing without an extractor."""
     model, data, extractor, codec = loaded.model, loaded.data, loaded.extractor, loaded.codec
+    if extractor is None:
+        return {}
     assert codec is not None
     assert supports(model, Reconstructs)
     rows = held_out(data, cfg.num_images, cfg.seed)
@@ -90,8 +92,8 @@ def _read_numbers(path: Path) -> Numbers | None:
     return kept
 
 
-def _codec_key(codec: Codec, data: ImageData, extractor: Extractor) -> str:
+def _codec_key(codec: Codec, data: ImageData, extractor: Extractor | None) -> str:
     """Name all that scores of decoded codes depend on. Codecs without weights differ in class and shape alone."""
     shape = "x".join(map(str, codec.code_shape))
     kind = f"{type(codec).__name__}-{codec.num_classes}-{shape}-{codec_hash(codec)}"
-    return f"v{METRICS}-{kind}-{data.fingerprint[:16]}-{extractor.name}"
+    return f"v{METRICS}-{kind}-{data.fingerprint[:16]}-{extractor.name if extractor else 'none'}"

@@ -11,6 +11,7 @@ from trilemma.capabilities import supports
 from trilemma.checkpoints.guiding_classifier import guiding_classifier
 from trilemma.checkpoints.loaded import LoadedModel, data_of, load_model
 from trilemma.data.base import ImageData
+from trilemma.distributed.job import this_job
 from trilemma.errors import UserError
 from trilemma.evaluation import NEAREST_K
 from trilemma.evaluation.features.extractor import Extractor, load_extractor
@@ -47,28 +48,43 @@ def prepare_measurement(cfg: DictConfig, loaded: LoadedModel) -> LoadedModel:
     OmegaConf.update(own, "ckpt", str(loaded.path))
     extractor = extractor_for(own, loaded.data)
     check_data(loaded.data, extractor)
-    loaded = replace(loaded, judged_by=extractor)
+    loaded = replace(loaded, extractor=extractor)
     if not isinstance(loaded.model, ImageGenerator):
         return loaded
     classifier = guiding_classifier(own, loaded.model, loaded.config)
     return replace(loaded, setups=setups_of(own, loaded.model, loaded.config, classifier))
 
 
-def extractor_for(cfg: DictConfig, data: ImageData) -> Extractor:
-    """Load the extractor named on the command line, else the shipped one of the data set."""
-    extractor = load_extractor(cfg.extractor or data.extractor_name, device=cfg.device)
-    if cfg.extractor is None and data.channels_are_images:
-        return StackedExtractor(extractor, data.image_shape[0])
+def extractor_for(cfg: DictConfig, data: ImageData) -> Extractor | None:
+    """Load the extractor named on the command line, else the shipped one of the data set; None, which is said, where none reads it."""
+    blank = torch.zeros(1, *data.image_shape, dtype=torch.uint8)
+    if cfg.extractor is not None:
+        extractor = load_extractor(cfg.extractor, device=cfg.device)
+        extractor.check(blank)
+        return extractor
+    try:
+        extractor = load_extractor(data.extractor_name, device=cfg.device)
+        if data.channels_are_images:
+            extractor = StackedExtractor(extractor, data.image_shape[0])
+        extractor.check(blank)
+    except UserError as error:
+        if this_job().is_first:
+            print(
+                f"{error}. Measured without one: reconstruction (PSNR, SSIM), likelihood, cost and pictures, but no distance, precision or "
+                "coverage; extractor=PATH brings one of your own (README, Evaluation)"
+            )
+        return None
     return extractor
 
 
-def check_data(data: ImageData, extractor: Extractor) -> None:
-    """Check, before the first sample is drawn, that samples of the data set can be scored.
+def check_data(data: ImageData, extractor: Extractor | None) -> None:
+    """Check, before the first sample is drawn, that there are enough real images to score samples of the data set by.
 
     Raises:
-        UserError: If the extractor does not read such images, or there are too few real ones.
+        UserError: If there are too few.
     """
-    extractor.check(torch.zeros(1, *data.image_shape, dtype=torch.uint8))
+    if extractor is None:
+        return
     for name in ("train", "test"):
         if len(data.split(name)) <= NEAREST_K:
             raise UserError(

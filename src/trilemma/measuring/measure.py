@@ -30,6 +30,12 @@ from trilemma.figures.images import save_png, save_samples_npz
 from trilemma.measuring.codec import Numbers, once, oracle_metrics, reconstruction_metrics
 from trilemma.models.capabilities import Likelihood, Reconstructs, ScoresLikelihood
 
+_DOING = {  # said before a part is measured, since each takes seconds to minutes
+    "likelihood": "Scoring the likelihood of held-out images",
+    "two_stage": "Measuring the codec and a perfect prior",
+    "ledger": "Timing (nothing else should run now)",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -62,7 +68,7 @@ def protocol_of(
         data_fingerprint=loaded.data.fingerprint,
         split="test" if setup is None else "train",
         num_images=cfg.num_images if num_images is None else num_images,
-        extractor=loaded.extractor.name,
+        extractor=loaded.judge,
         model=loaded.kind,
         run=loaded.config.get("run_id"),
         weights=loaded.config["weights"],
@@ -119,6 +125,8 @@ def measure_setup(what: Measurement, folder: Path) -> tuple[Path, Row]:
     if not row:
         ranks.first(lambda: move_aside(path))
         images = _draw(what, path)
+        if ranks.is_first:
+            print("Comparing with real images", flush=True)
         row = ranks.first(lambda: _sample_row(what, images, path))
         ranks.first(lambda: _write_samples(what, images, path, row))
     elif ranks.first(lambda: what.cfg.keep_samples and not path.with_suffix(".npz").is_file()):
@@ -128,6 +136,8 @@ def measure_setup(what: Measurement, folder: Path) -> tuple[Path, Row]:
     missing = ranks.first(lambda: [part.name for part in parts if not part.stands(row)])
     for part in parts:
         if part.name in missing:
+            if ranks.is_first:
+                print(_DOING[part.name], flush=True)
             row[part.name] = part.measure()
             ranks.first(lambda: write_row(path, row))
     bits = prior_bits(row.get("likelihood"))
@@ -176,7 +186,7 @@ def _sample_row(what: Measurement, images: Tensor, path: Path) -> Row:
     train = data.split("train")
     evaluation = evaluate_samples(
         images,
-        labels if labels is not None and int(labels.max()) < extractor.num_classes else None,
+        labels if labels is not None and extractor and int(labels.max()) < extractor.num_classes else None,
         real=train,
         held_out=data.split("test"),
         extractor=extractor,

@@ -43,7 +43,7 @@ class AutoregressiveModel(ImageGenerator):
 
     @abstractmethod
     def distribution(self, x: Tensor, condition: Condition) -> Distribution:
-        """Predict the distribution of every position given those before it, of values [B, L, ...]."""
+        """Predict the distribution of every position given those before it, of values shaped as `sequence` gives them."""
 
     @abstractmethod
     def start(self, condition: Condition, context: Tensor | None = None) -> Any:
@@ -59,7 +59,7 @@ class AutoregressiveModel(ImageGenerator):
         return self.codec.length
 
     def sequence(self, batch: Batch, noise: NoiseSource) -> Tensor:
-        """Encode the batch as sequences [B, L]."""
+        """Encode the batch as what `distribution` scores: sequences [B, L], unless a family says otherwise."""
         return flatten(self.codes(batch, noise))
 
     def decode(self, codes: Tensor) -> Tensor:

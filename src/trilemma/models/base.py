@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -109,9 +109,32 @@ class Family(L.LightningModule, ABC):
     def loss(self, batch: Batch) -> Loss:
         """Compute the training loss of a batch."""
 
+    def check_training(self, *, num_updates: int, num_images: int | None) -> None:
+        """Check that training makes sense, before it starts; here it always does.
+
+        Args:
+            num_updates: Length of the run.
+            num_images: Images of the training set; None where that is not known.
+
+        Raises:
+            UserError: If it does not.
+        """
+
     def averaged_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """List the parameters that moving averages are kept of, with their names: those that are trained."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Name all that moving averages are kept of: `averaged_parameters`, and the running statistics of their batch normalisations.
+
+        The statistics of the last weights do not fit averaged ones.
+        """
+        averaged: dict[str, Tensor] = dict(self.averaged_parameters())
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and f"{name}.weight" in averaged:
+                statistics = (("running_mean", module.running_mean), ("running_var", module.running_var))
+                averaged |= {f"{name}.{key}": value for key, value in statistics if value is not None}
+        return averaged
 
     def completes_update(self) -> bool:
         """Check whether the last batch completed an update: a checkpoint does not hold accumulated gradients."""

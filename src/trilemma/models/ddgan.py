@@ -25,6 +25,7 @@ from trilemma.processes.noise import Noise, NoiseSource
 from trilemma.samplers.base import Prediction, Sampler
 from trilemma.samplers.denoising import DenoisingSampler
 from trilemma.samplers.guidance import Guidance
+from trilemma.training.adversarial import squared_slope
 
 _ON_GRID = 1e-6
 
@@ -143,8 +144,7 @@ class DDGAN(Adversarial, Diffusion):
         fake = self._score(xs_fake, step)
         total, terms = F.softplus(-real).mean() + F.softplus(fake).mean(), {}
         if penalised:
-            (gradient,) = torch.autograd.grad(real.sum(), xs, create_graph=True)
-            terms["r1"] = 0.5 * self.r1_weight * gradient.square().flatten(1).sum(1).mean()
+            terms["r1"] = 0.5 * self.r1_weight * squared_slope(real, xs).mean()
             total = total + terms["r1"]
         return Loss(total, terms, {"real_score": real.detach(), "fake_score": fake.detach()})
 

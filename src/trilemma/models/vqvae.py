@@ -14,7 +14,7 @@ from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactor
 
 
 class VQVAE(Family):
-    """Trains a `VQ` codec: reconstruction + commitment loss; the codebook follows by moving averages.
+    """Trains a `VQ` codec: reconstruction + commitment loss; a codebook follows by moving averages.
 
     Source: van den Oord et al. 2017, eq. 3; EMA codebook of its appendix A.1.
 
@@ -36,6 +36,10 @@ class VQVAE(Family):
         super().__init__(optimizer=optimizer, scheduler=scheduler)
         self.codec = codec
         self.usage = CodebookUsage(codec.num_classes)
+
+    def check_training(self, *, num_updates: int, num_images: int | None) -> None:
+        """Refuse a codebook that the tokens of the training set cannot fill."""
+        self.codec.check_codebook(num_images)
 
     def loss(self, batch: Batch) -> Loss:
         """Compute the mean squared error in [-1, 1] units plus the weighted commitment loss."""

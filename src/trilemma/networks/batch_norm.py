@@ -50,10 +50,8 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # Every process's loss depends on this process's x.
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
+        # Every process's loss depends on this process's x. Applied and not called: a penalty on a slope differentiates this too.
+        return _sum_over_processes(gradients[0])
 
 
 def _sum_over_processes(x: Tensor) -> Tensor:

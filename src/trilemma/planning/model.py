@@ -110,6 +110,7 @@ def plan_model(cfg: DictConfig) -> PlannedModel:
         family = build(node | probes, where="model", shared=shared)
     if not isinstance(family, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
+    family.check_training(num_updates=cfg.trainer.max_steps, num_images=cfg.facts.num_train_images)
     family.to("meta")  # so that it knows where it is
     family.configure_optimizers()
     return PlannedModel(

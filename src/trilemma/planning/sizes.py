@@ -57,7 +57,7 @@ def measure_sizes(model: Family, *, optimiser: int, num_averages: int) -> Sizes:
         weights=weights,
         frozen=_bytes(model.parameters()) - weights + _bytes(model.buffers()),
         optimiser=optimiser,
-        averages=num_averages * sum(p.numel() * max(4, p.itemsize) for _, p in model.averaged_parameters()),
+        averages=num_averages * sum(p.numel() * max(4, p.itemsize) for p in model.averaged().values()),
         largest_block=max(in_blocks, default=0),
         outside_blocks=weights - sum(in_blocks),
         num_blocks=len(in_blocks),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor
 
 
@@ -20,6 +22,8 @@ class Diagnostics(TypedDict, total=False):
         latent_kl: KL(q(z|x) || p(z)) of each latent in nats, [B, d]; in validation.
         real_score: The discriminator's logits of data, [B]; in training.
         fake_score: The discriminator's logits of samples, [B]; in training.
+        real_nearest: `nearest_in_group` of data, [B]; in training.
+        fake_nearest: `nearest_in_group` of samples, [B]; in training.
     """
 
     time: Tensor
@@ -27,6 +31,8 @@ class Diagnostics(TypedDict, total=False):
     latent_kl: Tensor
     real_score: Tensor
     fake_score: Tensor
+    real_nearest: Tensor
+    fake_nearest: Tensor
 
 
 def diagnostics_of(outputs: Any) -> Diagnostics:
@@ -35,3 +41,20 @@ def diagnostics_of(outputs: Any) -> Diagnostics:
         return {}
     found: Diagnostics = outputs.get("diagnostics", {})
     return found
+
+
+def nearest_in_group(images: Tensor, group_size: int = 4) -> Tensor:
+    """Measure the distance of each image to the nearest other one of its group, [B]: near 0 where a generator repeats itself.
+
+    Groups are neighbours in the batch, so they are the same where processes have a part of it each.
+
+    Args:
+        images: [B, ...].
+        group_size: Images in a group, at most; the largest number that divides both it and the batch is taken.
+    """
+    size = math.gcd(group_size, len(images))
+    groups = images.reshape(len(images) // size, size, -1).to(torch.promote_types(images.dtype, torch.float32))
+    distance = (groups[:, :, None] - groups[:, None]).square().sum(-1).sqrt()
+    itself = torch.eye(size, dtype=torch.bool, device=images.device)
+    nearest: Tensor = distance.masked_fill(itself, math.inf if size > 1 else 0.0).amin(-1)
+    return nearest.flatten()

@@ -7,9 +7,18 @@ from rows import row, written
 
 from pages import check_page
 from trilemma.errors import UserError
-from trilemma.evaluation.report import Entry, Row, check_comparable, read_row, write_frontier, write_report
+from trilemma.evaluation.report import (
+    Entry,
+    Row,
+    check_comparable,
+    comparable_among,
+    read_row,
+    write_frontier,
+    write_report,
+)
 from trilemma.evaluation.report.glance import corners_of
 from trilemma.evaluation.report.tables.group import groups_of
+from trilemma.figures.scatter import Axis, Dot, Panel, Series
 
 HOSTILE = '<script>alert(1)</script>"$x_{$&'
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
@@ -88,8 +97,28 @@ def test_hostile_names_are_text(tmp_path, num):
         entry.rows[0].protocol["sampler"][HOSTILE] = HOSTILE
     text = write_report(given, tmp_path, title=HOSTILE).read_text()
     read = check_page(text)
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert "".join(read.text).count(HOSTILE) > 5 * num
+
+
+def test_plots_of_many_settings_show_their_fronts_first(tmp_path):
+    rows = tuple(row(f"r{n}", steps=n, fd=1.0 + n, seconds=0.01 * n) for n in range(1, 15))
+    text = write_report([Entry("m", rows)], tmp_path, title="t").read_text()
+    first, everything = text.split("All 14 settings")
+    assert first.count("<svg") == everything.count("<svg") == 4
+    few = write_report([Entry("m", rows[:3])], tmp_path, title="t").read_text()
+    assert "settings</summary>" not in few
+    x, y = Axis(label="x", larger_is_better=False), Axis(label="y", larger_is_better=False)
+    dots = {"a": [(1, 2), (2, 3)], "b": [(3, 9)], "c": [(5, 1)]}
+    series = [
+        Series(name=name, index=i, dots=tuple(Dot(x=at, y=up) for at, up in found))
+        for i, (name, found) in enumerate(dots.items())
+    ]
+    front = Panel(title="t", x=x, y=y, series=tuple(series)).front()
+    assert [(one.name, one.index, [dot.x for dot in one.dots]) for one in front.series] == [
+        ("a", 0, [1]),
+        ("c", 2, [5]),
+    ]
 
 
 def test_smoke_rows_carry_a_banner(tmp_path):
@@ -158,6 +187,17 @@ def test_rows_that_are_not_comparable_are_refused(tmp_path, key, value):
         assert "\n" not in line
         assert all(str(word) in line for word in ("first", "second", was, value, f"same {key}"))
     assert not list(tmp_path.iterdir())
+
+
+def test_of_rows_found_together_the_largest_group_is_taken_and_the_others_are_named():
+    given = [row("few", num_images=200), row("a"), row("other"), row("b", scale=1.0)]
+    given[2].protocol["extractor"] = "another"
+    taken, lines = comparable_among(given)
+    assert [one.name for one in taken] == ["a", "b"]
+    assert [line.partition(" was")[0] for line in lines] == ["few", "other"]
+    assert "a number of images of 200, the 2 rows of the report with 2000" in lines[0]
+    assert comparable_among(given[:1]) == (given[:1], [])
+    assert comparable_among([]) == ([], [])
 
 
 def test_nothing_twice_and_not_nothing(tmp_path):

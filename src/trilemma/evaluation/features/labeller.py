@@ -8,6 +8,7 @@ from torch import Tensor
 from trilemma.data.base import ImageData
 from trilemma.errors import UserError
 from trilemma.evaluation.features.extractor import SHIPPED, Extractor, load_extractor
+from trilemma.evaluation.features.stacked import StackedExtractor
 
 
 class ShippedLabeller:
@@ -18,7 +19,7 @@ class ShippedLabeller:
 
     def num_classes(self, data: ImageData) -> int | None:
         """Number of classes, or None where no extractor is shipped for this data set at this size."""
-        extractor = self._extractor(data.extractor_name)
+        extractor = self._extractor(data)
         if extractor is None:
             return None
         try:
@@ -29,14 +30,19 @@ class ShippedLabeller:
 
     def labels(self, data: ImageData, images: Tensor) -> Tensor:
         """Classes int64 [N], on the CPU, of images uint8 [N, C, H, W]; `num_classes` has said that there are any."""
-        extractor = self._extractor(data.extractor_name)
+        extractor = self._extractor(data)
         if extractor is None:
             raise ValueError(f"no extractor is shipped for {data.extractor_name}")
         return extractor.logits(images).argmax(1)
 
-    def _extractor(self, name: str) -> Extractor | None:
+    def _extractor(self, data: ImageData) -> Extractor | None:
+        name = data.extractor_name
         if name not in self._loaded:
             if not any(SHIPPED.glob(f"{name}-*.safetensors")):
                 return None
             self._loaded[name] = load_extractor(name)
-        return self._loaded[name]
+        return (
+            StackedExtractor(self._loaded[name], data.image_shape[0])
+            if data.channels_are_images
+            else self._loaded[name]
+        )

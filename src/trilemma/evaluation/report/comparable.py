@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from trilemma.errors import UserError
 from trilemma.evaluation.report.row import Row
@@ -20,6 +21,23 @@ _EQUAL = {
 }
 
 
+def comparable_among(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """The largest group of rows that stand in one table (the first of equals), and a line for each row that is not of it."""
+    groups = Counter(_key(row) for row in rows)
+    if len(groups) < 2:
+        return list(rows), []
+    largest = groups.most_common(1)[0][0]
+    model = next(row for row in rows if _key(row) == largest)
+    lines = []
+    for row in rows:
+        if difference := next(_differences(model, row), None):
+            _, words, one, other = difference
+            lines.append(
+                f"{row.name} was scored with {words} {other}, the {groups[largest]} rows of the report with {one}"
+            )
+    return [row for row in rows if _key(row) == largest], lines
+
+
 def check_comparable(rows: Sequence[Row]) -> None:
     """See that the rows were scored against the same data, by the same extractor, with as many images, each once.
 
@@ -30,13 +48,11 @@ def check_comparable(rows: Sequence[Row]) -> None:
         raise UserError("there are no rows to compare: name results that evaluate.py wrote")
     first = rows[0]
     for row in rows[1:]:
-        for key, words in _EQUAL.items():
-            one, other = first.protocol.get(key), row.protocol.get(key)
-            if one != other:
-                raise UserError(
-                    f"{first.name} was scored with {words} {one} and {row.name} with {other}, which are not comparable: "
-                    f"run evaluate.py again with the same {key}, or leave one of them out"
-                )
+        for key, words, one, other in _differences(first, row):
+            raise UserError(
+                f"{first.name} was scored with {words} {one} and {row.name} with {other}, which are not comparable: "
+                f"run evaluate.py again with the same {key}, or leave one of them out"
+            )
     seen: dict[object, Row] = {}
     for row in rows:
         samples = row.content.get("samples_sha256")
@@ -45,3 +61,15 @@ def check_comparable(rows: Sequence[Row]) -> None:
             raise UserError(
                 f"{twin.name} and {row.name} are the same samples, which no seed varies: leave out one of them"
             )
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    return tuple(repr(row.protocol.get(key)) for key in _EQUAL)
+
+
+def _differences(first: Row, other: Row) -> Iterator[tuple[str, str, object, object]]:
+    """What differs, in words, and its value in either row."""
+    for key, words in _EQUAL.items():
+        one, two = first.protocol.get(key), other.protocol.get(key)
+        if one != two:
+            yield key, words, one, two
