@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from trilemma.data.binarize import Binarize, check_binarize, draw_split, threshold
+from trilemma.data.binarize import Binarize, check_binarize, draw_split, num_levels, threshold
 from trilemma.data.codes import MAX_BYTES_IN_MEMORY, StoredCodes
 from trilemma.data.loader import WINDOW, BatchStream, EvalLoader, check_batch_size
 from trilemma.data.split import Split, StoredImages
@@ -115,7 +115,7 @@ class ImageData(L.LightningDataModule, ABC):
     @property
     def num_levels(self) -> int:
         """Values that a subpixel takes: 2 where the images are binarised, else 256."""
-        return 256 if self.binarize is None else 2
+        return num_levels(self.binarize)
 
     @property
     def channels_are_images(self) -> bool:

@@ -33,6 +33,11 @@ def check_binarize(mode: str | None) -> None:
         )
 
 
+def num_levels(mode: str | None) -> int:
+    """Count the values that a subpixel takes: 2 where the images are binarised, else 256."""
+    return 256 if mode is None else 2
+
+
 def threshold(images: Tensor) -> Tensor:
     """Set subpixels above 127 to 255 and the others to 0, uint8 of any shape."""
     return (images > 127).to(torch.uint8) * 255

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
-from trilemma.data.binarize import Binarize
+from trilemma.data.binarize import Binarize, num_levels
 from trilemma.data.files import download, gunzip, locked, md5, read_unzipped
 from trilemma.data.split import balanced_order
 from trilemma.datasets.idx import parse_idx
@@ -95,7 +95,7 @@ class MNIST(ImageData):
             image_shape=(1, 28, 28),
             num_labels=num_labels,
             num_train_images=_NUM_IMAGES - options["val_size"],
-            num_levels=256 if options["binarize"] is None else 2,
+            num_levels=num_levels(options.get("binarize")),
         )
 
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
-from trilemma.data.binarize import Binarize
+from trilemma.data.binarize import Binarize, num_levels
 from trilemma.data.files import read_unzipped
 from trilemma.data.split import balanced_order
 from trilemma.errors import UserError
@@ -78,9 +78,11 @@ class MNIST5k(ImageData):
     def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
         """See `ImageData`; the package's file is always the same."""
         num_train_images = _NUM_IMAGES - options["val_size"] - options["test_size"]
-        num_levels = 256 if options["binarize"] is None else 2
         return DeclaredData(
-            image_shape=(1, 28, 28), num_labels=10, num_train_images=num_train_images, num_levels=num_levels
+            image_shape=(1, 28, 28),
+            num_labels=10,
+            num_train_images=num_train_images,
+            num_levels=num_levels(options.get("binarize")),
         )
 
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:
