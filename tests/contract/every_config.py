@@ -97,6 +97,11 @@ SIZES: dict[str, dict[str, Size]] = {
     "DiT": _TRANSFORMER,
     "VQDiffusionTransformer": {**_TRANSFORMER, "dim": Size(32, 128, 128)},
     "CausalTransformer": {**_TRANSFORMER, "dim": Size(32, 128, 128)},
+    "EncoderDecoderTransformer": {
+        **{key: size for key, size in _TRANSFORMER.items() if key != "depth"},
+        "encoder_depth": _TRANSFORMER["depth"],
+        "decoder_depth": _TRANSFORMER["depth"],
+    },
     "GatedPixelCNN": {"channels": Size(6, 64, 32), "depth": Size(2, 4, 2), "head_channels": Size(6, 128, 64)},
     "PixelCNNPlusPlus": {"channels": Size(4, 32, 16), "num_blocks": Size(1, 2, 1), "num_components": Size(2, 10, 10)},
     "ConvEncoder": {"channels": _WIDTH, "num_res_blocks": _BLOCKS},

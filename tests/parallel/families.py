@@ -33,6 +33,7 @@ from trilemma.models.ddgan import DDGAN
 from trilemma.models.ddpm import DDPM
 from trilemma.models.discrete_diffusion import DiscreteDiffusion
 from trilemma.models.gan import GAN
+from trilemma.models.imagebart import ImageBART
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.models.pixelcnn import PixelCNN
 from trilemma.models.pixelcnn_pp import PixelCNNPlusPlus
@@ -45,12 +46,13 @@ from trilemma.networks.pixelcnn.gated import GatedPixelCNN
 from trilemma.networks.pixelcnn.plus_plus import PixelCNNPlusPlus as PlusPlusNetwork
 from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
 from trilemma.networks.transformer.causal import CausalTransformer
+from trilemma.networks.transformer.encoder_decoder import EncoderDecoderTransformer
 from trilemma.networks.transformer.vq_diffusion import VQDiffusionTransformer
 from trilemma.networks.unet.encoder import UNetEncoder
 from trilemma.networks.unet.latent_unet import LatentMapping, LatentUNet
 from trilemma.networks.unet.unet import UNet
-from trilemma.processes.categorical.closed_form import MaskAndReplace
-from trilemma.processes.categorical.schedules import VQDiffusionPaper
+from trilemma.processes.categorical.closed_form import MaskAndReplace, Uniform
+from trilemma.processes.categorical.schedules import Linear, VQDiffusionPaper
 from trilemma.processes.gaussian.parameterization import Eps
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.gaussian.schedules import VPSDE, CosineBeta
@@ -239,6 +241,26 @@ def ar_transformer():
     return ARTransformer(codec=codec, network=opinionated(network), **autoregressive(guidance=ClassifierFree(2.0)))
 
 
+def imagebart():
+    network = EncoderDecoderTransformer(
+        num_classes=K,
+        code_shape=(SIDE, SIDE),
+        num_scales=2,
+        dim=16,
+        encoder_depth=2,
+        decoder_depth=2,
+        num_heads=2,
+        condition_dim=8,
+    )
+    return ImageBART(
+        codec=PixelLevels((1, SIDE, SIDE), K, stochastic=True),
+        process=Uniform(K, Linear()),
+        network=opinionated(network),
+        times=ImportanceTimesteps(2),
+        **autoregressive(guidance=ClassifierFree(2.0)),
+    )
+
+
 def pixelcnn_pp():
     network = PlusPlusNetwork(
         in_channels=1, image_size=SIDE, channels=8, num_blocks=1, num_levels=2, dropout=0.0, condition_dim=8
@@ -257,6 +279,7 @@ FAMILIES = {
     "pixelcnn": pixelcnn,
     "pixelcnn_pp": pixelcnn_pp,
     "ar_transformer": ar_transformer,
+    "imagebart": imagebart,
     "ddgan": lambda: ddgan(accumulate_grad_batches=2),
     "dcgan": dcgan,
 }

@@ -19,6 +19,7 @@ WITH_BLOCKS = (
     "pixelcnn",
     "pixelcnn_pp",
     "ar_transformer",
+    "imagebart",
     "ddgan",
 )
 WITHOUT_DROPOUT = ("pixelcnn",)

@@ -6,7 +6,7 @@ Shapes: B images, L tokens, K classes, M prefix tokens, d width, H heads. A plac
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from trilemma.errors import UserError
 from trilemma.networks.embeddings import GridPosition
 from trilemma.networks.given import check_given
 from trilemma.networks.transformer.attention_patterns import AttentionPattern, FullAttention, attend_locally
-from trilemma.networks.transformer.layers import MLP, SelfAttention
+from trilemma.networks.transformer.layers import MLP, CrossAttention, SelfAttention
 
 
 class KeyValueCache:
@@ -36,6 +36,7 @@ class KeyValueCache:
     def __init__(self) -> None:
         self.length = 0
         self._stores: dict[nn.Module, Tensor] = {}
+        self._sources: dict[nn.Module, Tensor] = {}
 
     def extend(self, layer: nn.Module, keys_values: Tensor) -> Tensor:
         """Add keys and values [2, B, H, n, d / H] of new places, and return those of all places so far."""
@@ -47,6 +48,12 @@ class KeyValueCache:
         last = self.length + keys_values.shape[3]
         store[:, :, :, self.length : last] = keys_values
         return store[:, :, :, :last]
+
+    def once(self, layer: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the keys and values of a source, computed where the layer has none yet."""
+        if layer not in self._sources:
+            self._sources[layer] = compute()
+        return self._sources[layer]
 
 
 class CausalSelfAttention(SelfAttention):
@@ -80,20 +87,45 @@ class CausalSelfAttention(SelfAttention):
         return mixed
 
 
+class SourceAttention(CrossAttention):
+    """Multi-head attention of every place to all of a source, whose keys and values are computed once a sequence."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, source: Tensor | None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Attend from x [B, n, d] to the source [B, S, d]; with a cache that has seen it, it need not be given."""
+        B, n, d = x.shape
+
+        def split() -> Tensor:
+            assert source is not None
+            pairs: Tensor = self.key_value(source).view(B, -1, 2, self.num_heads, d // self.num_heads)
+            return pairs.permute(2, 0, 3, 1, 4)
+
+        k, v = (split() if cache is None else cache.once(self, split)).unbind(0)
+        q = self.query(x).view(B, n, self.num_heads, -1).transpose(1, 2)
+        mixed: Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, n, d))
+        return mixed
+
+
 class CausalBlock(nn.Module):
-    """Causal self-attention and an MLP, each after a layer normalisation.
+    """Causal self-attention, attention to a source where there is one, and an MLP, each after a layer normalisation.
 
     Args:
         dim: Width d.
         num_heads: Number of attention heads; divides d.
+        has_source: Whether there is a source.
         mlp_ratio: Hidden width of the MLP over d.
         dropout: Probability of dropping an entry of a branch's result.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, *, has_source: bool = False, mlp_ratio: float = 4.0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = CausalSelfAttention(dim, num_heads)
+        self.source_norm = nn.LayerNorm(dim) if has_source else None
+        self.source = SourceAttention(dim, dim, num_heads) if has_source else None
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = MLP(dim, int(dim * mlp_ratio))
         self.dropout = nn.Dropout(dropout)
@@ -104,9 +136,13 @@ class CausalBlock(nn.Module):
         mask: Tensor | None = None,
         memory: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        source: Tensor | None = None,
     ) -> Tensor:
-        """Transform x [B, n, d]; the arguments are those of `CausalSelfAttention`."""
+        """Transform x [B, n, d]; the arguments are those of `CausalSelfAttention` and `SourceAttention`."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, memory, cache))
+        if self.source is not None:
+            assert self.source_norm is not None
+            x = x + self.dropout(self.source(self.source_norm(x), source, cache))
         out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return out
 
@@ -135,6 +171,7 @@ class CausalTransformer(nn.Module):
         attention: What places see of those before them; None is `FullAttention`.
         condition_dim: Width of the pooled condition; None where there is none.
         context_dim: Width of the prefix; None where there is none.
+        has_source: Whether every layer also attends to a source, as a decoder does to what an encoder gives.
         mlp_ratio: Hidden width of the MLPs over d.
         dropout: Probability of dropping an entry of a residual branch, and of the embedded sequence.
 
@@ -160,6 +197,7 @@ class CausalTransformer(nn.Module):
         attention: AttentionPattern | None = None,
         condition_dim: int | None = None,
         context_dim: int | None = None,
+        has_source: bool = False,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
     ) -> None:
@@ -188,24 +226,17 @@ class CausalTransformer(nn.Module):
         self.context = None if context_dim is None else nn.Linear(context_dim, dim)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            CausalBlock(dim, num_heads, mlp_ratio=mlp_ratio, dropout=dropout) for _ in range(depth)
+            CausalBlock(dim, num_heads, has_source=has_source, mlp_ratio=mlp_ratio, dropout=dropout)
+            for _ in range(depth)
         )
         self.final_norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
         self._initialise()
 
     def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        initialise(self, depth=len(self.layers))
         for table in (self.start, *self.position.axes):
             nn.init.normal_(table, std=0.02)
-        for layer in self.layers:  # so that the sum of all branches does not grow with the depth
-            assert isinstance(layer, CausalBlock)
-            for last in (layer.attention.out, layer.mlp.fc2):
-                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * len(self.layers)))
         # A zero head predicts every class alike: the first loss is finite and known.
         nn.init.zeros_(self.head.weight)
 
@@ -220,6 +251,7 @@ class CausalTransformer(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         *,
+        source: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Compute the logits of every token; with a cache those of the token after each new one.
@@ -230,6 +262,7 @@ class CausalTransformer(nn.Module):
             pooled: Condition, [B, condition_dim]; given exactly where the network was built with one.
             context: The prefix, [B, M, context_dim]; likewise.
             context_mask: True where `context` is valid, [B, M]; all valid where None.
+            source: See `SourceAttention`, [B, S, d]; given exactly where the network was built with one.
             cache: What earlier calls have kept, to be added to; a new one for new sequences. The first call reads the conditions, later
                 ones do without.
 
@@ -261,7 +294,7 @@ class CausalTransformer(nn.Module):
         mask, memory = self._sight(first, x.shape[1], context_mask)
         x = self.dropout(x)
         for layer in self.layers:
-            x = layer(x, mask, memory, cache)
+            x = layer(x, mask, memory, cache, source)
         if cache is not None:
             cache.length += x.shape[1]
         logits: Tensor = self.head(self.final_norm(x[:, prefix:]))
@@ -285,6 +318,19 @@ class CausalTransformer(nn.Module):
             return self.mask, self.memory
         places = torch.arange(first, first + num, device=self.mask.device)  # each a block of its own
         return self.mask[places // block, places % block][:, None], self.memory[places // block]
+
+
+def initialise(network: nn.Module, *, depth: int) -> None:
+    """Draw all weights with deviation 0.02, those at the end of a residual branch with less, so that `depth` layers do not add up to more.
+
+    Source: Radford et al. 2019 (GPT-2), section 2.3.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            ends_branch = name.endswith((".out", ".fc2"))
+            nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * depth) if ends_branch else 0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
 
 
 def visible(num_seen: int, num_new: int, prefix_mask: Tensor | None) -> Tensor | None:
