@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,12 +35,11 @@ class AdversarialStage(Adversarial, FirstStage):
         super().__init__(**parts)
         self.adversary = adversary
         adversary.discriminator.check_size(*self.codec.image_shape[1:])
-        decoder = getattr(self.codec, "decoder", None)
+        decoder = self.codec.decoder
         if not isinstance(decoder, HasLastLayer):
             raise UserError(
                 f"the adaptive weight needs the decoder's last layer, and a {type(decoder).__name__} names none: give it `last_layer`"
             )
-        self._decoder = [decoder]  # in a list: it is the codec's module, not another one of this
 
     def check_training(self, *, num_updates: int, num_images: int | None) -> None:
         """Refuse a discriminator that would never act."""
@@ -76,7 +75,7 @@ class AdversarialStage(Adversarial, FirstStage):
                 images,
                 terms.reconstruction,
                 error=terms.error,
-                last_layer=self._decoder[0].last_layer,
+                last_layer=cast(HasLastLayer, self.codec.decoder).last_layer,
                 average=self._over_processes,
             )
             total, named = total + adversarial, named | parts

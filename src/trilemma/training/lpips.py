@@ -38,15 +38,16 @@ class LPIPSMaps(FeatureMaps):
             )
         super().check(num_channels)
 
-    def build(self) -> nn.Module:
+    def build(self) -> _LPIPSNetwork:
         """See `FeatureMaps`."""
-        return _LPIPSNetwork(VGG16())
+        with torch.device("meta"):  # weights that a file brings, or that a plan does without, are not drawn first
+            return _LPIPSNetwork(VGG16())
 
     def load(self) -> nn.Module:
         """See `FeatureMaps`."""
-        network = _LPIPSNetwork(VGG16())
+        network = self.build()
         try:
-            network.vgg.load_state_dict(_read(self.path, "VGG-16", list(network.vgg.state_dict())))
+            network.vgg.load_state_dict(_read(self.path, "VGG-16", list(network.vgg.state_dict())), assign=True)
         except RuntimeError as error:
             raise UserError(f"{self.path} has no weights of VGG-16: {str(error).splitlines()[-1].strip()}") from None
         if self.linear_path is not None:
