@@ -108,6 +108,7 @@ SIZES: dict[str, dict[str, Size]] = {
     "ConvDecoder": {"channels": _WIDTH, "num_res_blocks": _BLOCKS},
     "VectorEncoder": {"hidden_dim": Size(16, 64, 32)},
     "EMAQuantizer": {"codebook_size": Size(16, 1024, 1024)},
+    "PatchDiscriminator": {"channels": Size(8, 64, 16), "num_halvings": Size(2, 3, 3)},
     "SmallConvNet": {"channels": Size(8, 128, 32), "feature_dim": Size(16, 128, 128)},
     "ResidualConvNet": {"channels": Size(8, 96, 32), "feature_dim": Size(16, 128, 128)},
     "ImageFolder": {"size": Size(32, 64, 64)},

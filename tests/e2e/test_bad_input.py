@@ -78,6 +78,10 @@ def checkpoint(prior):
         (["experiment=demo/vqvae", "trainer.max_steps=0"], ["trainer.max_steps=0", "at least 1"]),
         (["experiment=demo/vqvae", "model.codec.encoder.channels=6"], ["model.codec.encoder", "divisible by 4"]),
         (
+            ["experiment=mnist/vqgan", "data=mnist_5k", "model.adversary.start=1500"],
+            ["model.adversary.start=1500: training ends after 1500 batches"],
+        ),
+        (
             ["experiment=demo/vqvae", "model.codec.quantizer.codebook_size=250000"],
             ["250,000 codes, more than the", "take fewer codes"],
         ),

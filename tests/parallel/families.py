@@ -37,11 +37,13 @@ from trilemma.models.imagebart import ImageBART
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.models.pixelcnn import PixelCNN
 from trilemma.models.pixelcnn_pp import PixelCNNPlusPlus
+from trilemma.models.vqgan import VQGAN
 from trilemma.models.vqvae import VQVAE
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.networks.classifier import SmallConvNet
 from trilemma.networks.dcgan import DCDiscriminator, DCGenerator
 from trilemma.networks.discriminator import TimeDiscriminator
+from trilemma.networks.patch_discriminator import PatchDiscriminator
 from trilemma.networks.pixelcnn.gated import GatedPixelCNN
 from trilemma.networks.pixelcnn.plus_plus import PixelCNNPlusPlus as PlusPlusNetwork
 from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
@@ -61,7 +63,8 @@ from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree, Guidance
-from trilemma.training.adversarial import Relativistic
+from trilemma.training.adversarial import Hinge, Relativistic
+from trilemma.training.adversary import Adversary
 from trilemma.training.augmentation import DifferentiableAugmentation
 from trilemma.training.loss_weights import Simple
 from trilemma.training.muon import MuonAdamW
@@ -192,6 +195,20 @@ def vqvae():
     return VQVAE(codec=codec, optimizer=adamw)
 
 
+def vqgan():
+    """Its discriminator learns from the third batch on, and acts from the fifth."""
+    stage = vqvae()
+    discriminator = PatchDiscriminator(in_channels=1, channels=8, num_halvings=1)
+    return VQGAN(
+        codec=stage.codec,
+        reconstruction=SquaredError(),
+        adversary=Adversary(discriminator=discriminator, objective=Hinge(), start=4, num_warmup_batches=2),
+        optimizer=adamw,
+        scheduler=decay,
+        accumulate_grad_batches=2,
+    )
+
+
 def autoencoder_kl():
     codec = KL(encoder=encoder(4), decoder=decoder(2), image_shape=(1, SIDE, SIDE))
     return AutoencoderKL(codec=codec, reconstruction=SquaredError(), kl_weight=0.1, optimizer=adamw)
@@ -273,6 +290,7 @@ FAMILIES = {
     "vq_diffusion_released": lambda: tokens(VQDiffusionTransformer, optimizer=adamw),
     "ddpm": lambda: ddpm(objective="hybrid", variance="learned"),
     "vqvae": vqvae,
+    "vqgan": vqgan,
     "autoencoder_kl": autoencoder_kl,
     "classifier": classifier,
     "noisy_classifier": noisy_classifier,
@@ -283,7 +301,7 @@ FAMILIES = {
     "ddgan": lambda: ddgan(accumulate_grad_batches=2),
     "dcgan": dcgan,
 }
-ADVERSARIAL = ("ddgan", "dcgan")
+ADVERSARIAL = ("ddgan", "dcgan", "vqgan")
 
 
 class Dots(ImageData):

@@ -63,7 +63,7 @@ class DCGenerator(nn.Module):
             ]
         layers.append(nn.ConvTranspose2d(channels[-1], out_channels, _kernel(image_size), stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def layer_blocks(self) -> list[nn.Module]:
         """List the blocks (see `HasBlocks`): one."""
@@ -131,7 +131,7 @@ class DCDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Conv2d(channels[-1], 1, side)
         self.condition = None if condition_dim is None else nn.Linear(condition_dim, channels[-1], bias=False)
-        self.apply(_initialise)
+        self.apply(initialise)
         if spectral_norm:
             for module in [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
                 spectrally_normalised(module)
@@ -182,7 +182,7 @@ def _kernel(larger: int) -> int:
     return 4 - larger % 2
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Draw weights from N(0, 0.02^2), scales of batch normalisation from N(1, 0.02^2) as in the released code; no offsets."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, std=0.02)
