@@ -51,6 +51,14 @@ def checkpoint(prior):
         (["experiment=demo/vqvae", "data.batch_size=0"], ["data.batch_size=0", "at least 1"]),
         (["experiment=demo/vq_diffusion", "codec=pixels"], ["needs tokens", "codec=vq"]),
         (
+            ["experiment=mnist/vae", "data=mnist_5k", "data.binarize=null"],
+            ["Bernoulli likelihood", "256 levels", "data.binarize=dynamic"],
+        ),
+        (
+            ["experiment=demo/vq_diffusion", "data.binarize=dynamic"],
+            ["codes of a first stage", "data.binarize=threshold"],
+        ),
+        (
             ["experiment=demo/vq_diffusion", "codec.overrides=['data.val_size=400']"],
             ["other data settings", "codec.overrides"],
         ),

@@ -5,12 +5,10 @@ from torch.distributions import MultivariateNormal
 
 from trilemma.codecs.pixels import Pixels
 from trilemma.conditions.none import NoCondition
-from trilemma.data.binarize import draw_binary
 from trilemma.distributions.bernoulli import BernoulliOutput
 from trilemma.distributions.normal import NormalOutput
 from trilemma.errors import UserError
 from trilemma.models.vae import VAE
-from trilemma.processes.noise import Noise
 from trilemma.samplers.guidance import Guidance
 
 D, N, VARIANCE = 2, 5, 0.3
@@ -88,12 +86,3 @@ def test_a_bernoulli_likelihood_of_grey_images_is_refused():
     linear = Linear(torch.ones(2, 1), torch.zeros(2)), Linear(torch.ones(1, 1), torch.zeros(1))
     with pytest.raises(UserError, match=r"data\.binarize=dynamic"):
         VAE(encoder=linear[0], decoder=linear[1], output=BernoulliOutput(), **parts)
-
-
-def test_a_pixel_is_on_with_its_grey_value_as_probability():
-    grey = torch.tensor([0, 51, 128, 255], dtype=torch.uint8).repeat(20000, 1)[:, :, None, None]
-    drawn = draw_binary(grey, Noise(0, torch.arange(len(grey))))
-    share = (drawn == 255).double().mean((0, 2, 3))
-    assert share[0] == 0
-    assert share[3] == 1
-    torch.testing.assert_close(share, grey[0, :, 0, 0].double() / 255, rtol=0, atol=0.02)

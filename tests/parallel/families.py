@@ -25,6 +25,7 @@ from trilemma.codecs.vq import VQ
 from trilemma.conditions.label import LabelCondition
 from trilemma.data.base import ImageData
 from trilemma.data.split import Split
+from trilemma.distributions.logistic import DiscretisedLogisticOutput
 from trilemma.loggers.csv_file import CSVLogger
 from trilemma.models.ar_transformer import ARTransformer
 from trilemma.models.autoencoder_kl import AutoencoderKL
@@ -38,6 +39,7 @@ from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.models.pixelcnn import PixelCNN
 from trilemma.models.pixelcnn_pp import PixelCNNPlusPlus
 from trilemma.models.vqgan import VQGAN
+from trilemma.models.vae import VAE
 from trilemma.models.vqvae import VQVAE
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.networks.classifier import SmallConvNet
@@ -55,6 +57,9 @@ from trilemma.networks.unet.latent_unet import LatentMapping, LatentUNet
 from trilemma.networks.unet.unet import UNet
 from trilemma.processes.categorical.closed_form import MaskAndReplace, Uniform
 from trilemma.processes.categorical.schedules import Linear, VQDiffusionPaper
+from trilemma.networks.vector_coder import VectorDecoder, VectorEncoder
+from trilemma.processes.categorical.closed_form import MaskAndReplace
+from trilemma.processes.categorical.schedules import VQDiffusionPaper
 from trilemma.processes.gaussian.parameterization import Eps
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.gaussian.schedules import VPSDE, CosineBeta
@@ -285,6 +290,21 @@ def pixelcnn_pp():
     return PixelCNNPlusPlus(codec=Pixels((1, SIDE, SIDE)), network=opinionated(network), **autoregressive())
 
 
+def vae():
+    coder = {"image_shape": (1, SIDE, SIDE), "hidden_dim": 16, "condition_dim": 8}
+    return VAE(
+        codec=Pixels((1, SIDE, SIDE)),
+        encoder=VectorEncoder(trunk=encoder(4), out_channels=6, **coder),
+        decoder=VectorDecoder(trunk=decoder(4), in_channels=3, **coder),
+        output=DiscretisedLogisticOutput(256),
+        condition=LabelCondition(LABELS, 8),
+        guidance=Guidance(),
+        free_bits=0.02,
+        kl_warmup=8,
+        optimizer=adamw,
+    )
+
+
 FAMILIES = {
     "discrete_diffusion": tokens,
     "vq_diffusion_released": lambda: tokens(VQDiffusionTransformer, optimizer=adamw),
@@ -292,6 +312,7 @@ FAMILIES = {
     "vqvae": vqvae,
     "vqgan": vqgan,
     "autoencoder_kl": autoencoder_kl,
+    "vae": vae,
     "classifier": classifier,
     "noisy_classifier": noisy_classifier,
     "pixelcnn": pixelcnn,

@@ -64,7 +64,7 @@ def protocol_of(
     A family that draws in a single call has an empty sampler.
     """
     return Protocol(
-        data=loaded.data.name,
+        data=loaded.data_name,
         data_fingerprint=loaded.data.fingerprint,
         split="test" if setup is None else "train",
         num_images=cfg.num_images if num_images is None else num_images,

@@ -163,6 +163,7 @@ def test_settings_that_differ_in_the_condition_are_two_lines(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("data", "mnist_dynamic"),
         ("data_fingerprint", "e" * 64),
         ("extractor", "other"),
         ("split", "val"),
