@@ -38,8 +38,8 @@ from trilemma.models.imagebart import ImageBART
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.models.pixelcnn import PixelCNN
 from trilemma.models.pixelcnn_pp import PixelCNNPlusPlus
-from trilemma.models.vqgan import VQGAN
 from trilemma.models.vae import VAE
+from trilemma.models.vqgan import VQGAN
 from trilemma.models.vqvae import VQVAE
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.networks.classifier import SmallConvNet
@@ -55,11 +55,9 @@ from trilemma.networks.transformer.vq_diffusion import VQDiffusionTransformer
 from trilemma.networks.unet.encoder import UNetEncoder
 from trilemma.networks.unet.latent_unet import LatentMapping, LatentUNet
 from trilemma.networks.unet.unet import UNet
+from trilemma.networks.vector_coder import VectorDecoder, VectorEncoder
 from trilemma.processes.categorical.closed_form import MaskAndReplace, Uniform
 from trilemma.processes.categorical.schedules import Linear, VQDiffusionPaper
-from trilemma.networks.vector_coder import VectorDecoder, VectorEncoder
-from trilemma.processes.categorical.closed_form import MaskAndReplace
-from trilemma.processes.categorical.schedules import VQDiffusionPaper
 from trilemma.processes.gaussian.parameterization import Eps
 from trilemma.processes.gaussian.process import GaussianProcess
 from trilemma.processes.gaussian.schedules import VPSDE, CosineBeta

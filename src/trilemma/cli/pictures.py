@@ -182,7 +182,7 @@ def _scatter(cfg: DictConfig, loaded: LoadedModel, folder: Path) -> list[Path]:
     if split.labels is None or data.label_names is None:
         return []
     images, labels = to_float(split.images[:_SCATTERED]), split.labels[:_SCATTERED]
-    z = torch.cat([model.to_latents(part) for part in images.split(_ENCODED_AT_A_TIME)])
+    z = torch.cat([model.to_latents(part) for part in torch.split(images, _ENCODED_AT_A_TIME)])
     save_png(latent_scatter(z, labels, data.label_names), folder / "scatter.png")
     return [folder / "scatter.png"]
 

@@ -91,7 +91,7 @@ def latent_scatter(z: Tensor, labels: Tensor, names: Sequence[str]) -> Image.Ima
 
         figure = Figure(figsize=(6.4, 5.6), layout="constrained")
         axes = figure.subplots()
-        found = labels.unique().tolist()
+        found = sorted(set(labels.tolist()))
         for label in found if len(found) <= _MAX_COLOURS else [None]:
             mine = slice(None) if label is None else labels.cpu() == label
             x, y = points[mine].T.tolist()
