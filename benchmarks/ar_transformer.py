@@ -8,6 +8,7 @@ backward and AdamW, its floor that of the network with a cross-entropy.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from functools import partial
 
@@ -25,10 +26,8 @@ from trilemma.processes.noise import Noise
 from trilemma.samplers.autoregressive import AutoregressiveSampler
 from trilemma.samplers.guidance import Guidance
 
-try:
-    import x_transformers
-except ImportError:
-    x_transformers = None
+# A peer to measure beside, which is no dependency: `pip install x-transformers` brings it.
+x_transformers = importlib.import_module("x_transformers") if importlib.util.find_spec("x_transformers") else None
 
 K, L, DIM, DEPTH, HEADS, BATCH = 128, 256, 128, 4, 4, 8
 
