@@ -24,6 +24,7 @@ from trilemma.processes.noise import NoiseSource
 from trilemma.samplers.autoregressive import AutoregressiveSampler
 from trilemma.samplers.base import OnStep, Sampler
 from trilemma.samplers.guidance import Guidance
+from trilemma.training.diagnostics import Diagnostics
 
 
 class AutoregressiveModel(ImageGenerator):
@@ -74,11 +75,12 @@ class AutoregressiveModel(ImageGenerator):
         condition = self.condition(self.condition.raw_from(batch), num=len(x), drop=drop)
         return Loss(-self.distribution(x, condition).log_prob(x).mean())
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics] | None:
         """Log the negative log-likelihood in bits a position."""
         likelihood = self.score_likelihood(batch)
         bits = likelihood.nats.mean() / (likelihood.num_dims * math.log(2))
         self.log("val/bits_per_dim", bits, batch_size=len(likelihood.nats), sync_dist=True, prog_bar=True)
+        return None
 
     @torch.no_grad()
     def score_likelihood(self, batch: Batch, *, seed: int = 0) -> Likelihood:
