@@ -21,7 +21,7 @@ _QUIET = (
     "--host-resolver-rules=MAP * ~NOTFOUND",  # nor does chromium itself reach anything
 )  # fmt: skip
 
-# Looks at the page in a frame of the given width; its own policy forbids scripts in the page itself.
+# Looks at the page in a frame of the given width; its own policy forbids other scripts in the page itself.
 _PROBE = """<!doctype html><body><iframe id="f" src="%s" style="border:0;width:%dpx;height:2000px"></iframe><pre id="o"></pre>
 <script>
 document.getElementById("f").onload = (event) => {
@@ -37,7 +37,18 @@ document.getElementById("f").onload = (event) => {
   const first = page.querySelector("details div[id]");
   const before = first && first.parentElement.open;
   if (first) frame.contentWindow.location.hash = first.id;
+  const table = page.querySelector("table.results"), filter = page.querySelector("input");
+  const lines = () => [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.cells[1].textContent.trim());
+  const orders = [];
+  if (table) {
+    orders.push(lines());
+    for (const _ of [1, 2]) { table.tHead.rows[0].cells[1].click(); orders.push(lines()); }
+    for (const words of ["model xxx", "model xxx [2]"]) {
+      filter.value = words; filter.dispatchEvent(new Event("input")); orders.push(lines());
+    }
+  }
   document.getElementById("o").textContent = JSON.stringify({
+    orders: orders,
     width: frame.clientWidth, content: page.documentElement.scrollWidth, overlaps: overlaps,
     plots: tops.map((texts) => texts.length), details: [before, first && first.parentElement.open],
     background: frame.contentWindow.getComputedStyle(page.body).backgroundColor,

@@ -9,6 +9,7 @@ from tiny_run import Stream, Tiny, assert_equal, fit, seed_all, trainer_of
 from trilemma.callbacks.ema import EMA
 from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid, undisturbed
 from trilemma.callbacks.pictures.latent_walk import LatentWalk
+from trilemma.callbacks.pictures.latents import LatentInterpolation, LatentManifold, LatentScatter
 from trilemma.callbacks.random_state import capture
 from trilemma.conditions.label import LabelCondition
 from trilemma.conditions.none import NoCondition
@@ -105,6 +106,47 @@ def test_a_family_without_latents_has_no_walk(tmp_path):
     assert not (tmp_path / "latent_walk").exists()
     with pytest.raises(UserError, match="num_columns=1"):
         LatentWalk(num_columns=1)
+
+
+class Coder(Decoder):
+    """A decoder of two latents that also finds them."""
+
+    def latent_dim(self):
+        return 2
+
+    def to_latents(self, images, raw=None):
+        return images.flatten(1)[:, :2]
+
+
+def test_latents_of_a_model_of_two_are_pictured(tmp_path):
+    callbacks = [LatentManifold(2, num_side=3), LatentScatter(4), LatentInterpolation(num_pairs=1, num_steps=3)]
+    model = Coder(LabelCondition(2, 2))
+    seed_all()
+    trainer = trainer_of(tmp_path, callbacks, enable_checkpointing=False, max_steps=5, val_check_interval=2)
+    trainer.fit(model, Stream(5, (2, 1, 4, 4)), [{"image": torch.randn(3, 1, 4, 4), "label": torch.arange(3)}] * 2)
+    drawn = {folder.name: sorted(p.name for p in folder.iterdir()) for folder in tmp_path.iterdir()}
+    at = [f"step-{n:08d}.png" for n in (2, 4, 5)]
+    assert drawn == {"manifold": at, "latent_scatter": at[:2], "interpolation": at[:2]}
+    assert [call[1] for call in model.calls if len(call[0]) == 9] == [[0] * 9] * 3
+
+
+@pytest.mark.parametrize("model", [Painter(NoCondition()), Decoder(NoCondition())], ids=["none", "three"])
+def test_other_latents_are_not_pictured(tmp_path, model):
+    train(tmp_path, model, [LatentManifold(2), LatentScatter(), LatentInterpolation()])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: LatentManifold(num_side=0), "num_side=0"),
+        (lambda: LatentScatter(1), "num_images=1"),
+        (lambda: LatentInterpolation(num_steps=1), "num_steps=1"),
+    ],
+)
+def test_settings_of_pictures_of_latents(build, named):
+    with pytest.raises(UserError, match=named):
+        build()
 
 
 def test_samples_from_the_average(tmp_path):

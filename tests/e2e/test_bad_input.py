@@ -51,6 +51,14 @@ def checkpoint(prior):
         (["experiment=demo/vqvae", "data.batch_size=0"], ["data.batch_size=0", "at least 1"]),
         (["experiment=demo/vq_diffusion", "codec=pixels"], ["needs tokens", "codec=vq"]),
         (
+            ["experiment=mnist/vae", "data=mnist_5k", "data.binarize=null"],
+            ["Bernoulli likelihood", "256 levels", "data.binarize=dynamic"],
+        ),
+        (
+            ["experiment=demo/vq_diffusion", "data.binarize=dynamic"],
+            ["codes of a first stage", "data.binarize=threshold"],
+        ),
+        (
             ["experiment=demo/vq_diffusion", "codec.overrides=['data.val_size=400']"],
             ["other data settings", "codec.overrides"],
         ),
@@ -77,6 +85,10 @@ def checkpoint(prior):
         (["experiment=demo/vqvae", "experiment_name=a/../../b"], ["experiment_name=.. makes no folder of its own"]),
         (["experiment=demo/vqvae", "trainer.max_steps=0"], ["trainer.max_steps=0", "at least 1"]),
         (["experiment=demo/vqvae", "model.codec.encoder.channels=6"], ["model.codec.encoder", "divisible by 4"]),
+        (
+            ["experiment=mnist/vqgan", "data=mnist_5k", "model.adversary.start=1500"],
+            ["model.adversary.start=1500: training ends after 1500 batches"],
+        ),
         (
             ["experiment=demo/vqvae", "model.codec.quantizer.codebook_size=250000"],
             ["250,000 codes, more than the", "take fewer codes"],

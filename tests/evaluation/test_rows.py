@@ -8,7 +8,7 @@ from trilemma.errors import UserError
 from trilemma.evaluation.protocol import Machine, Protocol
 from trilemma.evaluation.rows import kept_row, move_aside, new_row, read_row, write_row
 from trilemma.evaluation.samples import Evaluation
-from trilemma.evaluation.table import print_row, print_sweep
+from trilemma.evaluation.table import cost_table, print_row, print_sweep, row_table
 
 NAME = "FD[toy-12345678]"
 
@@ -120,9 +120,9 @@ def test_what_is_in_the_way_is_moved_with_all_that_belongs_to_it(tmp_path, capsy
     move_aside(tmp_path / "none.json")
 
 
-def cells_of(text):
-    lines = [line.split("│")[1:-1] for line in text.splitlines() if line.startswith("│")]
-    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+def cells_of(table):
+    names, *columns = ([str(cell) for cell in column.cells] for column in table.columns)
+    return dict(zip(names, zip(*columns, strict=True), strict=True))
 
 
 def test_the_table_shows_floor_error_and_tier():
@@ -140,36 +140,43 @@ def test_the_table_shows_floor_error_and_tier():
         "code_bits_per_image": 343.0,
         "prior_bits_per_image": None,
     }
-    console = Console(width=120)
+    console = Console(width=80)
     with console.capture() as captured:
         print_row(row, console)
     text = captured.get()
-    cells = cells_of(text)
-    assert cells[NAME] == ["0 ±0.25", "0.5", "0.125", "0.0625"]
-    assert cells["class shares, min to max"] == ["0.250 to 0.750", "", "0.500 to 0.500", "0.375 to 0.625"]
+    cells = cells_of(row_table(row)) | cells_of(cost_table(row))
+    assert cells["Fréchet distance ↓"] == ("0 ±0.25", "0.5", "0.125", "0.0625")
+    assert cells["class shares, min to max"] == ("0.25–0.75", "", "0.50–0.50", "0.38–0.62")
+    assert "quality   Fréchet distance ↓: 0 ±0.25, held-out images 0.125" in text
+    assert "speed     images per second ↑: 12, batch 16, 8 calls an image" in text
+    assert "…" not in text
+    assert all(cell in text for line in cells.values() for cell in line)
     assert cells["bits per token (bound)"][0] == "<= 2.5 ±0.01"
     assert cells["calls of network per image"][0] == "8"
     assert cells["GFLOP per image"][0] == "2"
-    assert cells["codec: psnr"][0] == "24"
+    assert cells["codec: PSNR ↑"][0] == "24"
     assert "bits per image, prior" not in cells
     assert "FD_stderr[toy-12345678]" not in cells
     assert "smoke" in text
 
 
-def test_a_sweep_is_one_line_a_row():
+def test_a_sweep_is_one_line_a_row_under_its_model():
     rows = [
         new_row(protocol(sampler={"num_steps": n}), Evaluation({NAME: float(n), "coverage": 0.5}, {}), "aa")
         for n in (4, 8)
     ]
-    console = Console(width=160)
-    with console.capture() as captured:
-        print_sweep(rows, console)
-    assert cells_of(captured.get()) == {"4": ["2.0", "4", "0.5"], "8": ["2.0", "8", "0.5"]}
+    console = Console(width=80)
+
+    def lines(given):
+        with console.capture() as captured:
+            print_sweep(given, console)
+        return [line.split() for line in captured.get().splitlines() if line.strip()[:1].isdigit()]
+
+    assert lines(rows) == [["4", "2.0", "unconditional", "4", "0.5"], ["8", "2.0", "unconditional", "8", "0.5"]]
     rows[1]["ledger"] = ledger()
     rows[1]["protocol"]["seed"] = 3
-    with console.capture() as captured:
-        print_sweep(rows[::-1], console)
-    assert cells_of(captured.get()) == {
-        "4": ["2.0", "", "4", "0.5", "", ""],
-        "8": ["2.0", "seed 3", "8", "0.5", "8", "12, batch 16"],
-    }
+    last = [
+        line.replace(",", "").split()
+        for line in ("4 2.0 unconditional 4 0.5", "8 2.0 unconditional, seed 3 8 0.5 8 12")
+    ]
+    assert [[word.strip(",") for word in line] for line in lines(rows[::-1])] == last

@@ -107,6 +107,24 @@ def test_spectral_normalisation_bounds_the_largest_singular_value():
     assert float(torch.linalg.matrix_norm(net.layers[2].weight.flatten(1), 2).detach()) == pytest.approx(1.0, rel=0.01)
 
 
+@pytest.mark.parametrize("image_size", [8, 11, 13, 28])
+def test_images_of_any_size_come_out_and_every_pixel_counts(image_size):
+    """Grids are halved and rounded up: 28, 14, 7, 4. No pixel is left out where a grid is odd."""
+    torch.manual_seed(0)
+    sizes = {"image_size": image_size, "channels": [4, 4, 4]}
+    for generator, discriminator in ((DCGenerator, DCDiscriminator), (ResidualGenerator, ResidualDiscriminator)):
+        images = generator(latent_dim=3, out_channels=2, **sizes)(torch.randn(2, 3))
+        assert images.shape == (2, 2, image_size, image_size)
+        x = images.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(discriminator(in_channels=2, **sizes)(x)[0], x)
+        assert (gradient[0] != 0).all()
+
+
+def test_an_image_that_is_too_small_is_refused():
+    with pytest.raises(ValueError, match="28 x 28 cannot be halved 6 times"):
+        DCDiscriminator(in_channels=1, image_size=28, channels=[4] * 6)
+
+
 @pytest.mark.parametrize("kind", ["dcgan", "r3gan"])
 def test_labels_reach_both_networks(kind):
     sizes = {"image_size": SIDE, "condition_dim": 5}

@@ -25,6 +25,7 @@ from trilemma.codecs.vq import VQ
 from trilemma.conditions.label import LabelCondition
 from trilemma.data.base import ImageData
 from trilemma.data.split import Split
+from trilemma.distributions.logistic import DiscretisedLogisticOutput
 from trilemma.loggers.csv_file import CSVLogger
 from trilemma.models.ar_transformer import ARTransformer
 from trilemma.models.autoencoder_kl import AutoencoderKL
@@ -37,11 +38,14 @@ from trilemma.models.imagebart import ImageBART
 from trilemma.models.noisy_classifier import NoisyClassifier
 from trilemma.models.pixelcnn import PixelCNN
 from trilemma.models.pixelcnn_pp import PixelCNNPlusPlus
+from trilemma.models.vae import VAE
+from trilemma.models.vqgan import VQGAN
 from trilemma.models.vqvae import VQVAE
 from trilemma.networks.autoencoder import ConvDecoder, ConvEncoder
 from trilemma.networks.classifier import SmallConvNet
 from trilemma.networks.dcgan import DCDiscriminator, DCGenerator
 from trilemma.networks.discriminator import TimeDiscriminator
+from trilemma.networks.patch_discriminator import PatchDiscriminator
 from trilemma.networks.pixelcnn.gated import GatedPixelCNN
 from trilemma.networks.pixelcnn.plus_plus import PixelCNNPlusPlus as PlusPlusNetwork
 from trilemma.networks.transformer.bidirectional import BidirectionalTransformer
@@ -51,6 +55,7 @@ from trilemma.networks.transformer.vq_diffusion import VQDiffusionTransformer
 from trilemma.networks.unet.encoder import UNetEncoder
 from trilemma.networks.unet.latent_unet import LatentMapping, LatentUNet
 from trilemma.networks.unet.unet import UNet
+from trilemma.networks.vector_coder import VectorDecoder, VectorEncoder
 from trilemma.processes.categorical.closed_form import MaskAndReplace, Uniform
 from trilemma.processes.categorical.schedules import Linear, VQDiffusionPaper
 from trilemma.processes.gaussian.parameterization import Eps
@@ -61,7 +66,8 @@ from trilemma.samplers.categorical.ancestral import Ancestral
 from trilemma.samplers.gaussian.ancestral import GaussianAncestral
 from trilemma.samplers.gaussian.ddim import DDIM
 from trilemma.samplers.guidance import ClassifierFree, Guidance
-from trilemma.training.adversarial import Relativistic
+from trilemma.training.adversarial import Hinge, Relativistic
+from trilemma.training.adversary import Adversary
 from trilemma.training.augmentation import DifferentiableAugmentation
 from trilemma.training.loss_weights import Simple
 from trilemma.training.muon import MuonAdamW
@@ -192,6 +198,20 @@ def vqvae():
     return VQVAE(codec=codec, optimizer=adamw)
 
 
+def vqgan():
+    """Its discriminator learns from the third batch on, and acts from the fifth."""
+    stage = vqvae()
+    discriminator = PatchDiscriminator(in_channels=1, channels=8, num_halvings=1)
+    return VQGAN(
+        codec=stage.codec,
+        reconstruction=SquaredError(),
+        adversary=Adversary(discriminator=discriminator, objective=Hinge(), start=4, num_warmup_batches=2),
+        optimizer=adamw,
+        scheduler=decay,
+        accumulate_grad_batches=2,
+    )
+
+
 def autoencoder_kl():
     codec = KL(encoder=encoder(4), decoder=decoder(2), image_shape=(1, SIDE, SIDE))
     return AutoencoderKL(codec=codec, reconstruction=SquaredError(), kl_weight=0.1, optimizer=adamw)
@@ -268,12 +288,29 @@ def pixelcnn_pp():
     return PixelCNNPlusPlus(codec=Pixels((1, SIDE, SIDE)), network=opinionated(network), **autoregressive())
 
 
+def vae():
+    coder = {"image_shape": (1, SIDE, SIDE), "hidden_dim": 16, "condition_dim": 8}
+    return VAE(
+        codec=Pixels((1, SIDE, SIDE)),
+        encoder=VectorEncoder(trunk=encoder(4), out_channels=6, **coder),
+        decoder=VectorDecoder(trunk=decoder(4), in_channels=3, **coder),
+        output=DiscretisedLogisticOutput(256),
+        condition=LabelCondition(LABELS, 8),
+        guidance=Guidance(),
+        free_bits=0.02,
+        kl_warmup=8,
+        optimizer=adamw,
+    )
+
+
 FAMILIES = {
     "discrete_diffusion": tokens,
     "vq_diffusion_released": lambda: tokens(VQDiffusionTransformer, optimizer=adamw),
     "ddpm": lambda: ddpm(objective="hybrid", variance="learned"),
     "vqvae": vqvae,
+    "vqgan": vqgan,
     "autoencoder_kl": autoencoder_kl,
+    "vae": vae,
     "classifier": classifier,
     "noisy_classifier": noisy_classifier,
     "pixelcnn": pixelcnn,
@@ -283,7 +320,7 @@ FAMILIES = {
     "ddgan": lambda: ddgan(accumulate_grad_batches=2),
     "dcgan": dcgan,
 }
-ADVERSARIAL = ("ddgan", "dcgan")
+ADVERSARIAL = ("ddgan", "dcgan", "vqgan")
 
 
 class Dots(ImageData):

@@ -50,6 +50,12 @@ class LoadedModel:
         return self.dataset
 
     @property
+    def data_name(self) -> str:
+        """Name of what it models: that of its data, and where its codec binarises grey ones, how."""
+        mode = None if self.codec is None or self.data.binarize is not None else self.codec.binarize
+        return self.data.name if mode is None else f"{self.data.name}_{mode}"
+
+    @property
     def judge(self) -> str:
         """Name of its extractor for a protocol."""
         return NO_EXTRACTOR if self.extractor is None else self.extractor.name

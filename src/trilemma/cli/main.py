@@ -30,13 +30,14 @@ _AFTER_THE_FIRST = 10.0  # seconds
 
 
 def register_resolvers() -> None:
-    """Register the resolvers `or`, `new_run_id`, `point_id` and `tasks_per_node`, and the small options."""
+    """Register the resolvers `or`, `share`, `new_run_id`, `point_id` and `tasks_per_node`, and the small options."""
     from omegaconf import OmegaConf
 
     from trilemma.sweeps.points import point_id, tasks_per_node
 
     resolvers: dict[str, Callable[..., Any]] = {
         "or": lambda value, fallback: fallback if value in (None, "None") else value,
+        "share": lambda share, total: int(share * total),
         "new_run_id": new_run_id,
         "point_id": point_id,
         "tasks_per_node": tasks_per_node,

@@ -125,9 +125,9 @@ def _load_comparable(cfg: DictConfig) -> list[LoadedModel]:
         models.append(prepare_measurement(cfg, loaded))
     first = models[0]
     for one in models[1:]:
-        if one.data.fingerprint != first.data.fingerprint:
+        if (one.data.fingerprint, one.data_name) != (first.data.fingerprint, first.data_name):
             raise UserError(
-                f"{first.path} was trained on {first.data.name} and {one.path} on {one.data.name} "
+                f"{first.path} was trained on {first.data_name} and {one.path} on {one.data_name} "
                 f"({first.data.fingerprint[:8]} and {one.data.fingerprint[:8]}): one report compares models of one data set"
             )
         if one.judge != first.judge:

@@ -1,11 +1,12 @@
-"""What `sample.py` draws beside samples: pictures of a diffusion model's trajectory, chosen by `task`."""
+"""What `sample.py` draws beside samples, chosen by `task`: a diffusion model's trajectory, the latents of a model, reconstructions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -22,8 +23,9 @@ from trilemma.data.base import Split
 from trilemma.data.images import to_float, to_uint8
 from trilemma.errors import UserError
 from trilemma.evaluation.metrics.reconstruction import psnr_pooled, squared_errors
-from trilemma.figures.images import save_gif, save_png
+from trilemma.figures.images import make_grid, save_gif, save_png
 from trilemma.figures.interpolation import images_from, interpolate, latents_of
+from trilemma.figures.latents import interpolate_latents, latent_scatter, manifold
 from trilemma.figures.trajectory import (
     even_times,
     forward_states,
@@ -43,6 +45,7 @@ from trilemma.figures.trajectory_pictures import (
     reverse_picture,
     trajectory_frames,
 )
+from trilemma.models.capabilities import DecodesLatents, EncodesLatents, Reconstructs
 from trilemma.models.diffusion import ShowsTrajectory
 from trilemma.models.generator import ImageGenerator
 from trilemma.processes.gaussian.process import GaussianProcess
@@ -53,6 +56,7 @@ from trilemma.samplers.guidance import ClassifierFree
 NUM_COLUMNS, NUM_FRAMES, NUM_ROWS = 11, 31, 3
 _WEIGHTS = even_times(7)
 _INVERSION_STEPS = 50
+_SCATTERED, _ENCODED_AT_A_TIME = 2000, 250  # test images
 Drawn = tuple[list[Path], str]
 """Files that were written, and a remark for the line that names them."""
 
@@ -64,13 +68,15 @@ def draw_picture(cfg: DictConfig) -> None:
         UserError: For anything that the user can fix, before drawing starts.
     """
     loaded = open_checkpoint(cfg)
-    model = loaded.model
-    if not supports(model, ShowsTrajectory):
+    for task in (one for one in _TASKS if one.name == cfg.task):
+        if supports(loaded.model, task.capability):
+            files, remark = task.draw(cfg, loaded, loaded.model)
+            break
+    else:
+        needed = " or ".join(one.needs for one in _TASKS if one.name == cfg.task)
         raise UserError(
-            f"task={cfg.task} shows the trajectory of a diffusion model of continuous codes, and {cfg.ckpt} holds a "
-            f"{type(model).__name__}: leave out task"
+            f"task={cfg.task} is for {needed}, and {cfg.ckpt} holds a {type(loaded.model).__name__}: leave out task"
         )
-    files, remark = _TASKS[cfg.task](cfg, loaded, model)
     print(f"{cfg.task}: {', '.join(map(str, files))}{remark and f' ({remark})'}")
 
 
@@ -128,11 +134,7 @@ def _denoise(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Dr
 def _interpolate(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Drawn:
     loaded = _inverting(cfg, loaded, model)
     num_steps, guidance = sampler_of(loaded).num_steps, loaded.setups[0].guidance
-    split = _test_split(cfg, loaded, 2 * cfg.num_images)
-    raw = loaded.setups[0].raw
-    asked = loaded.setups[0].labels
-    pairs = pairs_of(split.labels, None if asked is None else asked.tolist(), cfg.num_images)
-    first, last = (to_float(split.images[pairs[:, i]]) for i in (0, 1))
+    first, last, raw = _pairs(cfg, loaded)
     folder = output_folder(cfg, loaded, loaded.setups[0], "interpolate-")
     with _waiting():
         between = interpolate(model, first, last, _WEIGHTS, raw, num_steps=num_steps, guidance=guidance).cpu()
@@ -156,13 +158,71 @@ def _invert(cfg: DictConfig, loaded: LoadedModel, model: ShowsTrajectory) -> Dra
     return files, _returned(images, back, num_steps)
 
 
-_TASKS: dict[str, Callable[[DictConfig, LoadedModel, ShowsTrajectory], Drawn]] = {
-    "forward": _forward,
-    "reverse": _reverse,
-    "denoise": _denoise,
-    "interpolate": _interpolate,
-    "invert": _invert,
-}
+def _manifold(cfg: DictConfig, loaded: LoadedModel, model: DecodesLatents) -> Drawn:
+    num_side = math.isqrt(cfg.num_images)
+    if num_side**2 != cfg.num_images:
+        raise UserError(f"num_images={cfg.num_images}: a manifold is a square of images, as {num_side**2} are")
+    raw = loaded.setups[0].raw
+    if raw is not None and len(set(raw)) > 1:
+        raise UserError("a manifold is drawn under one condition: name it, as in condition.label=7")
+    with _waiting():
+        images = manifold(model, num_side, None if raw is None else raw[0]).cpu()
+    folder = output_folder(cfg, loaded, loaded.setups[0], "manifold-")
+    files = _write(cfg, loaded, folder, make_grid(images, num_side, padding=0))
+    return [*files, *_scatter(cfg, loaded, folder)], ""
+
+
+def _scatter(cfg: DictConfig, loaded: LoadedModel, folder: Path) -> list[Path]:
+    """Where the test images lie, of a model that encodes images, and of data with labels."""
+    model = loaded.model
+    if not supports(model, EncodesLatents):
+        return []
+    data = data_of(loaded.config, cfg.data.root)
+    split = data.split("test")
+    if split.labels is None or data.label_names is None:
+        return []
+    images, labels = to_float(split.images[:_SCATTERED]), split.labels[:_SCATTERED]
+    z = torch.cat([model.to_latents(part) for part in torch.split(images, _ENCODED_AT_A_TIME)])
+    save_png(latent_scatter(z, labels, data.label_names), folder / "scatter.png")
+    return [folder / "scatter.png"]
+
+
+def _interpolate_latents(cfg: DictConfig, loaded: LoadedModel, model: EncodesLatents) -> Drawn:
+    first, last, raw = _pairs(cfg, loaded)
+    folder = output_folder(cfg, loaded, loaded.setups[0], "interpolate-")
+    between = interpolate_latents(model, first, last, _WEIGHTS, raw).cpu()
+    return _write(cfg, loaded, folder, interpolation_picture(first, between, last, _WEIGHTS)), ""
+
+
+def _reconstruct(cfg: DictConfig, loaded: LoadedModel, model: Reconstructs) -> Drawn:
+    images = to_float(_test_split(cfg, loaded, cfg.num_images).images[: cfg.num_images])
+    device = next(loaded.model.parameters()).device
+    folder = output_folder(cfg, loaded, loaded.setups[0], "reconstruct-")
+    with torch.no_grad():
+        pairs = torch.cat([images, model.reconstruct(images.to(device)).cpu()])
+    return _write(cfg, loaded, folder, make_grid(pairs, len(images), row_labels=["data", "model"])), ""
+
+
+class _Task(NamedTuple):
+    """A picture: its name, what a family must be able to do, in words too, and what draws it."""
+
+    name: str
+    capability: Any
+    needs: str
+    draw: Callable[[DictConfig, LoadedModel, Any], Drawn]
+
+
+_DIFFUSION = "a diffusion model of continuous codes"
+_TASKS = (
+    _Task("forward", ShowsTrajectory, _DIFFUSION, _forward),
+    _Task("reverse", ShowsTrajectory, _DIFFUSION, _reverse),
+    _Task("denoise", ShowsTrajectory, _DIFFUSION, _denoise),
+    _Task("interpolate", ShowsTrajectory, _DIFFUSION, _interpolate),
+    _Task("interpolate", EncodesLatents, "a VAE", _interpolate_latents),
+    _Task("invert", ShowsTrajectory, _DIFFUSION, _invert),
+    _Task("reconstruct", Reconstructs, "a model that encodes images and decodes them", _reconstruct),
+    _Task("manifold", DecodesLatents, "a VAE or a GAN with 2 latents", _manifold),
+)
 
 
 def pairs_of(labels: Tensor | None, wanted: Sequence[int] | None, num: int) -> Tensor:
@@ -187,6 +247,14 @@ def pairs_of(labels: Tensor | None, wanted: Sequence[int] | None, num: int) -> T
             )
         pairs.append([left[label].pop(0), left[label].pop(0)])
     return torch.tensor(pairs)
+
+
+def _pairs(cfg: DictConfig, loaded: LoadedModel) -> tuple[Tensor, Tensor, Any]:
+    """Pairs of test images, [num_images, C, H, W] each, and their conditions."""
+    setup, split = loaded.setups[0], _test_split(cfg, loaded, 2 * cfg.num_images)
+    pairs = pairs_of(split.labels, None if setup.labels is None else setup.labels.tolist(), cfg.num_images)
+    first, last = (to_float(split.images[pairs[:, i]]) for i in (0, 1))
+    return first, last, setup.raw
 
 
 def _test_split(cfg: DictConfig, loaded: LoadedModel, num: int) -> Split:

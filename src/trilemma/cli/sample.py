@@ -12,7 +12,16 @@ from trilemma.config import schema
 from trilemma.config.check import check_config
 from trilemma.errors import UserError
 
-NUM_IMAGES = {"samples": 100, "forward": 4, "reverse": 16, "denoise": 8, "interpolate": 5, "invert": 8}
+NUM_IMAGES = {
+    "samples": 100,
+    "forward": 4,
+    "reverse": 16,
+    "denoise": 8,
+    "interpolate": 5,
+    "invert": 8,
+    "reconstruct": 16,
+    "manifold": 400,
+}
 """Every task, and the images that it takes where nothing else is asked for."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class Codec(nn.Module, ABC):
         num_classes: Number of token classes K; None for continuous codes.
         scale: Buffer that a continuous code is multiplied by to have unit deviation; 1 for tokens.
         bound: Continuous codes of images lie in [-bound, bound]; None where nothing bounds them, and for tokens.
+        binarize: How grey pixels become two-valued, as in `ImageData`: "threshold" or "dynamic"; None where they do not.
     """
 
     image_shape: tuple[int, int, int]
@@ -37,6 +38,7 @@ class Codec(nn.Module, ABC):
     num_classes: int | None
     scale: Tensor
     bound: float | None = None
+    binarize: Literal["threshold", "dynamic"] | None = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -48,7 +48,6 @@ class PixelLevels(Codec):
         stochastic: Where `encode` is given noise, round to one of the two neighbouring levels at random, so that the
             mean is the pixel; at K = 2 this is the stochastic binarisation of Salakhutdinov and Murray 2008. Without
             noise, and by default, the nearest level is taken.
-
         downsample: Tokens are the means of squares of so many pixels a side, which makes long sequences short; decoding interpolates
             between them. 1 keeps every pixel.
 
@@ -74,6 +73,8 @@ class PixelLevels(Codec):
         self.code_shape = grid if channels == 1 else (*grid, channels)
         self.num_classes = num_classes
         self.stochastic = stochastic
+        if num_classes == 2:
+            self.binarize = "dynamic" if stochastic else "threshold"
 
     def encode(self, images: Tensor, noise: NoiseSource | None = None) -> Tensor:
         """Quantise images [B, C, H, W] to levels, int64 [B, h, w] or [B, h, w, C]."""

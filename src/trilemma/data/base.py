@@ -6,13 +6,14 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from trilemma.data.binarize import Binarize, check_binarize, draw_split, num_levels, threshold
 from trilemma.data.codes import MAX_BYTES_IN_MEMORY, StoredCodes
 from trilemma.data.loader import WINDOW, BatchStream, EvalLoader, check_batch_size
 from trilemma.data.split import Split, StoredImages
@@ -31,11 +32,13 @@ class DeclaredData:
         image_shape: (C, H, W).
         num_labels: Number of labels; None where there are none, or only the files tell.
         num_train_images: Images of "train"; None where only the files tell.
+        num_levels: Values that a subpixel takes.
     """
 
     image_shape: tuple[int, int, int]
     num_labels: int | None = None
     num_train_images: int | None = None
+    num_levels: int = 256
 
 
 class ImageData(L.LightningDataModule, ABC):
@@ -51,9 +54,11 @@ class ImageData(L.LightningDataModule, ABC):
         max_val_images: Validate on the first so many images of "val"; None takes all.
         num_workers: Processes of each rank that make training batches ahead, and as many for validation; with 0 the training
             process makes them. They change no batch. Images that would fit beside the network then stay on the host.
+        binarize: "threshold", or "dynamic": each image of a training batch is drawn anew from its grey values, by the seed and the
+            number of the batch, and each other image once and for all. None leaves them grey. For readers into memory.
 
     Attributes:
-        name: Name of the data set.
+        name: Name of the data set; of one that is binarised it ends in the mode, as in "mnist_dynamic".
         window: Files whose images are shuffled together, where they are read from many (see `windowed_order`).
         num_train_batches: Length of a run in batches; where None it follows from the trainer's `max_steps` and
             `accumulate_grad_batches`. A family that counts its steps in another way sets it.
@@ -74,6 +79,7 @@ class ImageData(L.LightningDataModule, ABC):
         flip: bool = False,
         max_val_images: int | None = None,
         num_workers: int = 0,
+        binarize: Binarize | None = None,
     ) -> None:
         super().__init__()
         if seed < 0 or split_seed < 0:
@@ -84,14 +90,19 @@ class ImageData(L.LightningDataModule, ABC):
             raise UserError(f"data.max_val_images={max_val_images} must be at least 1, or null for all")
         if num_workers < 0:
             raise UserError(f"data.num_workers={num_workers} must be at least 0")
+        check_binarize(binarize)
+        if binarize is not None:
+            self.name = f"{type(self).name}_{binarize}"
         self.batch_size = batch_size
         self.seed = seed
         self.split_seed = split_seed
         self.flip = flip
         self.max_val_images = max_val_images
         self.num_workers = num_workers
+        self.binarize = binarize
         self.num_train_batches: int | None = None
         self._splits: dict[SplitName, Split] | None = None
+        self._drawn_train: Split | None = None
         self._label_names: list[str] | None = None
         self._fingerprint: str | None = None
         self._codes: dict[SplitName, Tensor | StoredCodes] = {}
@@ -99,7 +110,12 @@ class ImageData(L.LightningDataModule, ABC):
     @property
     def extractor_name(self) -> str:
         """Data set whose feature extractor measures samples of this one: itself, unless it is a part of another."""
-        return self.name
+        return type(self).name
+
+    @property
+    def num_levels(self) -> int:
+        """Values that a subpixel takes: 2 where the images are binarised, else 256."""
+        return num_levels(self.binarize)
 
     @property
     def channels_are_images(self) -> bool:
@@ -124,16 +140,32 @@ class ImageData(L.LightningDataModule, ABC):
         if self._splits is None:
             splits, self._label_names = self.read()
             check_batch_size(self.batch_size, len(splits["train"]), 1)
-            self._splits = splits
+            self._splits = {name: self._binarised(split, name) for name, split in splits.items()}
+
+    def _binarised(self, split: Split, name: SplitName) -> Split:
+        """As it is kept: with `binarize="dynamic"` the training images are, as they were read."""
+        if self.binarize == "threshold":
+            assert isinstance(split.images, Tensor)
+            return replace(split, images=threshold(split.images))
+        return draw_split(split, name) if self.binarize == "dynamic" and name != "train" else split
 
     def split(self, name: SplitName) -> Split:
-        """Get one of the splits."""
-        return self._read()[name]
+        """Get one of the splits; the training images of `binarize="dynamic"` as one draw of them, which no batch is."""
+        if self.binarize != "dynamic" or name != "train":
+            return self._read()[name]
+        if self._drawn_train is None:
+            self._drawn_train = draw_split(self._read()[name], name)
+        return self._drawn_train
+
+    @property
+    def num_train_images(self) -> int:
+        """Number of training images."""
+        return len(self._read()["train"])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        _, channels, height, width = self.split("train").images.shape
+        _, channels, height, width = self._read()["train"].images.shape
         return channels, height, width
 
     @property
@@ -180,7 +212,7 @@ class ImageData(L.LightningDataModule, ABC):
         """
         names: tuple[SplitName, ...] = ("train", "val", "test") if "test" in codes else ("train", "val")
         for name in names:
-            expected = (2,) * (self.flip and name == "train") + (len(self.split(name)),)
+            expected = (2,) * (self.flip and name == "train") + (len(self._read()[name]),)
             found = tuple(codes[name].shape) if name in codes else ()
             if found[: len(expected)] != expected or len(found) == len(expected):
                 raise ValueError(f"codes of {name!r} must be shaped {(*expected, '...')}, got {found or None}")
@@ -188,7 +220,7 @@ class ImageData(L.LightningDataModule, ABC):
 
     def train_dataloader(self) -> BatchStream:
         """Build the loader of training batches of the whole run."""
-        split, codes = self.split("train"), self._codes.get("train")
+        split, codes = self._read()["train"], self._codes.get("train")
         rank, world_size = self._rank()
         return BatchStream(
             split,
@@ -203,6 +235,7 @@ class ImageData(L.LightningDataModule, ABC):
             window=self.window,
             resident=_fits_on_device(split.images if codes is None else codes),
             num_workers=self.num_workers,
+            draw_binary=self.binarize == "dynamic",
         )
 
     def val_dataloader(self) -> EvalLoader:

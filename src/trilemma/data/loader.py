@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from trilemma.data.batch import Batch
+from trilemma.data.binarize import draw_binary as drawn_binary
 from trilemma.data.codes import StoredCodes
 from trilemma.data.images import to_float
 from trilemma.data.split import Split, windowed_order
 from trilemma.data.workers import Workers, num_bytes
 from trilemma.errors import UserError
+from trilemma.processes.noise import Noise, mixed_seed
 
 WINDOW = 16  # files
 
@@ -58,6 +60,7 @@ class BatchStream:
         window: Files whose images are mixed, where images or codes lie in files that are best read one after another.
         num_workers: Processes that make batches ahead. They change no batch, and the state does not count what they made
             and nobody has had.
+        draw_binary: Draw each image of a batch anew from its grey values, by (seed, n) and its place in the whole batch.
 
     Raises:
         UserError: If the batch does not divide over the ranks.
@@ -78,6 +81,7 @@ class BatchStream:
         resident: bool = True,
         window: int = WINDOW,
         num_workers: int = 0,
+        draw_binary: bool = False,
     ) -> None:
         check_batch_size(batch_size, len(split), world_size)
         if num_batches is not None and num_batches < 1:
@@ -104,6 +108,7 @@ class BatchStream:
         self._part = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._flip = flip
         self._num_workers = num_workers
+        self._draw_binary = draw_binary
         self._home = home
         self._position = 0
         self._epoch: _Epoch | None = None
@@ -154,12 +159,17 @@ class BatchStream:
             batch["code"] = codes.index_select(0, where) if flip is None else codes[flip.long(), where]
         else:
             found = images.index_select(0, where) if isinstance(images, Tensor) else images[epoch.order[mine]]
-            batch["image"] = found if flip is None else torch.where(flip[:, None, None, None], found.flip(-1), found)
+            found = found if flip is None else torch.where(flip[:, None, None, None], found.flip(-1), found)
+            batch["image"] = self._drawn(found, number) if self._draw_binary else found
         if self._labels is not None:
             batch["label"] = self._labels[where]
         if self._captions is not None:
             batch["caption"] = [self._captions[i] for i in epoch.order[mine]]
         return batch
+
+    def _drawn(self, images: Tensor, number: int) -> Tensor:
+        places = torch.arange(self._part.start, self._part.stop, device=images.device)
+        return drawn_binary(images, Noise(mixed_seed(self._seed, number), places))
 
     def _order(self, number: int) -> _Epoch:
         if self._epoch is None or self._epoch.number != number:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
+from trilemma.data.binarize import Binarize, num_levels
 from trilemma.data.files import download, gunzip, locked, md5, read_unzipped
 from trilemma.data.split import balanced_order
 from trilemma.datasets.idx import parse_idx
@@ -36,6 +37,7 @@ class MNIST(ImageData):
         flip: Mirror training images.
         max_val_images: Validate on so many images.
         num_workers: Processes that make batches ahead.
+        binarize: Threshold the images, or draw them from their grey values: "threshold", "dynamic".
 
     Raises:
         UserError: If a file is missing, damaged or foreign, or an argument is out of range.
@@ -68,6 +70,7 @@ class MNIST(ImageData):
         flip: bool = False,
         max_val_images: int | None = None,
         num_workers: int = 0,
+        binarize: Binarize | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -76,6 +79,7 @@ class MNIST(ImageData):
             flip=flip,
             max_val_images=max_val_images,
             num_workers=num_workers,
+            binarize=binarize,
         )
         if not 1 <= val_size < _NUM_IMAGES:
             raise UserError(f"data.val_size={val_size} must lie between 1 and 59999")
@@ -88,7 +92,10 @@ class MNIST(ImageData):
         """See `ImageData`; the official files are always the same."""
         num_labels = len(cls.class_names)
         return DeclaredData(
-            image_shape=(1, 28, 28), num_labels=num_labels, num_train_images=_NUM_IMAGES - options["val_size"]
+            image_shape=(1, 28, 28),
+            num_labels=num_labels,
+            num_train_images=_NUM_IMAGES - options["val_size"],
+            num_levels=num_levels(options.get("binarize")),
         )
 
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:
@@ -121,10 +128,10 @@ class MNIST(ImageData):
         target = self.root / self.folders[0]
         if not self.download:
             raise UserError(
-                f"{self.root}: no {self.name} files ({next(iter(self.checksums))}[.gz], ...);"
+                f"{self.root}: no {type(self).name} files ({next(iter(self.checksums))}[.gz], ...);"
                 " set data.root to their folder, or data.download=true"
             )
-        with locked(target, self.name):
+        with locked(target, type(self).name):
             for name in self.checksums:
                 if _locate(target, name) is None:
                     file = f"{name}.gz"
@@ -159,7 +166,7 @@ class MNIST(ImageData):
         found = md5(content)
         if found != self.checksums[name]:
             raise UserError(
-                f"{path}: not the official {self.name} file (MD5 of its content {found}, expected"
+                f"{path}: not the official {type(self).name} file (MD5 of its content {found}, expected"
                 f" {self.checksums[name]}); delete it and fetch it again, or set data.root=DIR"
             )
 

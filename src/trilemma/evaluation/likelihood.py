@@ -28,6 +28,7 @@ class LikelihoodScore:
         unit: What one dimension is ("token", "subpixel"): bits of different units are not comparable.
         num_dims: Number of dimensions of an image.
         num_images: Number of images N.
+        num_samples: Importance samples an image that an estimate is made of; None where there are none.
         nats_per_image: Mean over images.
         nats_standard_error: Standard error of that mean over images, s / sqrt(N); it holds the noise of a bound that is
             drawn once an image, and not that of training.
@@ -43,6 +44,7 @@ class LikelihoodScore:
     nats_standard_error: float
     bits_per_dim: float
     bits_standard_error: float
+    num_samples: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers; what is not finite as a string that `float()` reads, since JSON has no word for it."""
@@ -54,7 +56,8 @@ class LikelihoodScore:
 
     def __str__(self) -> str:
         sign = {"exact": "=", "bound": "<=", "estimate": "~"}[self.kind]
-        return f"{sign} {self.bits_per_dim:.4f} +- {self.bits_standard_error:.4f} bits/{self.unit} ({self.kind})"
+        how = self.kind if self.num_samples is None else f"{self.kind}, {self.num_samples} samples"
+        return f"{sign} {self.bits_per_dim:.4f} +- {self.bits_standard_error:.4f} bits/{self.unit} ({how})"
 
 
 def score_split(
@@ -120,10 +123,10 @@ def summarise(scores: list[Likelihood]) -> LikelihoodScore:
     """
     if sum(len(score.nats) for score in scores) < 2:
         raise UserError("need at least 2 images to score a likelihood with its standard error")
-    kinds = {(score.kind, score.unit, score.num_dims) for score in scores}
+    kinds = {(score.kind, score.unit, score.num_dims, score.num_samples) for score in scores}
     if len(kinds) > 1:
-        raise ValueError(f"the batches mix likelihoods that are not comparable: {sorted(kinds)}")
-    ((kind, unit, num_dims),) = kinds
+        raise ValueError(f"the batches mix likelihoods that are not comparable: {sorted(map(str, kinds))}")
+    ((kind, unit, num_dims, num_samples),) = kinds
     nats = torch.cat([score.nats.detach().double().cpu() for score in scores])
     if bool(nats.isnan().any()):
         raise ValueError(f"the likelihood of {int(nats.isnan().sum())} of {len(nats)} images is not a number")
@@ -139,6 +142,7 @@ def summarise(scores: list[Likelihood]) -> LikelihoodScore:
         nats_standard_error=error,
         bits_per_dim=mean * per_dim,
         bits_standard_error=error * per_dim,
+        num_samples=num_samples,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from trilemma.figures.labels import place_labels
@@ -74,6 +74,20 @@ class Panel:
         """Those that can be drawn."""
         return [dot for one in self.series for dot in _finite(one.dots)]
 
+    def front(self) -> Panel:
+        """The same plot with the points of its front alone; series without one are gone, the others keep their colours."""
+        dots = self.dots()
+        on = {id(dots[i]) for i in self.front_indices()}
+        kept = [replace(one, dots=tuple(dot for dot in one.dots if id(dot) in on)) for one in self.series]
+        return replace(self, series=tuple(one for one in kept if one.dots))
+
+    def front_indices(self) -> list[int]:
+        """Which of `dots` no other is better than in both directions."""
+        points = [(dot.x, dot.y) for dot in self.dots()]
+        return pareto_front(
+            points, larger_x_is_better=self.x.larger_is_better, larger_y_is_better=self.y.larger_is_better
+        )
+
 
 def draw_panels(figure: Figure, panels: Sequence[tuple[Axes, Panel]]) -> None:
     """Draw on empty axes, then settle the figure's layout and put in the labels: whatever takes room must be there.
@@ -102,7 +116,7 @@ def draw_sheet(panels: Sequence[Panel], *, reference: str, num_columns: int, tit
 
     num_columns = min(num_columns, len(panels))
     num_rows = -(-len(panels) // num_columns)
-    keys = legend_handles(panels[0].series, reference=reference)
+    keys = legend_handles(series_in(panels), reference=reference)
     width = _PANEL_INCHES[0] * num_columns
     columns = legend_columns(keys, width)
     height = _PANEL_INCHES[1] * num_rows + 0.3 + 0.28 * -(-len(keys) // columns)
@@ -113,6 +127,12 @@ def draw_sheet(panels: Sequence[Panel], *, reference: str, num_columns: int, tit
     figure.legend(handles=keys, loc="outside lower center", ncols=columns, frameon=False, title=title)
     draw_panels(figure, list(zip(grid, panels, strict=False)))
     return figure
+
+
+def series_in(panels: Sequence[Panel]) -> list[Series]:
+    """Every series that a panel has a point of, once."""
+    found = {one.index: one for panel in panels for one in panel.series}
+    return [found[index] for index in sorted(found)]
 
 
 def legend_handles(series: Sequence[Series], *, reference: str | None) -> list[Line2D]:
@@ -145,9 +165,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         if at is not None:
             line(at, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, zorder=1.5)
     points = [(dot.x, dot.y) for dot in dots]
-    front = pareto_front(
-        points, larger_x_is_better=panel.x.larger_is_better, larger_y_is_better=panel.y.larger_is_better
-    )
+    front = panel.front_indices()
     # Between two points of the front stands what both reach: the worse of each coordinate.
     steps = "steps-pre" if panel.x.larger_is_better else "steps-post"
     corners = zip(*(points[i] for i in front), strict=True)

@@ -41,6 +41,11 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
     """
     codec = None
     if OmegaConf.select(cfg, "codec") is not None:
+        if data.binarize == "dynamic" and OmegaConf.select(cfg, "codec._target_") is None:
+            raise UserError(
+                "data.binarize=dynamic draws training images anew, and codes of a first stage are computed once: "
+                "take data.binarize=threshold"
+            )
         codec = resolve_codec(cfg, data, resume)
         state_codec(cfg, codec)
     process = state_process(cfg, codec)
@@ -53,7 +58,6 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
     model = build(node, where="model", shared=[(plain(cfg, key), part) for key, part in built.items()])
     if not isinstance(model, Family):
         raise UserError(f"model._target_={cfg.model._target_} is not a family")
-    model.check_training(num_updates=cfg.trainer.max_steps, num_images=cfg.facts.num_train_images)
     model.noise_seed = cfg.seed
     model.config = checkpoint_config(cfg) | {"data_fingerprint": data.fingerprint}
     if isinstance(data, TokenData):
@@ -63,6 +67,7 @@ def build_model(cfg: DictConfig, data: ImageData, resume: str | None) -> Family:
             )
         if data.source is not None:  # samples are compared with images
             model.config["data"] = data.source
+    model.check_training(num_updates=cfg.trainer.max_steps, num_images=cfg.facts.num_train_images)
     if cfg.init_from and not resume:
         line = init_weights(model, cfg.init_from, keep=tuple(built))
         if this_job().is_first:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from trilemma.capabilities import supports
 from trilemma.checkpoints.guiding_classifier import guiding_classifier
 from trilemma.checkpoints.loaded import LoadedModel, data_of, load_model
 from trilemma.data.base import ImageData
@@ -16,6 +17,7 @@ from trilemma.evaluation import NEAREST_K
 from trilemma.evaluation.features.extractor import Extractor, load_extractor
 from trilemma.evaluation.features.stacked import StackedExtractor
 from trilemma.measuring.setups import setups_of
+from trilemma.models.capabilities import EstimatesLikelihood
 from trilemma.models.generator import ImageGenerator
 
 
@@ -35,6 +37,13 @@ def prepare_measurement(cfg: DictConfig, loaded: LoadedModel) -> LoadedModel:
     Raises:
         UserError: For anything that the user can fix.
     """
+    if cfg.likelihood.num_samples is not None:
+        if not supports(loaded.model, EstimatesLikelihood):
+            raise UserError(
+                f"likelihood.num_samples={cfg.likelihood.num_samples}: a {type(loaded.model).__name__} draws no importance samples: "
+                "leave it out"
+            )
+        loaded.model.set_likelihood_samples(cfg.likelihood.num_samples)
     own = cfg.copy()
     OmegaConf.update(own, "ckpt", str(loaded.path))
     extractor = extractor_for(own, loaded.data)

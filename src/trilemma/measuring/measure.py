@@ -64,7 +64,7 @@ def protocol_of(
     A family that draws in a single call has an empty sampler.
     """
     return Protocol(
-        data=loaded.data.name,
+        data=loaded.data_name,
         data_fingerprint=loaded.data.fingerprint,
         split="test" if setup is None else "train",
         num_images=cfg.num_images if num_images is None else num_images,
@@ -224,6 +224,8 @@ def _parts(what: Measurement) -> list[Part]:
     if supports(model, ScoresLikelihood) and cfg.likelihood.num_images:
         num = min(cfg.likelihood.num_images, len(what.loaded.data.split("test")))
         asked = {"num_images": num, "seed": cfg.likelihood.seed}
+        if cfg.likelihood.num_samples is not None:
+            asked["num_samples"] = cfg.likelihood.num_samples
         parts.append(Part("likelihood", asked, lambda: _likelihood(what, num)))
     if cfg.two_stage and supports(model, Reconstructs) and what.loaded.codec is not None:
         parts.append(Part("two_stage", {}, lambda: _two_stage(what)))
@@ -259,6 +261,8 @@ def _likelihood(what: Measurement, num_images: int) -> Numbers:
     """Score the likelihood once a checkpoint: it does not depend on sampling."""
     cfg, loaded = what.cfg, what.loaded
     asked = f"{loaded.config['weights']}-n{cfg.likelihood.num_images}-seed{cfg.likelihood.seed}"
+    if cfg.likelihood.num_samples is not None:
+        asked += f"-k{cfg.likelihood.num_samples}"
     name = f"v{METRICS}-{loaded.sha256[:16]}-{loaded.data.fingerprint[:16]}-{asked}"
 
     def scored(indices: range) -> Likelihood:

@@ -45,6 +45,7 @@ class Adversarial(Family):
         gradient_clip_val: Norm that the generator's gradient is clipped to; None or 0 clips nothing.
         discriminator_gradient_clip_val: The same for the discriminator.
         accumulate_grad_batches: Batches an update.
+        parts: Of the family that this is mixed into (`VQVAE` of a VQGAN); empty where it takes none.
 
     Attributes:
         discriminator_modules: Names of the modules whose parameters are the discriminator's.
@@ -67,8 +68,9 @@ class Adversarial(Family):
         gradient_clip_val: float | None = None,
         discriminator_gradient_clip_val: float | None = None,
         accumulate_grad_batches: int = 1,
+        **parts: Any,
     ) -> None:
-        super().__init__(optimizer=optimizer, scheduler=scheduler)
+        super().__init__(optimizer=optimizer, scheduler=scheduler, **parts)
         if accumulate_grad_batches < 1:
             raise UserError(f"model.accumulate_grad_batches={accumulate_grad_batches} must be at least 1")
         if min(gradient_clip_val or 0.0, discriminator_gradient_clip_val or 0.0) < 0.0:

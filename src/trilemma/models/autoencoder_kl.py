@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trilemma.codecs.kl import KL
 from trilemma.data.batch import Batch
-from trilemma.data.images import to_float, to_uint8
 from trilemma.errors import UserError
-from trilemma.models.base import Family, Loss, OptimizerFactory, SchedulerFactory
-from trilemma.processes.noise import NoiseSource
+from trilemma.models.base import OptimizerFactory, SchedulerFactory
+from trilemma.models.first_stage import FirstStage, StageTerms
 from trilemma.training.diagnostics import Diagnostics
 from trilemma.training.reconstruction import ReconstructionLoss
 
 
-class AutoencoderKL(Family):
+class AutoencoderKL(FirstStage):
     """Trains a `KL` codec: reconstruction + `kl_weight` * KL(q(z|x) || N(0, I)).
 
     Both terms are sums over an image's dimensions, averaged over images, so `kl_weight` is the literature's (1e-6 in Rombach et
@@ -37,7 +34,7 @@ class AutoencoderKL(Family):
         UserError: If `kl_weight` is negative.
     """
 
-    monitor = ("val/psnr", "max")
+    codec: KL
 
     def __init__(
         self,
@@ -55,44 +52,27 @@ class AutoencoderKL(Family):
         self.reconstruction = reconstruction
         self.kl_weight = kl_weight
 
-    def loss(self, batch: Batch) -> Loss:
-        """Compute the weighted sum per subpixel; its terms are the reconstruction per subpixel and the KL in nats an image."""
-        images = batch["image"]
+    def terms(self, images: Tensor) -> StageTerms:
+        """Compute the error and the weighted KL, both from one draw of the latents; the KL that is logged is in nats an image."""
+        output = self.codec(images, self.training_noise())
         num_subpixels = images[0].numel()
-        reconstruction, kl = self.terms(images, self.training_noise())
-        total = (reconstruction + self.kl_weight * kl).mean() / num_subpixels
-        return Loss(total, {"reconstruction": reconstruction.mean() / num_subpixels, "kl": kl.mean()})
+        error = self.reconstruction(output.reconstruction, images).mean() / num_subpixels
+        kl = output.posterior.kl().flatten(1).sum(1).mean()
+        return StageTerms(output.reconstruction, error, self.kl_weight / num_subpixels * kl, {"kl": kl})
 
-    def terms(self, images: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """Compute reconstruction and KL in nats of images [B, C, H, W], each [B], summed over dimensions, from one latent draw."""
-        output = self.codec(images, noise)
-        return self.reconstruction(output.reconstruction, images), output.posterior.kl().flatten(1).sum(1)
+    def redrawn(self, images: Tensor) -> Tensor:
+        """See `FirstStage`; from one draw of the latents."""
+        reconstruction: Tensor = self.codec(images, self.training_noise()).reconstruction
+        return reconstruction
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Diagnostics]:
-        """Accumulate the squared error of the mean latents' images after rounding to uint8, and the KL.
+        """Accumulate the squared error of the mean latents' images, and the KL.
 
         Returns:
             The KL of each latent.
         """
         images = batch["image"]
         kl = self.codec.posterior(images).kl().flatten(1)
-        rounded = to_float(to_uint8(self.reconstruct(images)))
-        error = F.mse_loss(rounded, images) / 4
-        self.log("val/mse", error, batch_size=len(images), sync_dist=True)
+        self.log_error(images, self.reconstruct(images))
         self.log("val/kl", kl.sum(1).mean(), batch_size=len(images), sync_dist=True)
         return {"diagnostics": {"latent_kl": kl}}
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the PSNR of the pooled error (data range 1)."""
-        mse = self.trainer.callback_metrics["val/mse"]
-        self.log("val/psnr", -10 * torch.log10(mse), prog_bar=True, sync_dist=True)  # equal in all processes
-
-    @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Encode images [B, C, H, W] to the mean of their latents and decode it."""
-        was_training = self.training
-        self.eval()
-        try:
-            return self.codec.decode(self.codec.encode(images))
-        finally:
-            self.train(was_training)

@@ -66,12 +66,14 @@ class Likelihood:
         kind: "exact", "bound" (an upper bound of the true value) or "estimate".
         num_dims: Dimensions that bits/dim divide by.
         unit: What one dimension is ("token", "subpixel").
+        num_samples: Importance samples an image that an estimate is made of; None where there are none.
     """
 
     nats: Tensor
     kind: Literal["exact", "bound", "estimate"]
     num_dims: int
     unit: str
+    num_samples: int | None = None
 
 
 @runtime_checkable
@@ -83,6 +85,18 @@ class ScoresLikelihood(Protocol):
 
 
 @runtime_checkable
+class EstimatesLikelihood(ScoresLikelihood, Protocol):
+    """A family whose likelihood is estimated by importance sampling, with as many samples as it is told."""
+
+    def set_likelihood_samples(self, num: int) -> None:
+        """Choose the number of importance samples an image; more come closer to log p(x), from below.
+
+        Raises:
+            UserError: If it is below 1.
+        """
+
+
+@runtime_checkable
 class DecodesLatents(Protocol):
     """A family whose images are a function of one standard normal vector, such as a VAE or a GAN."""
 
@@ -91,6 +105,14 @@ class DecodesLatents(Protocol):
 
     def from_latents(self, z: Tensor, raw: Any = None) -> Tensor:
         """Decode latents [B, d] to images [B, C, H, W] in [-1, 1], given raw conditions, one each, or the null one."""
+
+
+@runtime_checkable
+class EncodesLatents(DecodesLatents, Protocol):
+    """A family that also finds the latents of images."""
+
+    def to_latents(self, images: Tensor, raw: Any = None) -> Tensor:
+        """Encode images [B, C, H, W] in [-1, 1] as the means of their latents, [B, d]."""
 
 
 class LabelScore(NamedTuple):

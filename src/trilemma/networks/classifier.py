@@ -30,6 +30,10 @@ class FeatureClassifier(nn.Module, ABC):
     def trunk(self, images: Tensor) -> Tensor:
         """Map images [B, C, H, W] in [-1, 1] to [B, trunk_dim]."""
 
+    @abstractmethod
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Compute the grids [B, c, h, w] after each stage of the trunk, of images [B, C, H, W] in [-1, 1]."""
+
     def features(self, images: Tensor) -> Tensor:
         """Compute the last hidden layer after its ReLU, [B, feature_dim], of images [B, C, H, W] in [-1, 1]."""
         return F.relu(self.project(self.trunk(images)))
@@ -87,8 +91,16 @@ class SmallConvNet(FeatureClassifier):
 
     def trunk(self, images: Tensor) -> Tensor:
         """Compute the last stage's grid, flattened."""
-        grid: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
-        return grid.flatten(1)
+        return self.feature_maps(images)[-1].flatten(1)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """See `FeatureClassifier`."""
+        grid, maps = images.contiguous(memory_format=torch.channels_last), []
+        for layer in self.layers:
+            grid = layer(grid)
+            if isinstance(layer, nn.ReLU):
+                maps.append(grid)
+        return maps
 
 
 class _ResidualStage(nn.Module):
@@ -138,10 +150,18 @@ class ResidualConvNet(FeatureClassifier):
             for j in range(num_blocks):
                 blocks.append(_ResidualStage(width, wider, 2 if i > 0 and j == 0 else 1))
                 width = wider
+        self.num_blocks = num_blocks
         self.blocks = nn.Sequential(*blocks)
 
     def trunk(self, images: Tensor) -> Tensor:
         """Compute the last stage, averaged over positions."""
-        stem = F.relu(self.stem(images.contiguous(memory_format=torch.channels_last)))
-        grid: Tensor = self.blocks(stem)
-        return grid.mean(dim=(2, 3))
+        return self.feature_maps(images)[-1].mean(dim=(2, 3))
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """See `FeatureClassifier`."""
+        grid, maps = F.relu(self.stem(images.contiguous(memory_format=torch.channels_last))), []
+        for i, block in enumerate(self.blocks, start=1):
+            grid = block(grid)
+            if i % self.num_blocks == 0:
+                maps.append(grid)
+        return maps

@@ -1,7 +1,7 @@
 """The generator and the discriminator of a DCGAN.
 
-Differences from the paper: the first grid is image_size / 2^n, so that 28 x 28 images are made too, and kernels are 4 x 4 as in the code
-that was released with it, not 5 x 5.
+Differences from the paper: images of any size are made, 28 x 28 from grids of 4, 7 and 14; kernels are 4 x 4 as in the code that was
+released with it, not 5 x 5, and 3 x 3 where the larger grid is odd.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DCGenerator(nn.Module):
         latent_dim: Width d of the latent.
         out_channels: Channels C of the images.
         image_size: Height and width.
-        channels: Width of each grid, the first one first; the grid doubles after each.
+        channels: Width of each grid, the first one first; the grid doubles after each (4, 7, 14, 28).
         condition_dim: Width of the pooled condition; None for an unconditional generator.
 
     Raises:
@@ -45,7 +45,7 @@ class DCGenerator(nn.Module):
         condition_dim: int | None = None,
     ) -> None:
         super().__init__()
-        side = first_grid(image_size, channels, len(channels))
+        *sides, side = grid_sides(image_size, channels, len(channels))
         if latent_dim < 1:
             raise ValueError(f"latent_dim={latent_dim} must be at least 1")
         self.latent_dim = latent_dim
@@ -55,15 +55,15 @@ class DCGenerator(nn.Module):
             BatchNorm2d(channels[0]),
             nn.ReLU(),
         ]
-        for wide, narrow in pairwise(channels):
+        for (wide, narrow), side in zip(pairwise(channels), sides[:0:-1], strict=True):
             layers += [
-                nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False),
+                nn.ConvTranspose2d(wide, narrow, _kernel(side), stride=2, padding=1, bias=False),
                 BatchNorm2d(narrow),
                 nn.ReLU(),
             ]
-        layers.append(nn.ConvTranspose2d(channels[-1], out_channels, 4, stride=2, padding=1))
+        layers.append(nn.ConvTranspose2d(channels[-1], out_channels, _kernel(image_size), stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def layer_blocks(self) -> list[nn.Module]:
         """List the blocks (see `HasBlocks`): one."""
@@ -99,7 +99,7 @@ class DCDiscriminator(nn.Module):
     Args:
         in_channels: Channels C of the images.
         image_size: Height and width.
-        channels: Width of each grid, the first one first; the grid halves before each.
+        channels: Width of each grid, the first one first; the grid halves before each, rounded up.
         batch_norm: Whether all grids but the first are normalised over the batch.
         spectral_norm: Whether each convolution is divided by its largest singular value; usually without `batch_norm`.
         condition_dim: Width of the pooled condition; None for an unconditional discriminator.
@@ -119,16 +119,19 @@ class DCDiscriminator(nn.Module):
         condition_dim: int | None = None,
     ) -> None:
         super().__init__()
-        side = first_grid(image_size, channels, len(channels))
+        *sides, side = grid_sides(image_size, channels, len(channels))
         self.condition_dim = condition_dim
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for narrow, wide in pairwise(channels):
-            layers.append(nn.Conv2d(narrow, wide, 4, stride=2, padding=1, bias=not batch_norm))
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, channels[0], _kernel(image_size), stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+        ]
+        for (narrow, wide), before in zip(pairwise(channels), sides[1:], strict=True):
+            layers.append(nn.Conv2d(narrow, wide, _kernel(before), stride=2, padding=1, bias=not batch_norm))
             layers += [*([BatchNorm2d(wide)] if batch_norm else []), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Conv2d(channels[-1], 1, side)
         self.condition = None if condition_dim is None else nn.Linear(condition_dim, channels[-1], bias=False)
-        self.apply(_initialise)
+        self.apply(initialise)
         if spectral_norm:
             for module in [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
                 spectrally_normalised(module)
@@ -158,22 +161,28 @@ class DCDiscriminator(nn.Module):
         return score
 
 
-def first_grid(image_size: int, channels: Sequence[int], num_halvings: int) -> int:
-    """Compute the side of the smallest grid.
+def grid_sides(image_size: int, channels: Sequence[int], num_halvings: int) -> list[int]:
+    """Compute the sides of all grids, the image's first: each is half the one before, rounded up.
 
     Raises:
         ValueError: If the image cannot be halved so often, or a width is not positive.
     """
     if not channels or min(channels) < 1:
         raise ValueError(f"channels={list(channels)}: one or more widths of at least 1 are needed")
-    if image_size < 1 or image_size % 2**num_halvings:
+    sides = [-(-image_size // 2**i) for i in range(num_halvings + 1)]
+    if sides[-1] < 1 or (num_halvings and sides[-2] < 2):
         raise ValueError(
             f"channels={list(channels)}: an image of {image_size} x {image_size} cannot be halved {num_halvings} times"
         )
-    return image_size >> num_halvings
+    return sides
 
 
-def _initialise(module: nn.Module) -> None:
+def _kernel(larger: int) -> int:
+    """Get the kernel, of stride 2 and padding 1, between a grid of that side and one of half, rounded up."""
+    return 4 - larger % 2
+
+
+def initialise(module: nn.Module) -> None:
     """Draw weights from N(0, 0.02^2), scales of batch normalisation from N(1, 0.02^2) as in the released code; no offsets."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, std=0.02)

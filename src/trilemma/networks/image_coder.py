@@ -51,3 +51,12 @@ class ImageDecoder(Protocol):
 
     def __call__(self, latents: Tensor, /) -> Tensor:
         """Decode latents [B, d, h, w] to images [B, C, H, W]; not clipped."""
+
+
+@runtime_checkable
+class HasLastLayer(Protocol):
+    """A decoder that names the weights of its last layer, where gradients of several losses are weighed against each other."""
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weights."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trilemma.networks.dcgan import first_grid
+from trilemma.networks.dcgan import grid_sides
 from trilemma.networks.given import check_given
 
 _SLOPE = 0.2
@@ -65,7 +65,7 @@ class ResidualGenerator(nn.Module):
         latent_dim: Width d of the latent.
         out_channels: Channels C of the images.
         image_size: Height and width.
-        channels: Width of each stage, the smallest grid first; each doubles the one before.
+        channels: Width of each stage, the smallest grid first; each doubles the one before (4, 7, 14, 28).
         num_blocks: Residual blocks a stage.
         expansion: See `ResidualBlock`.
         group_size: See `ResidualBlock`.
@@ -88,11 +88,11 @@ class ResidualGenerator(nn.Module):
         condition_dim: int | None = None,
     ) -> None:
         super().__init__()
-        side = first_grid(image_size, channels, len(channels) - 1)
+        self.sides = grid_sides(image_size, channels, len(channels) - 1)[::-1]
         _check_positive(latent_dim=latent_dim, num_blocks=num_blocks, expansion=expansion, group_size=group_size)
         self.latent_dim = latent_dim
         self.condition_dim = condition_dim
-        self.basis = nn.Parameter(torch.randn(channels[0], side, side))
+        self.basis = nn.Parameter(torch.randn(channels[0], self.sides[0], self.sides[0]))
         self.scale = nn.Linear(latent_dim + (condition_dim or 0), channels[0], bias=False)
         nn.init.kaiming_normal_(self.scale.weight, nonlinearity="linear")
         self.changes = nn.ModuleList(_change(a, b) for a, b in pairwise(channels))
@@ -109,8 +109,8 @@ class ResidualGenerator(nn.Module):
         check_given("pooled", pooled, self.condition_dim, "condition_dim")
         x = self.scale(z if pooled is None else torch.cat([z, pooled], dim=1))[:, :, None, None] * self.basis
         x = self.stages[0](x.contiguous(memory_format=torch.channels_last))
-        for change, stage in zip(self.changes, list(self.stages)[1:], strict=True):
-            x = stage(F.interpolate(change(x), scale_factor=2.0, mode="bilinear"))
+        for change, stage, side in zip(self.changes, list(self.stages)[1:], self.sides[1:], strict=True):
+            x = stage(F.interpolate(change(x), size=(side, side), mode="bilinear"))
         images: Tensor = self.out(x)
         return images
 
@@ -125,7 +125,7 @@ class ResidualDiscriminator(nn.Module):
     Args:
         in_channels: Channels C of the images.
         image_size: Height and width.
-        channels: Width of each stage, the largest grid first; each halves the one before.
+        channels: Width of each stage, the largest grid first; each halves the one before, rounded up.
         num_blocks: Residual blocks a stage.
         expansion: See `ResidualBlock`.
         group_size: See `ResidualBlock`.
@@ -147,7 +147,7 @@ class ResidualDiscriminator(nn.Module):
         condition_dim: int | None = None,
     ) -> None:
         super().__init__()
-        side = first_grid(image_size, channels, len(channels) - 1)
+        side = grid_sides(image_size, channels, len(channels) - 1)[-1]
         _check_positive(num_blocks=num_blocks, expansion=expansion, group_size=group_size)
         width = channels[-1]
         self.condition_dim = condition_dim
@@ -171,7 +171,7 @@ class ResidualDiscriminator(nn.Module):
         check_given("pooled", pooled, self.condition_dim, "condition_dim")
         x = self.stages[0](self.stem(x.contiguous(memory_format=torch.channels_last)))
         for change, stage in zip(self.changes, list(self.stages)[1:], strict=True):
-            x = stage(change(F.avg_pool2d(x, 2)))
+            x = stage(change(F.avg_pool2d(x, 2, ceil_mode=True)))
         features = self.basis(x).flatten(1)
         score: Tensor = self.head(features)[:, 0]
         if self.condition is not None and pooled is not None:

@@ -138,6 +138,8 @@ def _state_data(cfg: DictConfig, notes: list[str]) -> None:
     for key in ("num_labels", "num_train_images"):
         if facts[key] is None:
             facts[key] = getattr(declared, key, None)
+    if facts.num_levels is None:
+        facts.num_levels = 256 if declared is None else declared.num_levels
     if facts.num_labels is None and any(
         "${facts.num_labels}" in OmegaConf.to_yaml(cfg[key])
         for key in ("model", "network", "condition")

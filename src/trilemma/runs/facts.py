@@ -19,7 +19,8 @@ def state_data(cfg: DictConfig, data: ImageData) -> None:
     """Write the facts of the data set."""
     cfg.facts.image_shape = list(data.image_shape)
     cfg.facts.num_labels = data.num_labels
-    cfg.facts.num_train_images = len(data.split("train"))
+    cfg.facts.num_train_images = data.num_train_images
+    cfg.facts.num_levels = data.num_levels
 
 
 def state_codec(cfg: DictConfig, codec: Codec) -> None:

@@ -49,6 +49,15 @@ def test_a_telephone_shows_it_without_scrolling_sideways(report, tmp_path):
     assert found["details"] == [False, True]  # a link to a protocol opens it
 
 
+def test_the_table_sorts_and_filters_and_keeps_its_reference_lines_last(report, tmp_path):
+    steps = [str(steps) for steps in (5, 10, 25, 50)]
+    as_written, up, down, *filtered = probe(report, tmp_path, width=1000)["orders"]
+    assert as_written[:4] == up[:4] == steps
+    assert down[:4] == steps[::-1]
+    assert as_written[4:] == up[4:] == down[4:] == ["", "", ""]
+    assert filtered == [down, ["10", "", "", ""]]
+
+
 def test_a_dark_desktop(report, tmp_path):
     found = probe(report, tmp_path, width=1400, dark=True)
     assert found["content"] == 1400

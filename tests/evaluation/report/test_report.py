@@ -18,6 +18,7 @@ from trilemma.evaluation.report import (
 )
 from trilemma.evaluation.report.glance import corners_of
 from trilemma.evaluation.report.tables.group import groups_of
+from trilemma.figures.scatter import Axis, Dot, Panel, Series
 
 HOSTILE = '<script>alert(1)</script>"$x_{$&'
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
@@ -96,8 +97,28 @@ def test_hostile_names_are_text(tmp_path, num):
         entry.rows[0].protocol["sampler"][HOSTILE] = HOSTILE
     text = write_report(given, tmp_path, title=HOSTILE).read_text()
     read = check_page(text)
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert "".join(read.text).count(HOSTILE) > 5 * num
+
+
+def test_plots_of_many_settings_show_their_fronts_first(tmp_path):
+    rows = tuple(row(f"r{n}", steps=n, fd=1.0 + n, seconds=0.01 * n) for n in range(1, 15))
+    text = write_report([Entry("m", rows)], tmp_path, title="t").read_text()
+    first, everything = text.split("All 14 settings")
+    assert first.count("<svg") == everything.count("<svg") == 4
+    few = write_report([Entry("m", rows[:3])], tmp_path, title="t").read_text()
+    assert "settings</summary>" not in few
+    x, y = Axis(label="x", larger_is_better=False), Axis(label="y", larger_is_better=False)
+    dots = {"a": [(1, 2), (2, 3)], "b": [(3, 9)], "c": [(5, 1)]}
+    series = [
+        Series(name=name, index=i, dots=tuple(Dot(x=at, y=up) for at, up in found))
+        for i, (name, found) in enumerate(dots.items())
+    ]
+    front = Panel(title="t", x=x, y=y, series=tuple(series)).front()
+    assert [(one.name, one.index, [dot.x for dot in one.dots]) for one in front.series] == [
+        ("a", 0, [1]),
+        ("c", 2, [5]),
+    ]
 
 
 def test_smoke_rows_carry_a_banner(tmp_path):
@@ -142,6 +163,7 @@ def test_settings_that_differ_in_the_condition_are_two_lines(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("data", "mnist_dynamic"),
         ("data_fingerprint", "e" * 64),
         ("extractor", "other"),
         ("split", "val"),

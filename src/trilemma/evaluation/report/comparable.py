@@ -10,6 +10,7 @@ from trilemma.evaluation.report.row import Row
 from trilemma.evaluation.report.tables.settings import settings_key
 
 _EQUAL = {
+    "data": "the data set",
     "data_fingerprint": "data with the fingerprint",
     "split": "the split",
     "extractor": "the extractor",

@@ -19,10 +19,11 @@ from trilemma.evaluation.report.tables.columns import columns
 from trilemma.evaluation.report.tables.group import Group, groups_of
 from trilemma.evaluation.report.tables.quantities import timed_on, timed_while_busy
 from trilemma.evaluation.report.tables.two_stage import stage_columns, stages_of
-from trilemma.figures.scatter import draw_panels, draw_sheet
+from trilemma.figures.scatter import Panel, draw_panels, draw_sheet, series_in
 from trilemma.figures.style import NUM_COLOURS, inline_svg, marker, plotting, save_figure
 
 NAME, PLOTS, SAMPLES = "report.html", "trilemma", "samples.png"
+MAX_POINTS = 12  # of a plot that can still be read with all of them
 _PANEL_INCHES = (5.4, 4.2)
 
 
@@ -84,21 +85,33 @@ def results_of(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _plots(entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
+    """The points of each front alone, for pages and documents; all of them besides, where they are too many to be read."""
     panels = trilemma_panels(_lines(entries))
     if not panels:
-        return {"plots": [], "legend": []}
+        return {"plots": [], "legend": [], "all_plots": []}
+    shown = [panel.front() for panel in panels] if max(len(panel.dots()) for panel in panels) > MAX_POINTS else panels
     with plotting():
-        from matplotlib.figure import Figure
+        save_figure(draw_sheet(shown, reference=REAL, num_columns=2), folder / PLOTS)
+        found = {"plots": _drawn(shown, "plot"), "legend": _legend(shown), "all_plots": []}
+        if shown is not panels:
+            found |= {"all_plots": _drawn(panels, "all"), "all_legend": _legend(panels)}
+    return found
 
-        drawings = []
-        for i, panel in enumerate(panels):
-            figure = Figure(figsize=_PANEL_INCHES, layout="constrained")
-            draw_panels(figure, [(figure.subplots(), panel)])
-            description = f"{panel.title}: {panel.y.label} over {panel.x.label}; the numbers are in the table above"
-            drawings.append(inline_svg(figure, f"plot{i}", description=description))
-        save_figure(draw_sheet(panels, reference=REAL, num_columns=2), folder / PLOTS)
-    legend = [(one.name, marker(one.index)[1], one.index % NUM_COLOURS) for one in panels[0].series]
-    return {"plots": drawings, "legend": legend}
+
+def _drawn(panels: Sequence[Panel], prefix: str) -> list[str]:
+    from matplotlib.figure import Figure
+
+    drawings = []
+    for i, panel in enumerate(panels):
+        figure = Figure(figsize=_PANEL_INCHES, layout="constrained")
+        draw_panels(figure, [(figure.subplots(), panel)])
+        description = f"{panel.title}: {panel.y.label} over {panel.x.label}; the numbers are in the table above"
+        drawings.append(inline_svg(figure, f"{prefix}{i}", description=description))
+    return drawings
+
+
+def _legend(panels: Sequence[Panel]) -> list[tuple[str, str, int]]:
+    return [(one.name, marker(one.index)[1], one.index % NUM_COLOURS) for one in series_in(panels)]
 
 
 def _lines(entries: Sequence[Entry]) -> list[tuple[str, list[Group]]]:

@@ -1,8 +1,9 @@
-"""Pages that are one file: templates that escape what they are given, pictures within, no script and no network."""
+"""Pages that are one file: templates that escape what they are given, pictures within, no network and no script but our own."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 from collections.abc import Iterator, Mapping
@@ -65,5 +66,10 @@ ENVIRONMENT = Environment(
     keep_trailing_newline=True,
 )
 ENVIRONMENT.globals["picture"] = picture
+_script = (Path(__file__).parent / "templates" / "table.js").read_text(encoding="utf-8")
+ENVIRONMENT.globals["table_script"] = {
+    "text": _script,
+    "hash": f"sha256-{base64.b64encode(hashlib.sha256(_script.encode()).digest()).decode()}",
+}
 ENVIRONMENT.filters |= {"repr": repr, "sections": sections}
 ENVIRONMENT.tests["finite"] = math.isfinite
