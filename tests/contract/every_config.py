@@ -101,6 +101,13 @@ SIZES: dict[str, dict[str, Size]] = {
     "PixelCNNPlusPlus": {"channels": Size(4, 32, 16), "num_blocks": Size(1, 2, 1), "num_components": Size(2, 10, 10)},
     "ConvEncoder": {"channels": _WIDTH, "num_res_blocks": _BLOCKS},
     "ConvDecoder": {"channels": _WIDTH, "num_res_blocks": _BLOCKS},
+    "AttentionEncoder": {
+        "channels": Size(32, 64, 32),
+        "channel_mults": Size(1, 2, 1),
+        "num_res_blocks": _BLOCKS,
+        "latent_channels": Size(8, 64, 32),
+        "out_channels": Size(8, 64, 32),
+    },
     "EMAQuantizer": {"codebook_size": Size(16, 1024, 1024)},
     "PatchDiscriminator": {"channels": Size(8, 64, 16), "num_halvings": Size(2, 3, 3)},
     "SmallConvNet": {"channels": Size(8, 128, 32), "feature_dim": Size(16, 128, 128)},
