@@ -69,10 +69,18 @@ def test_every_experiment_can_be_planned(name):
 # --- against counts of another kind -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "billions"), [("imagenet", 0.52), ("ffhq", 0.41)], ids=["imagenet", "ffhq"])
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("imagenet/vq_diffusion", 0.52),
+        ("ffhq/vq_diffusion", 0.41),
+        ("imagenet/vq_transformer", 1.41),
+        ("ffhq/imagebart", 0.18),
+    ],
+)
 def test_the_presets_have_the_size_of_the_released_configurations(name, billions):
-    """To the parameter: tests/networks/test_vq_diffusion_network.py."""
-    assert round(planned(f"{name}/vq_diffusion").sizes.num_trainable / 1e9, 2) == billions
+    """Those of VQ-Diffusion to the parameter: tests/networks/test_vq_diffusion_network.py."""
+    assert round(planned(name).sizes.num_trainable / 1e9, 2) == billions
 
 
 def test_operations_of_the_imagenet_preset_are_those_of_its_matrices():
