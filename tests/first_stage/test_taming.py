@@ -185,7 +185,7 @@ def test_a_missing_or_misshapen_tensor_is_refused(state, codec):
 
 
 def test_the_network_of_the_released_model_has_its_number_of_parameters():
-    """VQGAN of factor 16 with 1,024 codes: counted from its published layers, taming's names and all."""
+    """VQGAN of factor 16 with 1,024 codes: as many weights as its published table of layers has."""
     from trilemma.networks.attention_autoencoder import AttentionDecoder, AttentionEncoder
 
     with torch.device("meta"):

@@ -104,7 +104,9 @@ def data_of(config: dict[str, Any], root: str | None) -> ImageData:
         UserError: If there is none, or its files are missing.
     """
     if config["data"] is None:  # it was trained elsewhere
-        raise UserError("this checkpoint names no data to measure it on: convert it with data=image_folder data.root=DIR, or the like")
+        raise UserError(
+            "this checkpoint names no data to measure it on: convert it with data=image_folder data.root=DIR, or the like"
+        )
     node = dict(config["data"])
     if root is not None:
         node["root"] = root

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +50,9 @@ def convert(cfg: DictConfig) -> None:
     AtomicCheckpointIO().save_checkpoint({"state_dict": model.state_dict(), "trilemma": mark}, cfg.output)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     height, width = codec.code_shape
-    print(f"{cfg.output}: {millions:.1f} M parameters, {height} x {width} tokens of {codec.num_classes} codes", flush=True)
+    print(
+        f"{cfg.output}: {millions:.1f} M parameters, {height} x {width} tokens of {codec.num_classes} codes", flush=True
+    )
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
@@ -64,14 +65,23 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
         raise UserError(f"source={path}: there is no such file")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (
+        Exception
+    ) as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... also for what it has not written
+        if not _holds_code(path):
+            raise UserError(f"source={path} is no file of torch.save: name a state dict") from error
         raise UserError(
             f"source={path} holds pickled objects beside weights, which may run code. If you trust it, save its weights alone:  "
-            f'python -c "import torch; torch.save(torch.load({str(path)!r}, weights_only=False)[{"state_dict"!r}], {"state.pt"!r})"'
+            f"python -c \"import torch; torch.save(torch.load('{path}', weights_only=False)['state_dict'], 'state.pt')\""
         ) from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ... for what is no archive of its own
-        raise UserError(f"source={path} is no file of torch.save: name a state dict") from error
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise UserError(f"source={path} holds no state dict")
     return state
+
+
+def _holds_code(path: Path) -> bool:
+    try:
+        return bool(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # it is no archive of torch's, or of the format before
+        return False

@@ -155,6 +155,13 @@ class EMAQuantizer(Quantizer):
             distance = codebook.square().sum(1) - 2 * (vectors @ codebook.T)
         return distance.argmin(-1)
 
+    @torch.no_grad()
+    def take_codebook(self, vectors: Tensor) -> None:
+        """Take a codebook that was learned elsewhere, [K, d]; each vector counts as the mean of one latent."""
+        state = self.vq._codebook
+        for own in (state.embed, state.embed_avg):
+            own.copy_(vectors[None])
+
     def _prepare_update(self, latents: Tensor) -> None:
         """Pass the library what is unknown at construction: the batch's size, and whether several processes train."""
         codebook = self.vq._codebook

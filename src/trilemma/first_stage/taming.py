@@ -104,9 +104,8 @@ def fill_codec(codec: VQ, state: Mapping[str, Tensor]) -> None:
                     f"the state dict does not fit a VQModel of its own sizes: {side}.{key} has no tensor of its shape"
                 )
             p.copy_(own[id(p)])
-    book = codec.quantizer.vq._codebook  # type: ignore[union-attr]
-    for vectors in (book.embed, book.embed_avg):
-        vectors.copy_(state[_CODEBOOK][None])
+    assert isinstance(codec.quantizer, EMAQuantizer)
+    codec.quantizer.take_codebook(state[_CODEBOOK])
 
 
 def _encoder_names(layers: Any) -> Iterator[str]:

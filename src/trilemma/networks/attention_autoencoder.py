@@ -31,8 +31,9 @@ class NormResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform x [B, in_channels, h, w] to [B, out_channels, h, w]."""
         branch = self.first(F.silu(self.first_norm(x)))
-        shortcut: Tensor = self.shortcut(x)
-        return shortcut + self.second(F.silu(self.second_norm(branch)))
+        branch = self.second(F.silu(self.second_norm(branch)))
+        transformed: Tensor = self.shortcut(x) + branch
+        return transformed
 
 
 class SingleHeadAttention(nn.Module):
