@@ -7,7 +7,8 @@ from PIL import Image
 
 from tiny_run import Stream, Tiny, assert_equal, fit, seed_all, trainer_of
 from trilemma.callbacks.ema import EMA
-from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid, undisturbed
+from trilemma.callbacks.pictures.drawing import undisturbed
+from trilemma.callbacks.pictures.grids import Reconstructions, SampleGrid
 from trilemma.callbacks.pictures.latent_walk import LatentWalk
 from trilemma.callbacks.pictures.latents import LatentInterpolation, LatentManifold, LatentScatter
 from trilemma.callbacks.random_state import capture
@@ -223,5 +224,5 @@ def test_a_program_that_was_asked_to_stop_draws_no_more(tmp_path, monkeypatch):
             raise AssertionError("drawn to its end")
 
     monkeypatch.setattr(signals, "asked", lambda: next(asked, 75))
-    SampleGrid(1)._draw(trainer_of(tmp_path, [], max_steps=1), Slow())
+    SampleGrid(1).draw(trainer_of(tmp_path, [], max_steps=1), Slow())
     assert not (tmp_path / "samples").exists()

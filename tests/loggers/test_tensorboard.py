@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trilemma.callbacks.pictures.grids import ShowsPictures
+from trilemma.callbacks.pictures.drawing import ShowsPictures
 from trilemma.errors import UserError
 from trilemma.loggers.csv_file import CSVLogger
 from trilemma.loggers.tensorboard import TensorBoardLogger

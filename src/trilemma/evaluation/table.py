@@ -82,15 +82,20 @@ def print_row(row: Content, console: Console | None = None) -> None:
     console = console or Console()
     protocol = row["protocol"]
     note = " (smoke: too few images to compare models by)" if protocol["tier"] == "smoke" else ""
-    judge = f", features of {name}" if (name := protocol.get("extractor", NO_EXTRACTOR)) != NO_EXTRACTOR else ""
     console.print(
-        f"\n{protocol['model']} on {protocol['data']}, {protocol['num_images']} images{judge}{note}", highlight=False
+        f"\n{protocol['model']} on {protocol['data']}, {protocol['num_images']} images{_judge(protocol)}{note}",
+        highlight=False,
     )
     for corner, name, rest in _headline(row):
         console.print(f"  {corner:<9} {name} {rest}", style="bold", highlight=False)
     if row["floor"] or len(row["metrics"]) > 1:
         console.print(row_table(row))
     console.print(cost_table(row))
+
+
+def _judge(protocol: Content) -> str:
+    name = protocol.get("extractor", NO_EXTRACTOR)
+    return "" if name == NO_EXTRACTOR else f", features of {name}"
 
 
 def _headline(row: Content) -> Iterator[tuple[str, str, str]]:
@@ -109,9 +114,8 @@ def print_sweep(rows: Sequence[Content], console: Console | None = None) -> None
     """One line a row, under its model: settings, quality, coverage and cost; columns that no row fills are left out."""
     console = console or Console()
     first = rows[0]["protocol"]
-    judge = first.get("extractor", NO_EXTRACTOR)
     note = " (smoke: too few images to compare models by)" if first["tier"] == "smoke" else ""
-    console.print(f"\n{first['data']}, {first['num_images']} images a row, features of {judge}{note}", highlight=False)
+    console.print(f"\n{first['data']}, {first['num_images']} images a row{_judge(first)}{note}", highlight=False)
     ordered = sorted(
         rows, key=lambda row: (_model(row), _setting(row, "guidance", "scale"), _setting(row, "sampler", "num_steps"))
     )
@@ -119,7 +123,7 @@ def print_sweep(rows: Sequence[Content], console: Console | None = None) -> None
         "steps": [_text(row["protocol"]["sampler"].get("num_steps")) for row in ordered],
         "scale": [_text(row["protocol"]["guidance"].get("scale")) for row in ordered],
         "other": [_other(row) for row in ordered],
-        "FD ↓": [_display(f"FD[{judge}]", row["metrics"]) for row in ordered],
+        "FD ↓": [_display(f"FD[{first.get('extractor')}]", row["metrics"]) for row in ordered],
         "prec.\n↑": [_display("precision", row["metrics"], error=False) for row in ordered],
         "cover.\n↑": [_display("coverage", row["metrics"], error=False) for row in ordered],
         "label\nacc. ↑": [_display("label_accuracy", row["metrics"], error=False) for row in ordered],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.monitors.base import Monitor
-from trilemma.callbacks.pictures.grids import takes_part, undisturbed
+from trilemma.callbacks.pictures.drawing import takes_part, undisturbed
 from trilemma.capabilities import supports
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_uint8

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 import torch
 
-from trilemma.callbacks.counting import num_batches
-from trilemma.callbacks.ema import ema_swapped
-from trilemma.callbacks.pictures.grids import picture, publish, takes_part, undisturbed
+from trilemma.callbacks.pictures.drawing import publish
+from trilemma.callbacks.pictures.periodic import PeriodicPicture
 from trilemma.capabilities import supports
 from trilemma.errors import UserError
 from trilemma.figures.images import make_grid, short_name
@@ -16,7 +17,7 @@ from trilemma.processes.noise import Noise
 from trilemma.samplers.gaussian.inversion import slerp
 
 
-class LatentWalk(L.Callback):
+class LatentWalk(PeriodicPicture):
     """Draws images along a walk through the latents into `latent_walk/step-00001000.png`, periodically and at the end.
 
     Row i goes from latent i to latent i + 1, along their great circle, so that the next row goes on where it ends. A conditional model
@@ -36,32 +37,21 @@ class LatentWalk(L.Callback):
                 f"every_n_batches={every_n_batches} and num_rows={num_rows} must be at least 1 and num_columns={num_columns} at least "
                 "2 in the latent walk"
             )
-        self.every_n_batches = every_n_batches
+        super().__init__(every_n_batches)
         self.num_rows = num_rows
         self.num_columns = num_columns
         self.seed = seed
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
-        """Draw when due."""
-        if num_batches(trainer) % self.every_n_batches == 0:
-            self._draw(trainer, pl_module)
+    def _can_draw(self, module: L.LightningModule) -> bool:
+        return supports(module, DecodesLatents)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the last picture."""
-        if num_batches(trainer) % self.every_n_batches:
-            self._draw(trainer, pl_module)
-
-    @picture
-    def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if not takes_part(trainer, module) or not supports(module, DecodesLatents):
-            return
+    def _draw(self, trainer: L.Trainer, module: Any) -> None:
         rows = module.examples(self.num_rows) if supports(module, Samples) else None
         raw = None if rows is None else [value for value in rows for _ in range(self.num_columns)]
         noise = Noise(self.seed, torch.arange(self.num_rows + 1), module.device)
         ends = noise.normal((self.num_rows + 1, module.latent_dim()))
         weights = [i / (self.num_columns - 1) for i in range(self.num_columns)]
         z = torch.stack([slerp(ends[:-1], ends[1:], weight) for weight in weights], dim=1)
-        with undisturbed(module), ema_swapped(trainer, module):
-            images = module.from_latents(z.flatten(0, 1), raw)
+        images = module.from_latents(z.flatten(0, 1), raw)
         names = None if rows is None else [short_name(value) for value in rows]
         publish(trainer, "latent_walk", make_grid(images, self.num_columns, row_labels=names))

@@ -8,9 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from trilemma.callbacks.counting import num_batches
-from trilemma.callbacks.ema import ema_swapped
-from trilemma.callbacks.pictures.grids import picture, publish, takes_part, undisturbed
+from trilemma.callbacks.pictures.drawing import picture, publish, takes_part, undisturbed
+from trilemma.callbacks.pictures.periodic import PeriodicPicture
 from trilemma.capabilities import supports
 from trilemma.data.base import ImageData
 from trilemma.data.batch import Batch
@@ -21,7 +20,7 @@ from trilemma.figures.trajectory_pictures import interpolation_picture
 from trilemma.models.capabilities import DecodesLatents, EncodesLatents, Samples
 
 
-class LatentManifold(L.Callback):
+class LatentManifold(PeriodicPicture):
     """Draws images at the quantiles of a prior of two latents, `manifold/step-00001000.png`, periodically and at the end.
 
     Families with other latents, or none, are skipped. A conditional model is drawn under its first label or caption.
@@ -36,26 +35,15 @@ class LatentManifold(L.Callback):
             raise UserError(
                 f"every_n_batches={every_n_batches} and num_side={num_side} must be at least 1 in the latent manifold"
             )
-        self.every_n_batches = every_n_batches
+        super().__init__(every_n_batches)
         self.num_side = num_side
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
-        """Draw when due."""
-        if num_batches(trainer) % self.every_n_batches == 0:
-            self._draw(trainer, pl_module)
+    def _can_draw(self, module: L.LightningModule) -> bool:
+        return supports(module, DecodesLatents) and module.latent_dim() == 2
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the last picture."""
-        if num_batches(trainer) % self.every_n_batches:
-            self._draw(trainer, pl_module)
-
-    @picture
-    def _draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if not takes_part(trainer, module) or not supports(module, DecodesLatents) or module.latent_dim() != 2:
-            return
+    def _draw(self, trainer: L.Trainer, module: Any) -> None:
         rows = module.examples(1) if supports(module, Samples) else None
-        with undisturbed(module), ema_swapped(trainer, module):
-            images = manifold(module, self.num_side, None if rows is None else rows[0])
+        images = manifold(module, self.num_side, None if rows is None else rows[0])
         names = None if rows is None else [short_name(rows[0])] + [""] * (self.num_side - 1)
         publish(trainer, "manifold", make_grid(images, self.num_side, padding=0, row_labels=names))
 

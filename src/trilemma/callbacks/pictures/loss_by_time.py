@@ -10,7 +10,7 @@ import lightning as L
 
 from trilemma.callbacks.counting import num_batches
 from trilemma.callbacks.mean_by_time import MeanByTime
-from trilemma.callbacks.pictures.grids import publish
+from trilemma.callbacks.pictures.drawing import publish
 from trilemma.errors import UserError
 from trilemma.figures.loss_by_time import Curve, loss_by_time_picture
 

@@ -6,16 +6,15 @@ training's random generators are left untouched.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 
 from trilemma.callbacks.counting import num_batches
-from trilemma.callbacks.ema import ema_swapped
-from trilemma.callbacks.pictures.grids import picture, publish, takes_part, undisturbed
+from trilemma.callbacks.pictures.drawing import picture, publish, takes_part, undisturbed
+from trilemma.callbacks.pictures.periodic import PeriodicPicture
 from trilemma.capabilities import supports
 from trilemma.data.base import ImageData
 from trilemma.data.images import to_float
@@ -65,38 +64,12 @@ class ForwardStrip(L.Callback):
         publish(trainer, "forward", forward_picture(states, times))
 
 
-class _NowAndThen(L.Callback, ABC):
-    """Draws every so many batches and at the end.
-
-    Args:
-        every_n_batches: How often.
-    """
-
-    def __init__(self, every_n_batches: int) -> None:
-        self.every_n_batches = every_n_batches
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Draw when due."""
-        if num_batches(trainer) % self.every_n_batches == 0:
-            self._draw_first(trainer, pl_module)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw the last picture."""
-        if num_batches(trainer) % self.every_n_batches:
-            self._draw_first(trainer, pl_module)
-
-    @picture
-    def _draw_first(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if takes_part(trainer, module) and supports(module, ShowsTrajectory):
-            with undisturbed(module), ema_swapped(trainer, module):
-                self._draw(trainer, module)
-
-    @abstractmethod
-    def _draw(self, trainer: L.Trainer, model: ShowsTrajectory) -> None:
-        """Draw on rank 0, or on all ranks where the weights are sharded."""
+class _TrajectoryPicture(PeriodicPicture, ABC):
+    def _can_draw(self, module: L.LightningModule) -> bool:
+        return supports(module, ShowsTrajectory)
 
 
-class ReverseStrip(_NowAndThen):
+class ReverseStrip(_TrajectoryPicture):
     """Draws samples along the trajectory: a strip, `reverse/step-00001000.png`, and an animation of more, `.gif` beside it.
 
     In the strip each sample has the state in one row and the predicted x0 in the row below. A model
@@ -132,7 +105,7 @@ class ReverseStrip(_NowAndThen):
             save_gif(trajectory_frames(frames), path)
 
 
-class NoiseThenDenoise(_NowAndThen):
+class NoiseThenDenoise(_TrajectoryPicture):
     """Noises validation images to several strengths and denoises them: `denoise/step-00005000.png`.
 
     Each keeps its own label where the model knows labels. Low strengths show what the model does to data, high ones what
