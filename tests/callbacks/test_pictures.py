@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from tiny_run import Stream, Tiny, assert_equal, fit, seed_all, trainer_of
 from trilemma.callbacks.ema import EMA
@@ -124,7 +125,8 @@ def test_latents_of_a_model_of_two_are_pictured(tmp_path):
     model = Coder(LabelCondition(2, 2))
     seed_all()
     trainer = trainer_of(tmp_path, callbacks, enable_checkpointing=False, max_steps=5, val_check_interval=2)
-    trainer.fit(model, Stream(5, (2, 1, 4, 4)), [{"image": torch.randn(3, 1, 4, 4), "label": torch.arange(3)}] * 2)
+    images = [{"image": torch.randn(3, 1, 4, 4), "label": torch.arange(3)}] * 2
+    trainer.fit(model, Stream(5, (2, 1, 4, 4)), DataLoader(images, batch_size=None))
     drawn = {folder.name: sorted(p.name for p in folder.iterdir()) for folder in tmp_path.iterdir()}
     at = [f"step-{n:08d}.png" for n in (2, 4, 5)]
     assert drawn == {"manifold": at, "latent_scatter": at[:2], "interpolation": at[:2]}
